@@ -1,0 +1,91 @@
+"""The contract between metrics and the evaluator."""
+
+from abc import ABC, abstractmethod
+from enum import StrEnum
+from typing import Protocol
+
+from torch import Tensor
+
+from bench.schema import DataSpec, Estimate, MetricInfo
+
+__all__ = ["Context", "Extractor", "Metric", "Need"]
+
+
+class Need(StrEnum):
+    """What a metric needs from the model or the data; a run without it gets the row ``skipped`` and a reason."""
+
+    SAMPLES = "samples"
+    LIKELIHOOD = "a likelihood"
+    INTEGER_DATA = "integer-valued data"
+    CLASSIFIER = "an in-domain classifier"
+
+
+class Extractor(Protocol):
+    """What turned examples into features: its name and hash stand in every number made from them."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def hash(self) -> str: ...
+
+
+class Context(Protocol):
+    """What the evaluator computed once and every metric shares. All tensors are on the CPU."""
+
+    @property
+    def spec(self) -> DataSpec: ...
+
+    @property
+    def real(self) -> Tensor:
+        """The test split, ``(N, *shape)``, in the data's own dtype."""
+
+    @property
+    def held_out(self) -> Tensor:
+        """Validation and test split together: real examples that no model was trained on."""
+
+    @property
+    def samples(self) -> Tensor:
+        """Model samples ``(n_samples, *shape)``."""
+
+    @property
+    def log_weights(self) -> Tensor:
+        """``(K, N)`` float64 draws of the model's ``log_weight`` on ``real``, in nats; K = 1 for an exact likelihood."""
+
+    @property
+    def relation(self) -> str:
+        """The model's likelihood relation."""
+
+    @property
+    def extractor(self) -> Extractor:
+        """The data set's in-domain classifier."""
+
+    def features(self, x: Tensor) -> Tensor:
+        """``(N, F)`` float32 features of examples under the extractor. Computed once for each distinct tensor."""
+
+    def probabilities(self, x: Tensor) -> Tensor:
+        """``(N, classes)`` float32 class probabilities under the extractor; rows sum to 1."""
+
+    @property
+    def seed(self) -> int:
+        """For metrics that draw random numbers: derive from it, never use the global generator."""
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """``parameters``, ``train_seconds``, ``train_examples_per_second``, ``samples_per_second``; those known."""
+
+
+class Metric(ABC):
+    """A pure function of a context, configured by one YAML in conf/metric.
+
+    Subclasses are final. ``needs`` is asked before ``compute``; ``compute`` may assume it is met.
+    """
+
+    needs: tuple[Need, ...] = ()
+
+    @abstractmethod
+    def infos(self, context: Context) -> tuple[MetricInfo, ...]:
+        """The numbers this metric makes, in order, known without computing them."""
+
+    @abstractmethod
+    def compute(self, context: Context) -> list[Estimate]:
+        """One estimate for each info, in that order."""

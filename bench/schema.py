@@ -1,0 +1,203 @@
+"""The words the harness speaks: data specifications, metrics, estimates and result rows. Standard library only.
+
+Everything that is stored or shown is one of these. They are frozen: a measured number does not change.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+__all__ = ["DataSpec", "Estimate", "MetricInfo", "Relation", "ResultRow", "Source", "Status"]
+
+
+class Relation(StrEnum):
+    """How a reported value relates to the true one."""
+
+    EXACT = "exact"
+    LOWER_BOUND = "lower_bound"
+    UPPER_BOUND = "upper_bound"
+    ESTIMATE = "estimate"
+
+    @property
+    def symbol(self) -> str:
+        """``=``, ``≥`` (the truth is at least the value), ``≤`` or ``≈``."""
+        return {"exact": "=", "lower_bound": "≥", "upper_bound": "≤", "estimate": "≈"}[self.value]
+
+    @property
+    def negated(self) -> "Relation":
+        """The relation of -value to -truth: bounds change sides (log-likelihood in nats against bits/dim)."""
+        swap = {Relation.LOWER_BOUND: Relation.UPPER_BOUND, Relation.UPPER_BOUND: Relation.LOWER_BOUND}
+        return swap.get(self, self)
+
+
+class Status(StrEnum):
+    """How a measurement ended. Only ``ok`` rows carry a value."""
+
+    OK = "ok"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+class Source(StrEnum):
+    """Where a number comes from."""
+
+    MEASURED = "measured"
+    EXTERNAL_SAMPLES = "external samples"
+    QUOTED = "quoted"
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What a data set is, independent of any model.
+
+    Attributes:
+        name: As in ``data=name``. A corrected data set gets a new name or revision.
+        revision: Hash of the bytes (or of the generating recipe) this name stands for.
+        shape: Of one example: ``(C, H, W)`` for images, ``(D,)`` for vectors.
+        levels: Number of integer levels L of each entry (data are 0 .. L-1, uint8), or None for real-valued data.
+        n_train, n_val, n_test: Sizes of the splits.
+        classes: Number of class labels, or None where the data have none.
+        licence: As its publisher declares it.
+        source: Who made it: a citation or the package that carries it.
+    """
+
+    name: str
+    revision: str
+    shape: tuple[int, ...]
+    levels: int | None
+    n_train: int
+    n_val: int
+    n_test: int
+    classes: int | None = None
+    licence: str = ""
+    source: str = ""
+
+    @property
+    def dim(self) -> int:
+        """Number of entries D of one example."""
+        return math.prod(self.shape)
+
+    @property
+    def is_image(self) -> bool:
+        """Whether an example is a picture ``(C, H, W)``."""
+        return len(self.shape) == 3
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """What a metric is, known before it is computed.
+
+    Attributes:
+        name: As it stands in rows; the extractor, where there is one, is part of it: ``fid[mnist-cnn]``.
+        unit: For example ``nats``, ``bits/dim``, ``s``; empty where the number has none.
+        higher_is_better: None where order means nothing.
+        version: Raised whenever the same inputs would give another number. Versions are never ranked together.
+        title: Short column heading.
+    """
+
+    name: str
+    unit: str
+    higher_is_better: bool | None
+    version: int = 1
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One number a metric measured, with its uncertainty and what it was measured on.
+
+    Attributes:
+        info: The metric.
+        value: None unless status is ok. Always finite.
+        stderr: Standard error within this run, or None where the number has none (a parameter count).
+        ci_low, ci_high: 95 % interval, or None. An open side of an interval is None as well.
+        relation: How value relates to the truth, or None where there is no truth behind it.
+        n_real, n_fake: Real examples and model samples used.
+        n_draws: Draws K per example of a likelihood bound; 1 where the model is deterministic.
+        extractor, extractor_hash: Name and hash of the feature extractor, or empty.
+        status, reason: Why there is no value.
+    """
+
+    info: MetricInfo
+    value: float | None = None
+    stderr: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    relation: Relation | None = None
+    n_real: int | None = None
+    n_fake: int | None = None
+    n_draws: int | None = None
+    extractor: str = ""
+    extractor_hash: str = ""
+    status: Status = Status.OK
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        numbers = [self.value, self.stderr, self.ci_low, self.ci_high]
+        if any(number is not None and not math.isfinite(number) for number in numbers):
+            raise ValueError(f"{self.info.name}: value, stderr and interval must be finite, not {numbers}")
+        if (self.value is not None) != (self.status is Status.OK):
+            raise ValueError(f"{self.info.name}: a value belongs to status ok and to no other, not {self.status}")
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One measured number with everything needed to trust it: one row per (run, metric).
+
+    ``value`` is empty unless status is ok. Full precision here; rounding only in a table's cell.
+    """
+
+    run_id: str
+    config_hash: str
+    git_commit: str
+    dirty: bool | None
+    model: str
+    model_family: str
+    n_params: int | None
+    dataset: str
+    data_revision: str
+    split: str
+    seed: int
+    budget: str  # as configured, for example "60000 examples"
+    examples_seen: int
+    train_seconds: float
+    checkpoint: str  # best | final
+    device: str
+    precision: str
+    versions: str  # "torch 2.13.0, pytorch-lightning 2.6.6, ..."
+    metric: str
+    metric_title: str
+    metric_version: int
+    extractor: str
+    extractor_hash: str
+    n_real: int | None
+    n_fake: int | None
+    n_draws: int | None
+    unit: str
+    higher_is_better: bool | None
+    relation: Relation | None
+    value: float | None
+    stderr: float | None
+    ci_low: float | None
+    ci_high: float | None
+    status: Status
+    reason: str
+    source: Source
+
+    @classmethod
+    def columns(cls) -> list[str]:
+        """The names of the fields, in order."""
+        return [field.name for field in dataclasses.fields(cls)]
+
+    @property
+    def protocol(self) -> tuple[object, ...]:
+        """What two rows must share before their values may be ranked together.
+
+        The number of draws K and the relation are left out: they differ between models on purpose, and the table
+        compares likelihood cells with them in view.
+        """
+        return (
+            self.dataset, self.data_revision, self.split, self.metric, self.metric_version, self.unit,
+            self.extractor_hash, self.n_real, self.n_fake, self.source,
+        )  # fmt: skip

@@ -1,0 +1,1 @@
+"""The configuration files, as a package: Hydra finds them as ``pkg://conf`` in a checkout and in a wheel alike."""

@@ -1,0 +1,114 @@
+"""What every generative model is, and what some can do besides.
+
+A model is a distribution over the data's own space: integer levels 0 .. L-1 (uint8) for images, reals (float32) for
+vectors. Scaling, dequantization and logit are its own first layers. So every likelihood is already a log-probability
+of the data, every sample is already data, and no metric ever asks how a model scaled its inputs.
+
+Capabilities are base classes, asked with ``isinstance``.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import ClassVar, Literal
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Generator, Tensor, nn
+
+__all__ = ["Autoencodes", "Batch", "ClosedForm", "GenerativeModel", "HasLikelihood", "Relation"]
+
+Relation = Literal["exact", "lower_bound", "estimate"]
+"""How ``log E[exp log_weight]`` from finitely many draws relates to log p(x)."""
+
+Batch = tuple[Tensor, Tensor | None]
+"""Examples ``(B, *shape)`` in the data's own space and dtype, and their class labels ``(B,)`` where the data have them."""
+
+
+class GenerativeModel(LightningModule, ABC):
+    """A distribution that can be sampled.
+
+    Subclasses are final: they implement ``sample``, ``training_step`` (Lightning's) and ``configure_optimizers``.
+    The constructor must not depend on data: the data's ``shape`` and ``levels`` are its first two arguments.
+
+    Arguments:
+        shape: Of one example, ``(C, H, W)`` or ``(D,)``.
+        levels: Number of integer levels L of each entry, or None for real-valued data.
+
+    Attributes:
+        family: ``flow``, ``gan``, ``vae``, ``baseline``, ... as shown in tables.
+        train_generator: The stream of random numbers that ``training_step`` draws from. The trainer sets it, and
+            checkpoints it; None means torch's global generator.
+        clip_norm: Largest gradient norm, or None. Set by the trainer for models that optimize by hand.
+    """
+
+    family: ClassVar[str]
+
+    def __init__(self, shape: Iterable[int], levels: int | None) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+        self.levels = levels
+        self.train_generator: Generator | None = None
+        self.clip_norm: float | None = None
+
+    @property
+    def dim(self) -> int:
+        """Number of entries D of one example."""
+        return math.prod(self.shape)
+
+    @property
+    def data_dtype(self) -> torch.dtype:
+        """uint8 for integer levels, float32 for reals."""
+        return torch.float32 if self.levels is None else torch.uint8
+
+    @abstractmethod
+    def sample(self, n: int, *, temperature: float = 1.0, generator: Generator | None = None) -> Tensor:
+        """Draw ``(n, *shape)`` examples in the data's own space and dtype, on the model's device.
+
+        Arguments:
+            n: How many.
+            temperature: Factor on the standard deviation of the latent noise; 1 is the model itself.
+            generator: Where every random number comes from. The same seed gives the same samples.
+        """
+
+    def averaged(self) -> nn.Module:
+        """The part whose weights a moving average tracks: all of it, unless the model says otherwise (a GAN: G)."""
+        return self
+
+
+class HasLikelihood(ABC):
+    """A model whose likelihood can be computed, bounded or estimated."""
+
+    @property
+    @abstractmethod
+    def relation(self) -> Relation:
+        """``exact`` if ``log_weight`` is deterministic and equal to log p(x). Derived from the parts, never typed in."""
+
+    @abstractmethod
+    def log_weight(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        r"""ONE draw of log w with :math:`E[w] = p(x)`, in nats, ``(B, *shape) -> (B,)``.
+
+        A flow on continuous data: log p(x). A flow on integer data: one dequantization draw,
+        :math:`\log p(x + u) - \log q(u|x)`. A VAE: :math:`\log p(x,z) - \log q(z|x)` with one z. By Jensen's inequality
+        :math:`E[\log w] \le \log p(x)`, and the mean of K draws tightens the bound (Burda et al. 2016).
+        """
+
+
+class Autoencodes(ABC):
+    """A model with a latent code for every example: exact for flows, approximate for VAEs."""
+
+    @abstractmethod
+    def encode(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """``(B, *shape)`` data to ``(B, Z)`` latent codes."""
+
+    @abstractmethod
+    def decode(self, z: Tensor) -> Tensor:
+        """``(B, Z)`` latent codes to ``(B, *shape)`` data, in the data's own space and dtype."""
+
+
+class ClosedForm(ABC):
+    """A model that is fitted in one pass over the training set, without gradients."""
+
+    @abstractmethod
+    def fit(self, batches: Iterable[Tensor]) -> None:
+        """Take the training examples, ``(B, *shape)`` at a time, each once, and set the buffers."""
