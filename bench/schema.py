@@ -150,6 +150,7 @@ class ResultRow:
 
     run_id: str
     config_hash: str
+    group: str  # hash of the config without its seed: runs that may be averaged over seeds
     git_commit: str
     dirty: bool | None
     model: str
