@@ -22,7 +22,7 @@ Relation = Literal["exact", "lower_bound", "estimate"]
 """How ``log E[exp log_weight]`` from finitely many draws relates to log p(x)."""
 
 Batch = tuple[Tensor, Tensor | None]
-"""Examples ``(B, *shape)`` in the data's own space and dtype, and their class labels ``(B,)`` where the data have them."""
+"""Examples ``(B, *shape)`` in the data's own space and dtype, and class labels ``(B,)`` where the data have them."""
 
 
 class GenerativeModel(LightningModule, ABC):
@@ -82,7 +82,7 @@ class HasLikelihood(ABC):
     @property
     @abstractmethod
     def relation(self) -> Relation:
-        """``exact`` if ``log_weight`` is deterministic and equal to log p(x). Derived from the parts, never typed in."""
+        """``exact`` if ``log_weight`` is deterministic and equals log p(x). Derived from the parts, never typed in."""
 
     @abstractmethod
     def log_weight(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:

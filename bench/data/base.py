@@ -12,7 +12,7 @@ __all__ = ["Data", "Split"]
 
 @dataclass(frozen=True)
 class Split:
-    """Examples ``x`` of shape ``(N, *shape)`` (uint8 levels or float32 reals) and labels ``y`` ``(N,)`` int64 or None."""
+    """Examples ``x`` ``(N, *shape)`` (uint8 levels or float32 reals) and labels ``y`` ``(N,)`` int64 or None."""
 
     x: Tensor
     y: Tensor | None = None

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bench.schema import DataSpec, Estimate, MetricInfo
 
-__all__ = ["Context", "Extractor", "Metric", "Need"]
+__all__ = ["Context", "Extractor", "Metric", "Need", "classifier_name"]
 
 
 class Need(StrEnum):
@@ -20,6 +20,14 @@ class Need(StrEnum):
     CLASSIFIER = "an in-domain classifier"
 
 
+def classifier_name(spec: DataSpec) -> str:
+    """The in-domain classifier of a data set: ``<name>-cnn``; digit sets share ``mnist-cnn``, told apart by its hash.
+
+    Known without a classifier, so that a skipped or failed row bears the same name as a measured one.
+    """
+    return "mnist-cnn" if spec.name.startswith("mnist") else f"{spec.name}-cnn"
+
+
 class Extractor(Protocol):
     """What turned examples into features: its name and hash stand in every number made from them."""
 
@@ -27,6 +35,13 @@ class Extractor(Protocol):
     def name(self) -> str: ...
     @property
     def hash(self) -> str: ...
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the ``n_test`` labelled test examples it classifies rightly."""
+
+    @property
+    def n_test(self) -> int: ...
 
 
 class Context(Protocol):
@@ -49,7 +64,7 @@ class Context(Protocol):
 
     @property
     def log_weights(self) -> Tensor:
-        """``(K, N)`` float64 draws of the model's ``log_weight`` on ``real``, in nats; K = 1 for an exact likelihood."""
+        """``(K, N)`` float64 draws of the model's ``log_weight`` on ``real``, in nats; K = 1 if it is exact."""
 
     @property
     def relation(self) -> str:

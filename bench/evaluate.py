@@ -1,0 +1,212 @@
+"""What every metric shares is computed once; each metric is then a pure function of it."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor
+
+from bench.data.base import Data
+from bench.features.classifier import Classifier
+from bench.metrics.base import Metric, Need
+from bench.schema import DataSpec, Estimate, Relation, Status
+from bench.seeds import derive_seed
+from bench.train import Progress
+from models.base import GenerativeModel, HasLikelihood
+
+__all__ = ["DataDensity", "EvalContext", "evaluate", "failed_estimates"]
+
+log = logging.getLogger("genbench")
+
+CHUNK = 250
+"""Examples that pass through a model at once: bounds the memory, changes no number."""
+
+
+class EvalContext:
+    """Samples, features and log-weights of one model on one data set, lazily and once. Tensors come out on the CPU.
+
+    Arguments:
+        model: To be evaluated, on its device; None where only the data matter.
+        data: The data set.
+        likelihood: Whose log-weights are taken: the model's, unless given (the data's own density).
+        seed: The run's seed; sampling and likelihood draw from streams derived from it.
+        n_samples: Model samples to draw.
+        n_draws: Draws K per example for a likelihood that is bounded or estimated.
+        progress: Of the training, for the costs.
+        load_classifier: Makes the data set's in-domain classifier, when first asked.
+        report: Called as ``report(what, done, total)``.
+    """
+
+    def __init__(
+        self,
+        model: GenerativeModel | None,
+        data: Data,
+        *,
+        seed: int,
+        n_samples: int,
+        n_draws: int,
+        progress: Progress,
+        load_classifier: Callable[[], Classifier],
+        likelihood: HasLikelihood | None = None,
+        report: Callable[[str, int, int], None] = lambda what, done, total: None,
+    ) -> None:
+        self.model = None if model is None else model.eval()
+        self.likelihood = model if likelihood is None and isinstance(model, HasLikelihood) else likelihood
+        self.report = report
+        self.data = data
+        self.seed = seed
+        self.n_samples = n_samples
+        self.n_draws = n_draws
+        self.progress = progress
+        self._load_classifier = load_classifier
+        self._sampling_seconds = 0.0
+        self._features: dict[int, tuple[Tensor, Tensor]] = {}
+        self._probabilities: dict[int, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def spec(self) -> DataSpec:
+        return self.data.spec
+
+    @property
+    def real(self) -> Tensor:
+        return self.data.test.x
+
+    @cached_property
+    def held_out(self) -> Tensor:
+        return torch.cat([self.data.val.x, self.data.test.x])
+
+    def missing(self, need: Need) -> str:
+        """Why ``need`` is not met; empty if it is."""
+        spec = self.spec
+        if need is Need.LIKELIHOOD and self.likelihood is None:
+            return "the model has no likelihood"
+        if need is Need.SAMPLES and self.model is None:
+            return "there is no model to sample"
+        if need is Need.INTEGER_DATA and spec.levels is None:
+            return f"{spec.name} is real-valued"
+        if need is Need.CLASSIFIER and (spec.classes is None or not spec.is_image):
+            return f"{spec.name} has no labelled images to train a classifier on"
+        return ""
+
+    # What the model makes.
+
+    @cached_property
+    def samples(self) -> Tensor:
+        model = self._model()
+        generator = torch.Generator(device=model.device)
+        generator.manual_seed(derive_seed(self.seed, "evaluate", "samples"))
+        chunks: list[Tensor] = []
+        start = time.perf_counter()
+        with torch.no_grad():
+            for done in range(0, self.n_samples, CHUNK):
+                self.report("sampling", done, self.n_samples)
+                chunks.append(model.sample(min(CHUNK, self.n_samples - done), generator=generator).cpu())
+        self._sampling_seconds = time.perf_counter() - start
+        samples = torch.cat(chunks)
+        if samples.dtype != model.data_dtype or samples.shape[1:] != self.real.shape[1:]:
+            made, asked = (samples.dtype, tuple(samples.shape)), (self.real.dtype, tuple(self.real.shape))
+            raise ValueError(f"the model's samples are {made[0]} {made[1]}, the data {asked[0]} {asked[1]}")
+        if not torch.isfinite(samples).all():
+            raise ValueError("samples contain NaN or infinity")
+        return samples
+
+    @cached_property
+    def log_weights(self) -> Tensor:
+        likelihood = self._likelihood()
+        device = torch.device("cpu") if self.model is None else self.model.device
+        generator = torch.Generator(device=device)
+        generator.manual_seed(derive_seed(self.seed, "evaluate", "log_weight"))
+        draws = 1 if likelihood.relation == Relation.EXACT else self.n_draws
+        rows: list[Tensor] = []
+        with torch.no_grad():
+            for draw in range(draws):
+                self.report("likelihood", draw, draws)
+                chunks = [likelihood.log_weight(x.to(device), generator=generator) for x in self.real.split(CHUNK)]
+                rows.append(torch.cat(chunks).double().cpu())
+        return torch.stack(rows)
+
+    @property
+    def relation(self) -> str:
+        return self._likelihood().relation
+
+    @property
+    def costs(self) -> dict[str, float]:
+        model, progress = self._model(), self.progress
+        _ = self.samples  # its time is one of the costs
+        costs = {"parameters": float(sum(parameter.numel() for parameter in model.parameters()))}
+        costs["train_seconds"] = progress.train_seconds
+        if progress.train_seconds > 0:
+            costs["train_examples_per_second"] = progress.examples_seen / progress.train_seconds
+        if self._sampling_seconds > 0:
+            costs["samples_per_second"] = self.n_samples / self._sampling_seconds
+        return costs
+
+    # What the data set's classifier makes of it.
+
+    @cached_property
+    def extractor(self) -> Classifier:
+        return self._load_classifier()
+
+    def features(self, x: Tensor) -> Tensor:
+        return self._once(self._features, x, self.extractor.features)
+
+    def probabilities(self, x: Tensor) -> Tensor:
+        return self._once(self._probabilities, x, self.extractor.probabilities)
+
+    def _once(self, cache: dict[int, tuple[Tensor, Tensor]], x: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        # The tensor is kept beside its features, so that its id cannot be given to another one.
+        if id(x) not in cache:
+            cache[id(x)] = (x, compute(x))
+        return cache[id(x)][1]
+
+    def _model(self) -> GenerativeModel:
+        assert self.model is not None, "asked for without Need.SAMPLES"
+        return self.model
+
+    def _likelihood(self) -> HasLikelihood:
+        assert self.likelihood is not None, "asked for without Need.LIKELIHOOD"
+        return self.likelihood
+
+
+def evaluate(context: EvalContext, metrics: Mapping[str, Metric]) -> list[Estimate]:
+    """Every metric's estimates. One that cannot apply is skipped, one that raises has failed; the others go on."""
+    estimates: list[Estimate] = []
+    for name, metric in metrics.items():
+        context.report(name, 0, 0)
+        reasons = [reason for reason in map(context.missing, metric.needs) if reason]
+        if reasons:
+            estimates += _without_value(metric, context, Status.SKIPPED, reasons[0])
+            continue
+        try:
+            estimates += metric.compute(context)
+        except Exception as error:
+            log.exception("metric %s failed", name)
+            estimates += _without_value(metric, context, Status.FAILED, f"{type(error).__name__}: {error}")
+    return estimates
+
+
+def failed_estimates(context: EvalContext, metrics: Mapping[str, Metric], reason: str) -> list[Estimate]:
+    """The rows of a run that ended before there was anything to measure."""
+    return [row for metric in metrics.values() for row in _without_value(metric, context, Status.FAILED, reason)]
+
+
+def _without_value(metric: Metric, context: EvalContext, status: Status, reason: str) -> list[Estimate]:
+    return [Estimate(info, status=status, reason=" ".join(reason.split())) for info in metric.infos(context)]
+
+
+@dataclass(frozen=True)
+class DataDensity(HasLikelihood):
+    """The data's own density, as the likelihood that no model can beat in expectation."""
+
+    log_density: Callable[[Tensor], Tensor]
+
+    @property
+    def relation(self) -> Literal["exact"]:
+        return "exact"
+
+    def log_weight(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        return self.log_density(x)

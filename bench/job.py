@@ -1,0 +1,418 @@
+"""One run: from a plain configuration to rows, in a folder of its own.
+
+The folder is named by the configuration's hash. What is there decides what is left to do: a finished run is not run
+again, an interrupted one goes on from its last checkpoint, a trained one is only evaluated.
+"""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.build import build_data, build_logger, build_metrics, build_model, check_arguments, check_targets, typed
+from bench.data.base import Data
+from bench.data.fetch import cache_dir
+from bench.errors import DivergedError, UserError
+from bench.evaluate import DataDensity, EvalContext, evaluate, failed_estimates
+from bench.features.classifier import load_or_train
+from bench.files import durable_write, sweep_orphans
+from bench.metrics.base import Metric, Need
+from bench.metrics.frechet import frechet_distance_from_features
+from bench.names import nearest
+from bench.pictures import draw_samples
+from bench.processes import is_worker, run_workers
+from bench.progress import Reporter
+from bench.provenance import config_hash, device_name, git_state, versions
+from bench.results import write_rows
+from bench.rng import seeded
+from bench.schema import Estimate, ResultRow, Source, Status
+from bench.seeds import derive_seed
+from bench.train import Hardware, Progress, Schedule, fit, load_model_weights
+from models.base import ClosedForm, GenerativeModel, HasLikelihood
+
+__all__ = ["Evaluation", "Outcome", "check", "evaluate_checkpoint", "execute", "outcome_of", "run_folder", "run_id"]
+
+log = logging.getLogger("genbench")
+
+CONFIG, ROWS, DONE, LOG, LAST = "config.json", "rows.jsonl", "done.json", "run.log", "last.ckpt"
+VALIDATION_EXAMPLES = 2000
+KEYS = ("name", "seed", "rerun", "data", "model", "metric", "train", "trainer", "evaluate", "logger", "trust",
+        "runs_dir", "results_dir", "choices")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is measured, and on how much (group ``evaluate`` in the configuration).
+
+    Attributes:
+        n_samples: Samples drawn from the model for every sample metric.
+        n_draws: Draws K per test example of a bounded or estimated likelihood.
+        checkpoints: Which weights are evaluated: ``best`` on validation, ``final``, or both.
+    """
+
+    n_samples: int = 1000
+    n_draws: int = 16
+    checkpoints: list[str] = field(default_factory=lambda: ["best"])
+
+    def __post_init__(self) -> None:
+        if self.n_samples < 2 or self.n_draws < 1:
+            raise UserError("evaluate: n_samples must be at least 2 and n_draws at least 1")
+        if not self.checkpoints or not set(self.checkpoints) <= {"best", "final"}:
+            raise UserError(f"evaluate.checkpoints={self.checkpoints}: must be [best], [final] or [best,final]")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: ``exit_code`` is 0 for ok, 1 for a failure, 2 for a mistake the user can mend."""
+
+    run_id: str
+    folder: Path
+    exit_code: int
+    reason: str = ""
+
+
+def run_id(config: Mapping[str, Any]) -> str:
+    """``mnist5k-vae-s0-1a2b3c4d``: data set, model, seed, and the configuration's hash."""
+    choices = config["choices"]
+    return f"{choices['data']}-{choices['model']}-s{config['seed']}-{config_hash(dict(config))[:8]}"
+
+
+def run_folder(config: Mapping[str, Any]) -> Path:
+    """Where the run of this configuration lives."""
+    return Path(config["runs_dir"], config["name"], run_id(config))
+
+
+def check(config: dict[str, Any]) -> None:
+    """Everything about a configuration that can be wrong before anything is loaded or trained.
+
+    Errors:
+        UserError: names the key.
+    """
+    unknown = [key for key in config if key not in KEYS]
+    if unknown:
+        raise UserError(f"{unknown[0]}: no such key{nearest(unknown[0], KEYS)}; the keys are {', '.join(KEYS)}")
+    missing = [key for key in KEYS if key not in config]
+    if missing:
+        raise UserError(f"{missing[0]}: is missing from the configuration; `genbench run --cfg job` shows it")
+    if not isinstance(config["seed"], int) or not isinstance(config["trust"], list):
+        raise UserError(f"seed={config['seed']!r}, trust={config['trust']!r}: a whole number and a list are expected")
+    check_targets(config)
+    typed(Schedule, config["train"], "train")
+    typed(Hardware, config["trainer"], "trainer")
+    typed(Evaluation, config["evaluate"], "evaluate")
+    check_arguments(config)
+
+
+def execute(config: dict[str, Any]) -> Outcome:
+    """Do what is left of a run. Never raises but for Ctrl-C: a failure is a row, a line and an exit code.
+
+    Arguments:
+        config: Resolved and plain (what JSON can hold), as ``bench.run`` composes it.
+    """
+    check(config)
+    folder, name = run_folder(config), run_id(config)
+    if not config["rerun"] and is_done(folder, config_hash(config)):
+        return Outcome(name, folder, 0, "finished before")
+    hardware = typed(Hardware, config["trainer"], "trainer")
+    if hardware.devices > 1 and not is_worker():
+        folder.mkdir(parents=True, exist_ok=True)
+        durable_write(folder / CONFIG, json.dumps(config, indent=2))
+        return Outcome(name, folder, *run_workers(folder / CONFIG, hardware.devices))
+    with _locked(folder), _logged(folder), Reporter(name, log) as reporter:
+        outcome = _guarded(config, folder, name, hardware, reporter)
+        if not _is_follower():
+            _write_outcome(config, outcome)
+    return outcome
+
+
+def _guarded(config: dict[str, Any], folder: Path, name: str, hardware: Hardware, reporter: Reporter) -> Outcome:
+    try:
+        return _run(config, folder, name, hardware, reporter)
+    except UserError as error:
+        exit_code, reason = 2, str(error)
+        log.error(reason)
+    except DivergedError as error:
+        exit_code, reason = 1, str(error)
+        log.error(reason)
+    except Exception as error:
+        exit_code, reason = 1, f"{type(error).__name__}: {' '.join(str(error).split())} (details in {folder / LOG})"
+        log.exception("%s failed", name)
+    _write_failure(config, folder, reason)
+    return Outcome(name, folder, exit_code, reason)
+
+
+def outcome_of(config: dict[str, Any]) -> Outcome:
+    """How a run ended, as its folder tells: it may have been another process's."""
+    folder, name = run_folder(config), run_id(config)
+    try:
+        stored = json.loads((folder / DONE).read_text())
+        return Outcome(name, folder, int(stored["exit_code"]), str(stored["reason"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return Outcome(name, folder, 1, "ended without a word; see its run.log")
+
+
+def _write_outcome(config: dict[str, Any], outcome: Outcome) -> None:
+    """The marker that a run is over, with the hash of what it stands for."""
+    rows = outcome.folder / ROWS
+    digest = hashlib.sha256(rows.read_bytes()).hexdigest() if rows.exists() else ""
+    stored: dict[str, object] = {"config_hash": config_hash(config), "rows_sha256": digest}
+    stored |= {"exit_code": outcome.exit_code, "reason": outcome.reason}
+    durable_write(outcome.folder / DONE, json.dumps(stored))
+    if outcome.exit_code == 0:
+        (outcome.folder / LAST).unlink(missing_ok=True)
+
+
+def is_done(folder: Path, wanted_hash: str) -> bool:
+    """Whether the folder holds the rows of a finished run of this configuration, unchanged since."""
+    try:
+        done = json.loads((folder / DONE).read_text())
+        same_rows = hashlib.sha256((folder / ROWS).read_bytes()).hexdigest() == done["rows_sha256"]
+        return bool(done["exit_code"] == 0 and done["config_hash"] == wanted_hash and same_rows)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _run(config: dict[str, Any], folder: Path, name: str, hardware: Hardware, reporter: Reporter) -> Outcome:
+    seed = config["seed"]
+    schedule = typed(Schedule, config["train"], "train")
+    evaluation = typed(Evaluation, config["evaluate"], "evaluate")
+    if config["rerun"]:
+        for stale in (LAST, ROWS, DONE):
+            (folder / stale).unlink(missing_ok=True)
+    data, metrics = build_data(config), build_metrics(config)
+    with seeded(derive_seed(seed, "init")):
+        model = build_model(config, data.spec)
+    durable_write(folder / CONFIG, json.dumps(config, indent=2))
+    logger = build_logger(config, str(folder))
+    progress = fit(
+        model, data, schedule, hardware,
+        seed=seed, folder=folder, config=config, validate=_validation_score(data, seed), report=reporter, logger=logger,
+    )  # fmt: skip
+    if _is_follower():
+        return Outcome(name, folder, 0)
+    rows = oracle_rows(config, data, metrics)
+    for checkpoint in evaluation.checkpoints:
+        path = folder / f"{checkpoint}.ckpt"
+        rows += measure(path, config, data, metrics, evaluation, reporter, folder / f"samples-{checkpoint}")
+    write_rows(folder / ROWS, rows)
+    failures = [f"{row.metric}: {row.reason}" for row in rows if row.status is Status.FAILED]
+    if failures:
+        reason = f"{len(failures)} metrics failed, first {failures[0]} (details in {folder / LOG})"
+        return Outcome(name, folder, 1, reason)
+    return Outcome(name, folder, 0, progress.finished)
+
+
+def measure(
+    path: Path,
+    config: dict[str, Any],
+    data: Data,
+    metrics: Mapping[str, Metric],
+    evaluation: Evaluation,
+    reporter: Reporter,
+    picture: Path | None = None,
+) -> list[ResultRow]:
+    """The rows of one checkpoint, evaluated in full float32 by a fresh instance of the model.
+
+    Arguments:
+        path: ``best.ckpt`` or ``final.ckpt``.
+        picture: Where the samples go, as ``<picture>.png`` and ``<picture>.npy``; None: nowhere.
+    """
+    hardware = typed(Hardware, config["trainer"], "trainer")
+    with seeded(derive_seed(config["seed"], "init")):
+        model = build_model(config, data.spec)
+    _, progress = load_model_weights(model, path)
+    model.to("cuda" if hardware.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+    with seeded(derive_seed(config["seed"], "evaluate")):
+        context = _context(model, data, evaluation, progress, config["seed"], reporter)
+        estimates = evaluate(context, metrics)
+        if picture is not None:
+            draw_samples(context.samples, picture)
+    return _rows(estimates, config, data, model, path.stem, progress)
+
+
+def evaluate_checkpoint(
+    path: Path, overrides: Mapping[str, Any], trust: tuple[str, ...], metrics: tuple[str, ...] | None
+) -> list[ResultRow]:
+    """Measure a checkpoint again, or on something else: ``genbench evaluate``.
+
+    Arguments:
+        path: A checkpoint whose configuration says which model and data set it is.
+        overrides: Keys of ``Evaluation`` to change.
+        trust: Packages that the configuration may name besides our own. The checkpoint's own list is not followed.
+        metrics: Names of the metrics to compute; None: those it was trained with.
+    """
+    from bench.checkpoint import load_checkpoint
+
+    payload = load_checkpoint(path)
+    try:
+        config = json.loads(payload["config"])
+        config = {**config, "trust": list(trust), "evaluate": {**config["evaluate"], **overrides}}
+        if metrics is not None:
+            unknown = [metric for metric in metrics if metric not in config["metric"]]
+            if unknown:
+                known = ", ".join(config["metric"])
+                raise UserError(f"metric {unknown[0]!r}: not among this checkpoint's metrics: {known}")
+            config["metric"] = {metric: config["metric"][metric] for metric in metrics}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"checkpoint {path}: holds no run's configuration; give a best.ckpt or final.ckpt") from error
+    check(config)
+    data = build_data(config)
+    evaluation = typed(Evaluation, config["evaluate"], "evaluate")
+    with Reporter(run_id(config), log) as reporter:
+        return measure(path, config, data, build_metrics(config), evaluation, reporter)
+
+
+def oracle_rows(config: dict[str, Any], data: Data, metrics: Mapping[str, Metric]) -> list[ResultRow]:
+    """The likelihood of the test split under the data's own density, where that is known."""
+    if data.log_density is None:
+        return []
+    context = EvalContext(
+        None, data, seed=0, n_samples=0, n_draws=1, progress=Progress(),
+        load_classifier=lambda: load_or_train(data, cache_dir()), likelihood=DataDensity(data.log_density),
+    )  # fmt: skip
+    wanted = {name: metric for name, metric in metrics.items() if Need.LIKELIHOOD in metric.needs}
+    estimates = [estimate for estimate in evaluate(context, wanted) if estimate.status is Status.OK]
+    # The density knows nothing of the run: its rows are the same whichever run wrote them.
+    of_data = {"data": config["data"], "choices": {"model": "oracle", "data": config["choices"]["data"]}, "seed": 0,
+               "train": {"examples": None, "seconds": None}, "trainer": {}}  # fmt: skip
+    return _rows(estimates, of_data, data, None, "best", Progress())
+
+
+def _context(
+    model: GenerativeModel | None, data: Data, evaluation: Evaluation, progress: Progress, seed: int, reporter: Reporter
+) -> EvalContext:
+    return EvalContext(
+        model, data, seed=seed, n_samples=evaluation.n_samples, n_draws=evaluation.n_draws, progress=progress,
+        load_classifier=lambda: load_or_train(data, cache_dir(), reporter.note), report=reporter.evaluating,
+    )  # fmt: skip
+
+
+def _validation_score(data: Data, seed: int) -> Callable[[GenerativeModel], float]:
+    """Lower is better: negative log-likelihood (one draw) where there is one, else a Fréchet distance."""
+    real = data.val.x[:VALIDATION_EXAMPLES]
+
+    def score(model: GenerativeModel) -> float:
+        generator = torch.Generator(device=model.device).manual_seed(derive_seed(seed, "validate"))
+        if isinstance(model, HasLikelihood):
+            chunks = [model.log_weight(x.to(model.device), generator=generator).double() for x in real.split(250)]
+            return -float(torch.cat(chunks).mean())
+        fake = torch.cat([model.sample(len(x), generator=generator).cpu() for x in real.split(250)])
+        if data.spec.classes is not None and data.spec.is_image:
+            features = load_or_train(data, cache_dir()).features
+            return frechet_distance_from_features(features(fake), features(real))
+        return frechet_distance_from_features(fake.flatten(1).float(), real.flatten(1).float())
+
+    return score
+
+
+def _rows(
+    estimates: list[Estimate],
+    config: dict[str, Any],
+    data: Data,
+    model: GenerativeModel | None,
+    checkpoint: str,
+    progress: Progress,
+) -> list[ResultRow]:
+    commit, dirty = git_state()
+    hardware = typed(Hardware, config["trainer"], "trainer")
+    shared: dict[str, Any] = {
+        "run_id": run_id(config),
+        "config_hash": config_hash(config),
+        "group": config_hash(config, without_seed=True),
+        "git_commit": commit,
+        "dirty": dirty,
+        "model": config["choices"]["model"],
+        "model_family": "data" if model is None else model.family,
+        "n_params": 0 if model is None else sum(parameter.numel() for parameter in model.parameters()),
+        "dataset": data.spec.name,
+        "data_revision": data.spec.revision,
+        "split": "test",
+        "seed": config["seed"],
+        "budget": _budget(model, config),
+        "examples_seen": progress.best_examples if checkpoint == "best" else progress.examples_seen,
+        "train_seconds": progress.train_seconds,
+        "checkpoint": checkpoint,
+        "device": device_name(hardware.accelerator, hardware.devices),
+        "precision": hardware.precision,
+        "versions": versions(),
+        "source": Source.MEASURED,
+    }
+    return [_row(estimate, shared) for estimate in estimates]
+
+
+def _row(estimate: Estimate, shared: dict[str, Any]) -> ResultRow:
+    info = estimate.info
+    measured = {item.name: getattr(estimate, item.name) for item in fields(estimate) if item.name != "info"}
+    return ResultRow(
+        **shared, **measured,
+        metric=info.name, metric_title=info.title, metric_version=info.version,
+        unit=info.unit, higher_is_better=info.higher_is_better,
+    )  # fmt: skip
+
+
+def _budget(model: GenerativeModel | None, config: dict[str, Any]) -> str:
+    if model is None:
+        return "none"
+    return "one pass" if isinstance(model, ClosedForm) else typed(Schedule, config["train"], "train").budget
+
+
+def _write_failure(config: dict[str, Any], folder: Path, reason: str) -> None:
+    """Rows that say why there is nothing else, as far as the data set and the metrics can be made at all."""
+    try:
+        data, metrics = build_data(config), build_metrics(config)
+        with seeded(derive_seed(config["seed"], "init")):
+            model = build_model(config, data.spec)
+        context = EvalContext(
+            None, data, seed=0, n_samples=0, n_draws=1, progress=Progress(),
+            load_classifier=lambda: load_or_train(data, cache_dir()),
+        )  # fmt: skip
+        estimates = failed_estimates(context, metrics, reason)
+        write_rows(folder / ROWS, _rows(estimates, config, data, model, "best", Progress()))
+    except Exception:
+        log.exception("no rows for the failure either")
+
+
+def _is_follower() -> bool:
+    """Whether another process of this run writes what there is to write."""
+    return os.environ.get("LOCAL_RANK", "0") != "0"
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process a folder: two runs of one configuration would overwrite each other's checkpoints."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"run folder {folder}: {error.strerror}; give another one with runs_dir=FOLDER") from error
+    with lock:
+        if not _is_follower():
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"run folder {folder}: another process is at work there; wait for it to end") from None
+            sweep_orphans(folder)
+        yield
+
+
+@contextmanager
+def _logged(folder: Path) -> Iterator[None]:
+    """Everything that is worth keeping goes to the run's log file."""
+    handler = logging.FileHandler(folder / LOG)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()

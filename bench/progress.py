@@ -1,0 +1,101 @@
+"""What a user sees while a run goes on: a bar on a terminal, plain lines elsewhere, and the log file always."""
+
+import logging
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from torch import Tensor
+
+from bench.train import Progress as Training
+from bench.train import Schedule
+
+__all__ = ["Reporter"]
+
+REFRESH_SECONDS = 0.2  # a glance at the loss waits for the device, so not at every step
+PLAIN_SECONDS = 30.0  # between two lines where there is no terminal
+
+
+class Reporter:
+    """Reports one run. Use as a context manager.
+
+    Arguments:
+        title: Of the run.
+        log: Where lines are kept.
+        console: Where they are shown; standard error unless given.
+    """
+
+    def __init__(self, title: str, log: logging.Logger, console: Console | None = None) -> None:
+        self.title = title
+        self.log = log
+        self.console = console or Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[state]}"),
+            console=self.console, transient=True, disable=not self.console.is_terminal,
+        )  # fmt: skip
+        self._task: TaskID | None = None
+        self._next_look = 0.0
+        self._next_line = time.perf_counter() + PLAIN_SECONDS
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        self._task = self._bar.add_task(self.title, total=None, state="starting")
+        self.log.info("%s starts", self.title)
+        if not self.console.is_terminal:
+            self.console.print(f"{self.title}: starts", highlight=False, soft_wrap=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+        sys.stderr.flush()
+
+    def step(self, progress: Training, loss: Tensor, schedule: Schedule) -> None:
+        """After every training step; looks at the loss only now and then."""
+        now = time.perf_counter()
+        if now < self._next_look:
+            return
+        self._next_look = now + REFRESH_SECONDS
+        state = _state(progress, float(loss), schedule)
+        assert self._task is not None
+        self._bar.update(self._task, total=schedule.examples, completed=progress.examples_seen, state=state)
+        self._plain(f"{progress.examples_seen} examples, {state}")
+
+    def validated(self, progress: Training, score: float) -> None:
+        """After every validation."""
+        mark = " (best)" if progress.best_score is None or score < progress.best_score else ""
+        seen, seconds = progress.examples_seen, progress.train_seconds
+        self.log.info("%d examples, %.1f s: validation score %.6g%s", seen, seconds, score, mark)
+
+    def evaluating(self, what: str, done: int, total: int) -> None:
+        """While metrics are computed."""
+        assert self._task is not None
+        self._bar.update(self._task, total=total or None, completed=done, state=f"evaluating: {what}")
+        self._plain(f"evaluating: {what}")
+
+    def note(self, text: str) -> None:
+        """Something that takes a while: shown as the bar's state, kept in the log."""
+        self.log.info(text)
+        assert self._task is not None
+        self._bar.update(self._task, total=None, state=text)
+        self._plain(text)
+
+    def _plain(self, text: str) -> None:
+        """A line every now and then where there is no bar."""
+        now = time.perf_counter()
+        if not self.console.is_terminal and now >= self._next_line:
+            self._next_line = now + PLAIN_SECONDS
+            self.console.print(f"{self.title}: {text}", highlight=False, soft_wrap=True)
+
+
+def _state(progress: Training, loss: float, schedule: Schedule) -> str:
+    rate = progress.examples_seen / max(progress.train_seconds, 1e-9)
+    left = [] if schedule.examples is None else [(schedule.examples - progress.examples_seen) / rate]
+    if schedule.seconds is not None:
+        left.append(schedule.seconds - progress.train_seconds)
+    seconds = max(0, round(min(left)))
+    return f"loss {loss:.4g}, {rate:,.0f} examples/s, {seconds // 60}:{seconds % 60:02d} left"

@@ -1,0 +1,51 @@
+"""The global random number generators, kept out of each other's way.
+
+Our own code draws from explicit generators. Weight initialisation, dropout and other people's models draw from the
+global ones: they run inside ``seeded``, which hands them a derived seed and puts everything back afterwards.
+"""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["rng_state", "seeded", "set_rng_state"]
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed Python's, NumPy's and torch's global generators; restore them on leaving."""
+    before = rng_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        set_rng_state(before)
+
+
+def rng_state() -> dict[str, Any]:
+    """The state of every global generator, as tensors and plain values (loadable with ``weights_only=True``)."""
+    _, keys, position, has_gauss, cached = np.random.get_state()
+    python_version, python_words, python_gauss = random.getstate()
+    return {
+        "python": [python_version, list(python_words), python_gauss],
+        "numpy": [torch.from_numpy(np.array(keys)), int(position), int(has_gauss), float(cached)],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Put back what ``rng_state`` returned."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state(("MT19937", keys.numpy(), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,224 @@
+"""A section of a table as texts that every reader's view shares, before they are escaped for one of them."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from bench.aggregate import Cell, Column, Line, Section
+from bench.schema import Relation, Status
+
+__all__ = ["ABSENT", "THIN", "Shown", "View", "format_number", "plain", "view_of"]
+
+THIN = "\N{NARROW NO-BREAK SPACE}"
+ABSENT = "\N{EN DASH}"
+
+
+def format_number(value: float, spread: float | None = None) -> str:
+    """A number for a reader: ``12.34 ± 0.56``.
+
+    A spread above 0 is given two significant digits and the value as many decimals. Without one, whole numbers are
+    shown as such and others with four significant digits. Thousands are set apart by a narrow space; below 1e-6 and
+    from 1e15 the notation is scientific.
+    """
+    if spread is not None and spread > 0:
+        decimals = _decimals(spread, 2)
+        if decimals > 9 or max(abs(value), spread) >= 1e15:
+            return f"{value:.3e} ± {spread:.1e}"
+        return f"{_fixed(value, decimals)} ± {_fixed(spread, decimals)}"
+    if value == math.floor(value) and abs(value) < 1e15:
+        return _fixed(value, 0)
+    decimals = _decimals(value, 4)
+    if decimals > 9 or abs(value) >= 1e15:
+        return f"{value:.3e}"
+    return _fixed(value, decimals)
+
+
+def _decimals(value: float, digits: int) -> int:
+    """Decimals that show ``digits`` significant digits; negative where even tens are beyond them."""
+    exponent = int(f"{value:.{digits - 1}e}".split("e")[1])  # of the rounded value: 0.0996 is 0.10
+    return digits - 1 - exponent
+
+
+def _fixed(value: float, decimals: int) -> str:
+    text = f"{round(value, min(decimals, 0)) if decimals < 0 else value:,.{max(decimals, 0)}f}"
+    if not any(digit in text for digit in "123456789"):
+        text = text.removeprefix("-")
+    return text.replace(",", THIN)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One cell's texts: relation symbol, number or word, footnote mark; ``best`` for emphasis."""
+
+    relation: str
+    body: str
+    note: str
+    best: bool
+
+
+@dataclass(frozen=True)
+class View:
+    """One section as texts.
+
+    Attributes:
+        facts: What all numbers of the section share, or the list of what they have.
+        lead: Headings and, for each line, texts of the columns that say which model it is.
+        heads: Of each metric: title with arrow, and what else identifies it.
+        cells: ``[line][column]``.
+        notes: Footnotes, the first with the mark [1].
+        legend: How to read it.
+    """
+
+    title: str
+    facts: str
+    lead: list[list[str]]
+    heads: list[tuple[str, str]]
+    cells: list[list[Shown]]
+    notes: list[str]
+    legend: str
+
+
+def view_of(section: Section, checkpoint: str) -> View:
+    notes: dict[str, int] = {}
+    cells = [
+        [_shown(section, line, column, notes) for column in range(len(section.columns))]
+        for line in range(len(section.lines))
+    ]
+    return View(
+        title=plain(section.dataset),
+        facts=_facts(section, checkpoint),
+        lead=_lead(section.lines),
+        heads=[_head(column) for column in section.columns],
+        cells=cells,
+        notes=list(notes),
+        legend=_legend(section),
+    )
+
+
+def _shown(section: Section, line: int, index: int, notes: dict[str, int]) -> Shown:
+    cell = section.cells.get((line, index))
+    if cell is None:
+        return Shown("", ABSENT, "", False)
+    note = _note(cell, section.lines[line])
+    mark = f"[{notes.setdefault(note, len(notes) + 1)}]" if note else ""
+    if cell.value is None:
+        return Shown("", "failed" if cell.status is Status.FAILED else "n/a", mark, False)
+    body = format_number(cell.value, cell.spread)
+    if len(_all_draws(section, index)) > 1 and cell.relation not in (None, Relation.EXACT):
+        body += f" (K={cell.n_draws or '?'})"
+    return Shown(cell.relation.symbol if cell.relation is not None else "", body, mark, cell.best)
+
+
+def _note(cell: Cell, line: Line) -> str:
+    """The footnote of a cell whose number is missing, or stands for fewer seeds than its line."""
+    reason = plain(cell.reason)
+    reason = reason if len(reason) <= 160 else reason[:157] + "..."
+    if cell.status is not Status.OK:
+        return f"{'failed' if cell.status is Status.FAILED else 'n/a'}: {reason}"
+    if cell.lost:
+        return f"mean without the seeds {_listed(cell.lost)} ({reason}); not ranked"
+    if len(cell.seeds) < len(line.seeds):
+        return f"of the seeds {_listed(cell.seeds)} only"
+    return ""
+
+
+def _facts(section: Section, checkpoint: str) -> str:
+    rows = section.rows
+    shown = {cell.checkpoint for cell in section.cells.values()}
+    commits = sorted({row.git_commit[:10] or "unknown" for row in rows})
+    if any(row.dirty is True for row in rows):
+        commits.append("dirty")
+    draws = sorted({count for index in range(len(section.columns)) for count in _all_draws(section, index)})
+    instead = " (where a run has none: the other)" if checkpoint != "both" and shown != {checkpoint} else ""
+    facts: dict[str, list[Any]] = {
+        "revision": sorted({row.data_revision[:10] for row in rows}),
+        "split": sorted({row.split for row in rows}),
+        "budget": sorted({row.budget for row in rows}),
+        "device": sorted({row.device for row in rows}),
+        "seeds": sorted({row.seed for row in rows}),
+        "real examples": [format_number(n) for n in sorted({row.n_real for row in rows if row.n_real is not None})],
+        "model samples": [format_number(n) for n in sorted({row.n_fake for row in rows if row.n_fake is not None})],
+        "draws K": draws,
+        "features": sorted({f"{row.extractor} #{row.extractor_hash[:6]}" for row in rows if row.extractor}),
+        "commit": commits,
+    }
+    listed = [f"{name} {_listed(values)}" for name, values in facts.items() if values]
+    if section.repeated:
+        listed.append(f"{section.repeated} rows of repeated runs left out")
+    return _plain_but_thin(f"checkpoint {checkpoint}{instead} · " + " · ".join(listed))
+
+
+def _all_draws(section: Section, index: int) -> set[int]:
+    """The numbers of draws behind the bounds and estimates of a column."""
+    cells = [cell for (_, column), cell in section.cells.items() if column == index]
+    return {cell.n_draws for cell in cells if cell.n_draws is not None and cell.relation not in (None, Relation.EXACT)}
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(str(value) for value in values)
+
+
+def _lead(lines: tuple[Line, ...]) -> list[list[str]]:
+    """Headings, then texts of each line; budget and device only where the lines differ in them."""
+    table = [["Model", "Family", "Seeds"]]
+    table += [[plain(line.label), plain(line.family), str(len(line.seeds))] for line in lines]
+    for heading, texts in {
+        "Budget": ["; ".join(line.budgets) for line in lines],
+        "Device": ["; ".join(line.devices) for line in lines],
+    }.items():
+        if len(set(texts)) > 1:
+            for entry, text in zip(table, [heading, *texts], strict=True):
+                entry.append(plain(text))
+    return table
+
+
+def _head(column: Column) -> tuple[str, str]:
+    arrow = {True: " ↑", False: " ↓", None: ""}[column.higher_is_better]
+    names: dict[str, Callable[[Any], str]] = {
+        "data_revision": lambda value: f"revision {value[:10]}",
+        "split": lambda value: value,
+        "metric_version": lambda value: f"v{value}",
+        "unit": lambda _: "",  # is shown anyway
+        "extractor_hash": lambda value: f"#{value[:6]}",
+        "n_real": lambda value: "real unknown" if value is None else f"{format_number(value)} real",
+        "n_fake": lambda value: "samples unknown" if value is None else f"{format_number(value)} samples",
+        "source": lambda value: str(value),
+    }
+    unit = column.part("unit")
+    # "samples/s" says its unit, 1/s, already.
+    parts = [
+        "" if column.title.endswith(unit.removeprefix("1")) else unit,
+        *(names[part](column.part(part)) for part in column.differs),
+    ]
+    return plain(column.title) + arrow, _plain_but_thin(", ".join(part for part in parts if part))
+
+
+def _legend(section: Section) -> str:
+    cells = section.cells.values()
+    kinds = {cell.spread_kind for cell in cells if cell.spread}
+    relations = [one for one in Relation if any(cell.relation is one for cell in cells)]
+    meaning = {"exact": "exact", "lower_bound": "lower bound", "upper_bound": "upper bound", "estimate": "estimate"}
+    spreads = {
+        "seeds": "over the seeds, s/√m" + (" (m ≥ 2)" if "run" in kinds else ""),
+        "run": "within the run" + (" (one seed)" if "seeds" in kinds else ""),
+    }
+    parts = ["↑ higher is better, ↓ lower is better"]
+    if any(cell.best for cell in cells):
+        parts.append("{best}: best of the comparable cells (same protocol, relation and K; times: same device)")
+    if relations:
+        parts.append("the truth against the value: " + ", ".join(f"{one.symbol} {meaning[one]}" for one in relations))
+    if kinds - {""}:
+        parts.append("± standard error " + ", ".join(spreads[kind] for kind in sorted(kinds - {""}, reverse=True)))
+    if len(cells) < len(section.lines) * len(section.columns):
+        parts.append(f"{ABSENT} not measured")
+    return "; ".join([*parts, "sorted by family and model"]) + "."
+
+
+def plain(text: str) -> str:
+    """Without characters that act on a terminal or on the lines of a file."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def _plain_but_thin(text: str) -> str:
+    return THIN.join(plain(part) for part in text.split(THIN))

@@ -1,0 +1,56 @@
+"""Convolutional residual network that keeps the size of its input."""
+
+from torch import Tensor, nn
+
+__all__ = ["ResNet"]
+
+
+class ResNet(nn.Module):
+    """Images to images of the same height and width: ``(B, n_in, H, W) -> (B, n_out, H, W)``.
+
+    A 3x3 convolution, residual blocks of two 3x3 convolutions, and a 1x1 convolution; each convolution after the first
+    is preceded by normalization and ReLU (He, Zhang, Ren, Sun 2016, Identity mappings in deep residual networks).
+    The normalization is over all channels and positions of one example, so examples stay independent and training and
+    evaluation compute the same.
+
+    Arguments:
+        n_in, n_out: Numbers of channels.
+        channels: Channels inside.
+        blocks: Number of residual blocks.
+        zero_last: Start the last layer at zero, as conditioners of flows want it.
+    """
+
+    def __init__(self, n_in: int, n_out: int, *, channels: int, blocks: int, zero_last: bool = False) -> None:
+        super().__init__()
+        last = nn.Conv2d(channels, n_out, 1)
+        if zero_last:
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)
+        self.layers = nn.Sequential(
+            nn.Conv2d(n_in, channels, 3, padding=1),
+            *[_Block(channels) for _ in range(blocks)],
+            nn.GroupNorm(1, channels),
+            nn.ReLU(),
+            last,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class _Block(nn.Module):
+    """x plus two convolutions of it, each after normalization and ReLU."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            nn.GroupNorm(1, channels),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.GroupNorm(1, channels),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.residual(x)

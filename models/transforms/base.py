@@ -1,0 +1,121 @@
+"""What every transform of a flow is, and the composition of transforms."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Generator, Tensor, nn
+
+from models.base import Relation
+
+__all__ = ["Chain", "InverseKind", "Transform", "weakest_inverse", "weakest_relation"]
+
+InverseKind = Literal["closed form", "iterative", "one-way"]
+"""How ``inverse`` works: in one pass and exact up to rounding; by repeated passes (a fixed point, a root, an ODE, one
+variable at a time) to the tolerance the transform states; or not at all (``inverse`` raises NotImplementedError)."""
+
+# From strongest to weakest: a composition is as good as its weakest part.
+RELATIONS: tuple[Relation, ...] = ("exact", "lower_bound", "estimate")
+INVERSE_KINDS: tuple[InverseKind, ...] = ("closed form", "iterative", "one-way")
+
+
+class Transform(nn.Module, ABC):
+    r"""A map from data to latents, one example at a time, with its term in the change of variables.
+
+    .. math:: \log p_X(x) = \log p_Z(f(x)) + \log|\det \partial f / \partial x|
+
+    Subclasses are final. They keep to four rules, so that any of them can stand in any flow:
+
+    - Log-terms have one entry for each example, ``(B,)``, in nats, and the dtype of the transform's floating-point
+      input or output, float32 or float64, also under autocast: only conditioner networks may run in low precision,
+      and their outputs are cast back before they are used.
+    - Nothing they are given, and nothing another module returned, is changed in place.
+    - Random numbers are drawn from ``generator`` alone, in ``forward`` alone, on the input's device.
+    - Examples are independent: the log-determinant is that of one example's Jacobian.
+
+    Attributes:
+        inverse_kind: How ``inverse`` works, see :data:`InverseKind`.
+    """
+
+    inverse_kind: InverseKind
+
+    @abstractmethod
+    def forward(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
+        r"""Towards the latents: ``(B, *shape) -> (B, *output_shape(shape))`` and the log-term ``(B,)`` in nats.
+
+        The log-term is :math:`\log|\det \partial z / \partial x|` for a bijection. A dequantizer draws z from q(z|x)
+        and returns :math:`-\log q(z|x)`, so that the log-term plus log p(z) is one draw of log w with E[w] = p(x).
+        """
+
+    @abstractmethod
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Towards the data: ``(B, *output_shape(shape)) -> (B, *shape)`` and :math:`\log|\det \partial x/\partial z|`.
+
+        A dequantizer maps back to the integers (as floating-point numbers), many z to one x; its log-term here is 0.
+        """
+
+    @property
+    def relation(self) -> Relation:
+        """``exact`` for bijections, ``lower_bound`` for dequantizers, ``estimate`` for estimated log-determinants."""
+        return "exact"
+
+    def output_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape of one latent, given that of one example. ValueError if the transform cannot take such examples."""
+        return tuple(shape)
+
+
+class Chain(Transform):
+    """Transforms one after another, the first nearest to the data; log-terms add up.
+
+    Its relation and the kind of its inverse are those of the weakest part.
+
+    Arguments:
+        parts: At least one transform.
+    """
+
+    def __init__(self, *parts: Transform) -> None:
+        super().__init__()
+        if not parts:
+            raise ValueError("Chain needs at least one transform")
+        self.parts = nn.ModuleList(parts)
+        self.inverse_kind = weakest_inverse(parts)
+        self._relation = weakest_relation(parts)
+
+    def forward(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
+        first, *rest = self.parts
+        x, log_term = first(x, generator=generator)
+        for part in rest:
+            x, term = part(x, generator=generator)
+            log_term = log_term + term
+        return x, log_term
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        last, *rest = reversed(self._transforms)
+        z, log_term = last.inverse(z)
+        for part in rest:
+            z, term = part.inverse(z)
+            log_term = log_term + term
+        return z, log_term
+
+    @property
+    def relation(self) -> Relation:
+        return self._relation
+
+    def output_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        for part in self._transforms:
+            shape = part.output_shape(shape)
+        return tuple(shape)
+
+    @property
+    def _transforms(self) -> list[Transform]:
+        return list(self.parts)  # type: ignore[arg-type]  # a ModuleList forgets the type of its modules
+
+
+def weakest_relation(parts: Sequence[Transform]) -> Relation:
+    """The relation of transforms put together."""
+    return max((part.relation for part in parts), key=RELATIONS.index)
+
+
+def weakest_inverse(parts: Sequence[Transform]) -> InverseKind:
+    """The kind of inverse of transforms put together."""
+    return max((part.inverse_kind for part in parts), key=INVERSE_KINDS.index)

@@ -1,0 +1,24 @@
+"""Hand-made rows for tests."""
+
+import dataclasses
+from typing import Any
+
+from bench.schema import ResultRow, Source, Status
+
+__all__ = ["FAILED", "make_row"]
+
+
+def make_row(**changes: Any) -> ResultRow:
+    row = ResultRow(
+        run_id="r0", config_hash="c0", group="g0", git_commit="abc", dirty=False, model="dcgan", model_family="gan",
+        n_params=12, dataset="mnist5k", data_revision="d0", split="test", seed=0, budget="60000 examples",
+        examples_seen=60000, train_seconds=12.5, checkpoint="best", device="cpu", precision="32",
+        versions="torch 2.13.0", metric="fid[mnist-cnn]", metric_title="FID", metric_version=1, extractor="mnist-cnn",
+        extractor_hash="e0", n_real=1000, n_fake=1000, n_draws=None, unit="", higher_is_better=False, relation=None,
+        value=12.25, stderr=0.5, ci_low=11.0, ci_high=13.5, status=Status.OK, reason="", source=Source.MEASURED,
+    )  # fmt: skip
+    return dataclasses.replace(row, **changes)
+
+
+# What a row without a value has instead.
+FAILED: dict[str, Any] = {"value": None, "stderr": None, "ci_low": None, "ci_high": None, "status": Status.FAILED}

@@ -1,0 +1,262 @@
+"""Support size: distances against brute force, intervals against simulation, and the controls on real digits."""
+
+import math
+
+import pytest
+import torch
+from helpers_metrics import FakeContext, spec
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from bench.data.digits import mnist5k
+from bench.errors import UserError
+from bench.metrics import birthday
+from bench.metrics.birthday import (
+    Birthday,
+    Support,
+    closest_distances,
+    collision_degrees,
+    distinct,
+    local_radius,
+    near_duplicate_support,
+    reference_radius,
+    renyi2_support,
+)
+from bench.schema import Relation, Status
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(birthday, "BLOCK", 32)
+
+
+def generator(seed: int = 0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def brute(x: Tensor) -> Tensor:
+    return (x.double()[:, None] - x.double()).square().sum(dim=2).sqrt()  # (N, N)
+
+
+# Distances.
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+@pytest.mark.parametrize("n", [33, 100])
+def test_degrees_and_closest_are_those_of_brute_force(n: int, offset: float) -> None:
+    x = torch.randn(n, 3, generator=generator()) + offset
+    x[7] = x[20]
+    radius = 0.5 + torch.rand(n, generator=generator(1)).double()
+    scaled = brute(x) / torch.outer(radius, radius).sqrt()
+    pairs = scaled[tuple(torch.triu_indices(n, n, 1))].sort().values
+    assert torch.allclose(closest_distances(x, radius, 40), pairs[:40], rtol=1e-12, atol=0)
+    for threshold in (0.0, pairs[5].item() * (1 + 1e-12), 0.7, 100.0):
+        assert torch.equal(collision_degrees(x, radius, threshold), (scaled <= threshold).sum(dim=1) - 1)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_ties_with_the_threshold_are_decided_exactly() -> None:
+    # Squared distances of integers far from the origin: 25 is within, 26 is not, and float32 alone cannot tell.
+    x = torch.tensor([[0, 0], [3, 4], [1, 5], [0, 0]]) + torch.tensor([1_000_000, 0])
+    far = torch.tensor([[-1_000_000, 50_000 * i] for i in range(40)])
+    degrees = collision_degrees(torch.cat([x, far]), torch.ones(44).double(), 5.0)
+    assert degrees[:4].tolist() == [2, 3, 1, 2]
+    assert degrees[4:].sum() == 0
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_radii_are_those_of_brute_force() -> None:
+    x, reference = torch.randn(70, 4, generator=generator()) + 5, torch.randn(90, 4, generator=generator(1)) + 5
+    joined = torch.cat([x, reference])
+    distance = brute(joined)
+    expected = distance[:70, 70:].sort(dim=1).values[:, 2]
+    assert torch.allclose(reference_radius(x, reference, 3), expected, rtol=1e-5)
+    expected = distance[:70].sort(dim=1).values[:, 3]  # the 0th is the example itself
+    assert torch.allclose(reference_radius(x, joined, 3, itself=True), expected, rtol=1e-5)
+    candidate = torch.full((70,), 2.0).double()
+    # Neighbours within 0.5 * 2 are passed over.
+    others = distance[:70, :70].clone()
+    others[others <= 1.0] = math.inf
+    expected = others.sort(dim=1).values[:, 2]
+    assert torch.allclose(local_radius(x, 0.5, candidate, 3), expected, rtol=1e-5)
+    same = torch.ones(70, 4)
+    assert torch.equal(local_radius(same, 0.5, candidate, 3), candidate)
+
+
+def test_distinct_keeps_each_once() -> None:
+    x = torch.tensor([[[3, 1]], [[0, 2]], [[3, 1]], [[0, 1]]], dtype=torch.uint8)
+    assert distinct(x).tolist() == [[[0, 1]], [[0, 2]], [[3, 1]]]
+
+
+# Statistics. Draws from a known distribution over N labels give degrees without any distance.
+
+
+def degrees_of(labels: Tensor) -> Tensor:
+    return torch.bincount(labels)[labels] - 1
+
+
+@pytest.mark.parametrize("n", [100, 1000, 10_000])
+def test_interval_covers_a_uniform_support(n: int) -> None:
+    g, s, covered, values = generator(n), 1000, 0, []
+    for _ in range(300):
+        support = renyi2_support(degrees_of(torch.randint(n, (s,), generator=g)), 1)
+        assert support.high is not None
+        covered += support.low <= n <= support.high
+        values.append(1 / support.value)
+    assert 0.91 <= covered / 300 <= 0.99
+    assert sum(values) / 300 == pytest.approx(1 / n, rel=0.03)  # p2 is unbiased
+
+
+@pytest.mark.parametrize("exponent", [0.5, 1.0])
+def test_interval_covers_the_renyi_support_of_zipf(exponent: float) -> None:
+    weights = torch.arange(1, 10_001).double() ** -exponent
+    p = weights / weights.sum()
+    truth, g, covered = 1 / p.square().sum().item(), generator(5), 0
+    for _ in range(200):
+        support = renyi2_support(degrees_of(torch.multinomial(p, 1000, replacement=True, generator=g)), 1)
+        covered += support.low <= truth <= (support.high or math.inf)
+    assert covered / 200 >= 0.88
+
+
+def test_standard_error_against_simulation() -> None:
+    p = torch.arange(1, 501).double() ** -0.7
+    g = generator(2)
+    supports = [renyi2_support(degrees_of(torch.multinomial(p, 800, True, generator=g)), 1) for _ in range(300)]
+    errors = [support.stderr for support in supports if support.stderr is not None]
+    spread = torch.tensor([support.value for support in supports]).std().item()
+    assert sum(errors) / 300 == pytest.approx(spread, rel=0.15)
+
+
+def test_no_collisions_give_the_bound_of_the_rule_of_three() -> None:
+    support = renyi2_support(torch.zeros(1000, dtype=torch.int64), 1)
+    assert support.relation is Relation.LOWER_BOUND
+    assert support.value == pytest.approx(1000 * 999 / 6, rel=2e-3)
+    assert (support.low, support.high, support.stderr) == (support.value, None, None)
+
+
+def test_few_collisions_may_be_false_ones_and_many_are_not() -> None:
+    def with_pairs(c: int) -> Support:
+        degrees = torch.zeros(200, dtype=torch.int64)
+        degrees[: 2 * c] = 1
+        return renyi2_support(degrees, 1)
+
+    # P(C >= c) = 2^-c: 4 are within the 95 % of chance, 5 are not.
+    assert [with_pairs(c).relation for c in (1, 4, 5)] == [
+        Relation.LOWER_BOUND, Relation.LOWER_BOUND, Relation.ESTIMATE,
+    ]  # fmt: skip
+    bound = with_pairs(4).value
+    mean = 200 * 199 / 2 / bound  # collisions expected if the support were just the bound
+    chance = math.exp(-mean) * sum(mean**i / math.factorial(i) for i in range(5))
+    assert chance == pytest.approx(0.05, abs=1e-6)
+    assert with_pairs(5).value == pytest.approx(200 * 199 / 2 / 5)
+
+
+def test_total_collapse_is_a_support_of_one() -> None:
+    support = renyi2_support(torch.full((100,), 99), 1)
+    assert (support.value, support.low, support.high) == (1, 1, 1)
+
+
+def test_false_pairs_are_as_many_as_declared() -> None:
+    found = []
+    for seed in range(150):
+        x = torch.randn(200, 5, generator=generator(seed))
+        found.append(near_duplicate_support(x[:100], x[100:], 2).collisions)
+    # The mean has a standard error of 0.16, and exceeds 2 a little because pairs of one example are not independent.
+    assert 1.5 < sum(found) / 150 < 3
+    assert sum(c > 6 for c in found) / 150 < 0.1  # 6 is the limit below which C is blamed on chance, of 5 %
+
+
+# Real digits: 1000 held out, models that copy the other 4000 or distort them.
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[Tensor, Tensor]:
+    data = mnist5k()
+    order = torch.randperm(4000, generator=generator(1))
+    return data.train.x[order], torch.cat([data.val.x, data.test.x])
+
+
+def support_of(samples: Tensor, held_out: Tensor) -> Support:
+    shuffled = held_out[torch.randperm(len(held_out), generator=generator(2))]
+    return near_duplicate_support(samples.flatten(1), shuffled.flatten(1), 1)
+
+
+def low_pass(x: Tensor, sigma: float) -> Tensor:
+    kernel = torch.exp(-(torch.arange(-4, 5) ** 2) / (2 * sigma**2))
+    kernel = torch.outer(kernel, kernel) / kernel.sum() ** 2
+    return functional.conv2d(x.float(), kernel[None, None], padding=4).round().to(torch.uint8)
+
+
+def test_fresh_shrunk_and_blurred_digits_are_no_collapse(digits: tuple[Tensor, Tensor]) -> None:
+    train, held_out = digits
+    fresh = support_of(train[:1000], held_out)
+    shrunk = support_of((train[:1000].float() / 2).round().to(torch.uint8), held_out)
+    for support in (fresh, shrunk):
+        assert support.relation is Relation.LOWER_BOUND
+        assert support.value > 50_000
+    # Blur brings some pairs too close. With distances in units of the real radius alone they are hundreds.
+    assert support_of(low_pass(train[1000:2000], 1.0), held_out).value > 25_000
+
+
+@pytest.mark.parametrize("n", [4000, 1000, 200])
+def test_resampler_is_recovered(digits: tuple[Tensor, Tensor], n: int) -> None:
+    train, held_out = digits
+    support = support_of(train[torch.randint(n, (1000,), generator=generator(n))], held_out)
+    assert support.high is not None
+    assert support.low <= n <= support.high
+
+
+@pytest.mark.parametrize("n", [1, 5, 200])
+def test_noisy_copies_are_recovered(digits: tuple[Tensor, Tensor], n: int) -> None:
+    train, held_out = digits
+    copies = train[torch.randint(n, (1000,), generator=generator(n))].float()
+    noisy = copies + 10 * torch.randn(copies.shape, generator=generator(3))
+    assert support_of(noisy.clamp(0, 255).round().to(torch.uint8), held_out).value == pytest.approx(n, rel=0.1)
+
+
+# The metric.
+
+
+def test_metric_row_and_nothing_global_is_touched() -> None:
+    g = generator()
+    held_out, modes = torch.randn(300, 6, generator=g), torch.randn(20, 6, generator=g)
+    samples = modes[torch.randint(20, (200,), generator=g)]
+    before, state = samples.clone(), torch.get_rng_state()
+    (estimate,) = Birthday().compute(FakeContext(spec(6), held_out=held_out, samples=samples))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(samples, before)
+    assert estimate.value == pytest.approx(20, rel=0.2)
+    assert (estimate.info.name, estimate.n_real, estimate.n_fake, estimate.extractor) == (
+        "support[pixels]",
+        200,
+        200,
+        "",
+    )
+    (features,) = Birthday("features").compute(FakeContext(spec(6), held_out=held_out, samples=samples))
+    assert (features.info.name, features.extractor, features.value) == ("support[features]", "toy-cnn", estimate.value)
+
+
+def test_too_few_or_repeated_real_examples_are_skipped() -> None:
+    samples, held_out = torch.randn(100, 2, generator=generator()), torch.zeros(100, 2)
+    (estimate,) = Birthday().compute(FakeContext(spec(2), held_out=held_out, samples=samples))
+    assert estimate.status is Status.SKIPPED
+    assert "1 examples" in estimate.reason
+
+
+def test_nan_samples_fail() -> None:
+    held_out, samples = torch.randn(100, 2, generator=generator()), torch.full((100, 2), math.nan)
+    (estimate,) = Birthday().compute(FakeContext(spec(2), held_out=held_out, samples=samples))
+    assert estimate.status is Status.FAILED
+
+
+def test_options_are_checked() -> None:
+    with pytest.raises(UserError, match="pixels or features"):
+        Birthday("colours")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="at least 1"):
+        Birthday(false_pairs=0)

@@ -1,0 +1,178 @@
+"""The in-domain classifier: learns, repeats itself, survives a damaged cache, leaves the global generator alone."""
+
+import dataclasses
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from bench.data.base import Data, Split
+from bench.data.digits import mnist5k
+from bench.errors import UserError
+from bench.features import classifier
+from bench.features.classifier import Classifier, augment, load_or_train
+from bench.schema import DataSpec
+
+
+def bars(n: int, seed: int, size: int = 8) -> Split:
+    """Pictures of a horizontal or a vertical bar in noise."""
+    g = Generator().manual_seed(seed)
+    y = torch.randint(2, (n,), generator=g)
+    x = torch.randint(60, (n, 1, size, size), generator=g)
+    place = torch.randint(2, size - 2, (n,), generator=g)
+    for i in range(n):
+        x[i, 0, place[i]] += 120 * (y[i] == 0)
+        x[i, 0, :, place[i]] += 120 * (y[i] == 1)
+    return Split(x.to(torch.uint8), y)
+
+
+def toy(seed: int = 0, name: str = "bars", size: int = 8) -> Data:
+    spec = DataSpec(name, "r1", (1, size, size), 256, 300, 50, 100, 2)
+    return Data(spec, bars(300, seed, size), bars(50, seed + 1, size), bars(100, seed + 2, size))
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(classifier, "MIN_EXAMPLES", 1800)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # rounding, and so the weights, could change with the number of threads
+    yield
+    torch.set_num_threads(threads)
+
+
+def same(a: Classifier, b: Classifier, x: Tensor) -> bool:
+    return torch.equal(a.features(x), b.features(x)) and torch.equal(a.probabilities(x), b.probabilities(x))
+
+
+@pytest.mark.parametrize("size", [8, 13])
+def test_it_learns_and_has_full_rank_features(tmp_path: Path, size: int) -> None:
+    data = toy(size=size)
+    lines: list[str] = []
+    found = load_or_train(data, tmp_path, lines.append)
+    assert data.test.y is not None
+    probabilities = found.probabilities(data.test.x)
+    accuracy = (probabilities.argmax(dim=1) == data.test.y).double().mean().item()
+    assert found.accuracy == accuracy > 0.9
+    assert (found.name, found.n_test, len(lines)) == ("bars-cnn", 100, 6)
+    assert torch.allclose(probabilities.sum(dim=1), torch.ones(100), atol=1e-6)
+    features = found.features(data.train.x)
+    assert features.shape == (300, 64)
+    assert features.dtype == torch.float32
+    assert int(torch.linalg.matrix_rank(torch.cov(features.double().T))) == 64
+
+
+def test_training_repeats_itself_and_leaves_the_generator_alone(tmp_path: Path) -> None:
+    data = toy()
+    torch.manual_seed(1)
+    first = load_or_train(data, tmp_path / "a")
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    second = load_or_train(data, tmp_path / "b")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert first.hash == second.hash
+    assert same(first, second, data.test.x)
+
+
+def test_second_call_reads_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = toy()
+    first = load_or_train(data, tmp_path)
+    monkeypatch.setattr(classifier, "_train", lambda *_: pytest.fail("trained although cached"))
+    second = load_or_train(data, tmp_path)
+    assert same(first, second, data.test.x)
+    assert (first.hash, first.accuracy, first.n_test) == (second.hash, second.accuracy, second.n_test)
+    assert [path.suffix for path in (tmp_path / "classifiers").iterdir()] == [".pt"]
+
+
+def test_hash_tells_data_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifier, "MIN_EPOCHS", 1)
+    monkeypatch.setattr(classifier, "MIN_EXAMPLES", 1)
+    data = toy()
+    revised = dataclasses.replace(data, spec=dataclasses.replace(data.spec, revision="r2"))
+    swapped = dataclasses.replace(data, train=Split(data.train.x.flip(0), data.train.y))
+    digits = toy(name="mnist_of_bars")
+    found = [load_or_train(each, tmp_path) for each in (data, revised, swapped, digits)]
+    assert len({each.hash for each in found}) == 4
+    assert found[3].name == "mnist-cnn"
+
+
+@pytest.mark.parametrize("damage", ["cut", "noise", "empty", "foreign", "nested"])
+def test_damaged_cache_is_trained_again_with_a_warning(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = toy()
+    first = load_or_train(data, tmp_path)
+    (path,) = (tmp_path / "classifiers").iterdir()
+    whole = path.read_bytes()
+    if damage == "foreign":
+        torch.save({"weights": torch.zeros(3)}, path)
+    elif damage == "nested":
+        torch.save([1, 2], path)
+    else:
+        path.write_bytes({"cut": whole[: len(whole) // 2], "noise": b"\x80" * 999, "empty": b""}[damage])
+    with caplog.at_level(logging.WARNING):
+        second = load_or_train(data, tmp_path)
+    assert len(caplog.records) == 1
+    assert same(first, second, data.test.x)
+    caplog.clear()
+    load_or_train(data, tmp_path)
+    assert not caplog.records
+
+
+def test_file_is_safe_to_load(tmp_path: Path) -> None:
+    load_or_train(toy(), tmp_path)
+    (path,) = (tmp_path / "classifiers").iterdir()
+    stored = torch.load(path, weights_only=True)
+    assert set(stored) == {"config", "weights", "accuracy", "n_test"}
+
+
+def test_unsuitable_data_are_refused(tmp_path: Path) -> None:
+    data = toy()
+    spec = data.spec
+    for bad, what in (
+        (dataclasses.replace(spec, classes=None), "labels"),
+        (dataclasses.replace(spec, shape=(64,)), "8 x 8"),
+        (dataclasses.replace(spec, levels=None), "levels"),
+        (dataclasses.replace(spec, shape=(1, 7, 9)), "8 x 8"),
+    ):
+        with pytest.raises(UserError, match=what):
+            load_or_train(dataclasses.replace(data, spec=bad), tmp_path)
+
+
+def test_augmentation_moves_pictures_a_little() -> None:
+    x = torch.zeros(500, 1, 28, 28, dtype=torch.uint8)
+    x[:, :, 10:18, 10:18] = 200
+    moved = augment(x, Generator().manual_seed(0))
+    assert torch.equal(moved, augment(x, Generator().manual_seed(0)))
+    assert moved.dtype == torch.float32
+    mass = moved.sum(dim=(1, 2, 3))
+    assert torch.allclose(mass, torch.full((500,), 200.0 * 64), rtol=0.03)  # nothing is stretched
+    place = torch.arange(28) - 13.5
+    down = (moved.sum(dim=(1, 3)) * place).sum(dim=1) / mass  # centre of mass in pixels
+    across = (moved.sum(dim=(1, 2)) * place).sum(dim=1) / mass
+    distance = (down**2 + across**2).sqrt()
+    assert 2.5 < distance.max() <= math.sqrt(2) * 28 * 0.08 + 1e-2
+    assert abs(down.mean()) < 0.3
+    assert abs(across.mean()) < 0.3
+
+
+def test_augmentation_is_a_rotation_on_oblong_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifier, "MAX_SHIFT", 0.0)
+    monkeypatch.setattr(classifier, "MAX_DEGREES", 90.0)
+    rows, columns = torch.meshgrid(torch.arange(20) - 9.5, torch.arange(40) - 19.5, indexing="ij")
+    disc = torch.exp(-((rows - 4) ** 2 + (columns - 3) ** 2) / 4).expand(50, 1, 20, 40)  # 5 pixels off the centre
+    moved = augment(disc, Generator().manual_seed(0))[:, 0]
+    mass = moved.sum(dim=(1, 2))
+    down, across = (moved * rows).sum(dim=(1, 2)) / mass, (moved * columns).sum(dim=(1, 2)) / mass
+    assert torch.allclose((down**2 + across**2).sqrt(), torch.full((50,), 5.0), atol=0.1)
+    assert down.std() > 1
+
+
+def test_digits_are_learned_in_two_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifier, "MIN_EPOCHS", 2)
+    found = load_or_train(mnist5k(), tmp_path)
+    assert found.accuracy > 0.93
+    assert found.name == "mnist-cnn"

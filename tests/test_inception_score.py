@@ -1,0 +1,69 @@
+"""Inception Score: known values, the delta-method error against simulation; the extractor's accuracy row."""
+
+import math
+
+import pytest
+import torch
+from helpers_metrics import FakeContext, FakeExtractor, spec
+from torch import Generator, Tensor
+
+from bench.metrics.extractor import ExtractorAccuracy, wilson_interval
+from bench.metrics.inception_score import InceptionScore, inception_score
+from bench.schema import Status
+
+
+def random_probabilities(n: int, seed: int) -> Tensor:
+    logits = 2 * torch.randn(n, 5, generator=Generator().manual_seed(seed)) + torch.arange(5) / 4
+    return logits.softmax(dim=1)
+
+
+def test_perfect_classifier_on_balanced_classes_gives_their_number() -> None:
+    score, stderr = inception_score(torch.eye(10).repeat(500, 1))
+    assert score == pytest.approx(10, abs=1e-12)
+    assert stderr == pytest.approx(0, abs=1e-12)
+
+
+def test_undecided_classifier_and_one_class_give_one() -> None:
+    assert inception_score(torch.full((50, 10), 0.1))[0] == pytest.approx(1, abs=1e-12)
+    assert inception_score(torch.eye(10)[:1].repeat(50, 1))[0] == pytest.approx(1, abs=1e-12)
+
+
+def test_score_is_the_exponential_of_the_mutual_information() -> None:
+    p = random_probabilities(300, 0).double()
+    p = p / p.sum(dim=1, keepdim=True)
+    marginal = p.mean(dim=0)
+    entropy = -(marginal * marginal.log()).sum() + (p * p.log()).sum(dim=1).mean()
+    assert inception_score(p)[0] == pytest.approx(math.exp(entropy.item()), rel=1e-12)
+
+
+def test_standard_error_against_simulation() -> None:
+    scores, errors = zip(*(inception_score(random_probabilities(400, seed)) for seed in range(300)), strict=True)
+    assert torch.tensor(errors).mean().item() == pytest.approx(torch.tensor(scores).std().item(), rel=0.12)
+
+
+def test_metric_names_its_extractor_and_keeps_inputs() -> None:
+    samples = torch.randn(100, 10, generator=Generator().manual_seed(0))
+    before = samples.clone()
+    context = FakeContext(spec(10), samples=samples)
+    (estimate,) = InceptionScore().compute(context)
+    assert (estimate.info.name, estimate.extractor_hash, estimate.n_fake) == ("is[toy-cnn]", "abc", 100)
+    assert estimate.value == inception_score(samples.softmax(dim=1))[0]
+    assert torch.equal(samples, before)
+
+
+@pytest.mark.parametrize("samples", [torch.zeros(1, 10), torch.full((5, 10), math.nan)])
+def test_one_sample_or_nan_fails_with_a_reason(samples: Tensor) -> None:
+    (estimate,) = InceptionScore().compute(FakeContext(spec(10), samples=samples))
+    assert estimate.status is Status.FAILED
+    assert estimate.reason
+
+
+def test_accuracy_row_and_wilson_interval() -> None:
+    (estimate,) = ExtractorAccuracy().compute(FakeContext(spec(2), extractor=FakeExtractor(accuracy=0.9, n_test=50)))
+    assert (estimate.info.name, estimate.info.higher_is_better) == ("accuracy[toy-cnn]", None)
+    assert (estimate.value, estimate.n_real) == (0.9, 50)
+    assert estimate.stderr == pytest.approx(math.sqrt(0.9 * 0.1 / 50))
+    # The interval's ends are the p0 whose score test rejects exactly: |p - p0| = z sqrt(p0 (1 - p0) / n).
+    for p, n in ((0.9, 50), (1.0, 500), (0.0, 20)):
+        for end in wilson_interval(p, n):
+            assert abs(p - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / n), abs=1e-12)

@@ -1,0 +1,107 @@
+"""Likelihood: K-draw bounds against an exact linear-Gaussian model; cost rows."""
+
+import math
+
+import pytest
+import torch
+from helpers_metrics import FakeContext, spec
+from torch import Generator, Tensor
+from torch.distributions import MultivariateNormal, Normal
+
+from bench.metrics.cost import Cost
+from bench.metrics.likelihood import LogLikelihood, bits_per_dim, k_draw_bound, log_mean_exp
+from bench.schema import Relation, Status
+
+
+def linear_gaussian(draws: int, n: int = 400, data_dim: int = 6, latent_dim: int = 2) -> tuple[Tensor, Tensor]:
+    """Weights (K, N) of x = W z + e under a proposal wider than the posterior, and the exact log p(x) (N,)."""
+    g = Generator().manual_seed(3)
+    w = torch.randn(data_dim, latent_dim, generator=g, dtype=torch.float64)
+    x = torch.randn(n, latent_dim, generator=g, dtype=torch.float64) @ w.T
+    x = x + 0.5 * torch.randn(n, data_dim, generator=g, dtype=torch.float64)
+    exact = MultivariateNormal(torch.zeros_like(x[0]), w @ w.T + 0.25 * torch.eye(data_dim)).log_prob(x)
+    precision = torch.eye(latent_dim, dtype=torch.float64) + w.T @ w / 0.25
+    mean = x @ w @ precision.inverse() / 0.25  # (N, Z)
+    scale = 1.5 * torch.linalg.cholesky(precision.inverse())
+    z = mean + torch.randn(draws, n, latent_dim, generator=g, dtype=torch.float64) @ scale.T  # (K, N, Z)
+    log_q = MultivariateNormal(mean, scale_tril=scale).log_prob(z)
+    log_joint = Normal(z @ w.T, 0.5).log_prob(x).sum(dim=-1) + Normal(0.0, 1.0).log_prob(z).sum(dim=-1)
+    return log_joint - log_q, exact
+
+
+def test_many_draws_reach_the_exact_likelihood() -> None:
+    log_w, exact = linear_gaussian(draws=2000, n=100)
+    assert (k_draw_bound(log_w) - exact).abs().max() < 0.15
+    assert (k_draw_bound(log_w) - exact).mean().abs() < 5e-3
+
+
+def test_bound_rises_with_draws_and_stays_below() -> None:
+    log_w, exact = linear_gaussian(draws=640)
+    means = [
+        torch.stack([k_draw_bound(part) for part in log_w.split(k)]).mean().item() - exact.mean().item()
+        for k in (1, 4, 16, 64)
+    ]
+    assert means == sorted(means)
+    assert means[0] < -0.1
+    assert means[-1] < 1e-3
+
+
+def test_log_mean_exp_against_plain_arithmetic_and_at_extremes() -> None:
+    x = torch.tensor([[0.5, -1.0], [2.0, 0.25]])
+    assert torch.allclose(log_mean_exp(x, 0), x.double().exp().mean(dim=0).log(), atol=1e-14)
+    assert torch.allclose(log_mean_exp(x, 1), x.double().exp().mean(dim=1).log(), atol=1e-14)
+    far = torch.tensor([-5000.0, -5001.0])
+    assert log_mean_exp(far, 0).item() == pytest.approx(-5000 + math.log((1 + math.exp(-1)) / 2), abs=1e-10)
+    assert log_mean_exp(torch.tensor([-math.inf, 0.0]), 0).item() == pytest.approx(-math.log(2))
+    assert log_mean_exp(torch.full((3,), -math.inf), 0).item() == -math.inf
+
+
+def test_bits_per_dim_of_a_uniform_pixel_is_its_bits() -> None:
+    assert bits_per_dim(-784 * math.log(256), 784) == pytest.approx(8)
+
+
+def test_metric_on_integer_data() -> None:
+    log_w = torch.tensor([[-1.0, -2.0, -4.0], [-1.0, -2.0, -4.0]], dtype=torch.float64)
+    nats, bits = LogLikelihood().compute(FakeContext(spec(5, 256), log_weights=log_w, relation="lower_bound"))
+    assert nats.value == pytest.approx(-7 / 3)
+    stderr = math.sqrt(((1 - 7 / 3) ** 2 + (2 - 7 / 3) ** 2 + (4 - 7 / 3) ** 2) / 2 / 3)
+    assert nats.stderr == pytest.approx(stderr)
+    assert nats.ci_low == pytest.approx(-7 / 3 - 1.96 * stderr, abs=1e-4)
+    assert (nats.n_real, nats.n_draws, nats.relation) == (3, 2, Relation.LOWER_BOUND)
+    assert bits.value == pytest.approx(7 / 3 / (5 * math.log(2)))
+    assert bits.relation is Relation.UPPER_BOUND
+    assert bits.ci_low is not None
+    assert bits.ci_high is not None
+    assert bits.ci_low < bits.value < bits.ci_high
+
+
+def test_a_density_has_no_bits_and_one_example_no_error() -> None:
+    nats, bits = LogLikelihood().compute(FakeContext(spec(2), log_weights=torch.tensor([[-1.5]])))
+    assert (nats.value, nats.stderr, nats.relation, nats.n_draws) == (-1.5, None, Relation.EXACT, 1)
+    assert bits.status is Status.SKIPPED
+    assert "real-valued" in bits.reason
+
+
+@pytest.mark.parametrize("bad", [-math.inf, math.inf, math.nan])
+def test_weights_that_are_not_finite_fail_and_are_counted(bad: float) -> None:
+    log_w = torch.zeros(3, 10, dtype=torch.float64)
+    log_w[:, [2, 7]] = bad
+    for estimate in LogLikelihood().compute(FakeContext(spec(2, 4), log_weights=log_w)):
+        assert estimate.status is Status.FAILED
+        assert "2 of 10" in estimate.reason
+
+
+def test_one_draw_of_weight_zero_among_others_is_no_failure() -> None:
+    log_w = torch.tensor([[-math.inf, 0.0], [0.0, 0.0]], dtype=torch.float64)
+    assert LogLikelihood().compute(FakeContext(spec(2), log_weights=log_w))[0].value == pytest.approx(-math.log(2) / 2)
+
+
+def test_costs_are_passed_on_or_skipped() -> None:
+    context = FakeContext(spec(2), costs={"parameters": 12.0, "samples_per_second": 3.5})
+    estimates = {estimate.info.name: estimate for estimate in Cost().compute(context)}
+    assert estimates["parameters"].value == 12
+    assert estimates["samples_per_second"].value == 3.5
+    assert estimates["train_seconds"].status is Status.SKIPPED
+    assert estimates["train_seconds"].reason
+    assert [estimate.info for estimate in Cost().compute(context)] == list(Cost().infos(context))
+    assert [info.higher_is_better for info in Cost().infos(context)] == [None, False, True, True]
