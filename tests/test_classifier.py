@@ -39,7 +39,7 @@ def toy(seed: int = 0, name: str = "bars", size: int = 8) -> Data:
 def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(classifier, "MIN_EXAMPLES", 1800)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # rounding, and so the weights, could change with the number of threads
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
 
@@ -70,8 +70,11 @@ def test_training_repeats_itself_and_leaves_the_generator_alone(tmp_path: Path) 
     torch.manual_seed(1)
     first = load_or_train(data, tmp_path / "a")
     torch.manual_seed(2)
+    torch.set_num_threads(2)
     state = torch.get_rng_state()
     second = load_or_train(data, tmp_path / "b")
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)  # the evaluation below may round as it likes, but twice in the same way
     assert torch.equal(torch.get_rng_state(), state)
     assert first.hash == second.hash
     assert same(first, second, data.test.x)

@@ -1,0 +1,24 @@
+"""What all tests share: a cache of their own, and one thread a process."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+# Two cores: a second thread per process costs more than it brings on tensors this small.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing a user has in the cache can help a test to pass. The classifier is trained once for the whole session."""
+    os.environ["GENBENCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to run commands in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -1,0 +1,100 @@
+"""What every other YAML in conf promises: data sets, metrics, trainers, loggers, experiments."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers_models import configuration, names, new_model, small_data
+
+import conf
+from bench.build import build_data, build_metrics
+from bench.catalogue import GROUPS, describe, listing
+from bench.data.fetch import cache_dir
+from bench.errors import UserError
+from bench.evaluate import EvalContext, evaluate
+from bench.features.classifier import load_or_train
+from bench.job import check
+from bench.run import compose_runs
+from bench.schema import Status
+from bench.train import Progress
+
+
+@pytest.mark.parametrize("name", names("data"))
+def test_data_agree_with_their_specification(name: str) -> None:
+    config = configuration("gaussian", f"data={name}")
+    check(config)
+    try:
+        data = build_data(config)
+    except UserError as error:
+        pytest.skip(f"its bytes cannot be had here: {error}")
+    spec = data.spec
+    assert spec.name == name
+    assert spec.revision
+    assert spec.licence
+    assert spec.source
+    for split, size in ((data.train, spec.n_train), (data.val, spec.n_val), (data.test, spec.n_test)):
+        assert split.x.shape == (size, *spec.shape)
+        assert split.x.dtype == (torch.float32 if spec.levels is None else torch.uint8)
+        assert torch.isfinite(split.x.float()).all()
+        assert (split.y is None) == (spec.classes is None)
+        if split.y is not None:
+            assert split.y.shape == (size,)
+            assert set(split.y.tolist()) == set(range(spec.classes or 0))
+    if spec.levels is not None:
+        assert int(data.train.x.max()) < spec.levels
+    again = build_data(config | {"seed": 99})
+    assert torch.equal(data.train.x, again.train.x), "a split never moves with the run's seed"
+    assert torch.equal(data.test.x, again.test.x)
+    examples = {x.numpy().tobytes() for x in data.train.x}
+    assert not any(x.numpy().tobytes() in examples for x in (*data.val.x, *data.test.x)), "splits share examples"
+
+
+@pytest.mark.parametrize("name", names("metric"))
+def test_metrics_make_what_they_announce(name: str, tmp_path: Path) -> None:
+    config = configuration("vae", f"metric=[{name}]")
+    check(config)
+    metrics = build_metrics(config)
+    data = small_data((1, 8, 8), 256, n=200)
+    model = new_model("vae", data.spec)
+    context = EvalContext(
+        model, data, seed=0, n_samples=64, n_draws=2, progress=Progress(examples_seen=10, train_seconds=1.0),
+        load_classifier=lambda: load_or_train(data, cache_dir()),
+    )  # fmt: skip
+    assert list(metrics) == [name]
+    infos = metrics[name].infos(context)
+    estimates = evaluate(context, metrics)
+    assert [estimate.info for estimate in estimates] == list(infos)
+    assert all(info.name and info.title and info.version >= 1 for info in infos)
+    assert [estimate for estimate in estimates if estimate.status is Status.FAILED] == []
+    assert any(estimate.status is Status.OK for estimate in estimates)
+    again = EvalContext(
+        model, data, seed=0, n_samples=64, n_draws=2, progress=Progress(examples_seen=10, train_seconds=1.0),
+        load_classifier=lambda: load_or_train(data, cache_dir()),
+    )  # fmt: skip
+    timed = {"train_examples_per_second", "samples_per_second"}
+    values = [estimate.value for estimate in estimates if estimate.info.name not in timed]
+    repeated = [estimate.value for estimate in evaluate(again, metrics) if estimate.info.name not in timed]
+    assert values == repeated, "the same seed gives the same numbers"
+
+
+@pytest.mark.parametrize("name", names("experiment"))
+def test_experiments_compose_and_pass_their_checks(name: str) -> None:
+    runs = compose_runs([f"experiment={name}"])
+    assert runs
+    for config in runs:
+        check(config)
+
+
+@pytest.mark.parametrize("group", ["trainer", "logger"])
+def test_other_groups_compose_and_pass_their_checks(group: str) -> None:
+    for name in names(group):
+        if name != "tensorboard":  # an extra
+            check(configuration("vae", f"{group}={name}"))
+
+
+def test_every_file_describes_itself() -> None:
+    root = Path(conf.__file__).parent
+    for group in GROUPS.values():
+        for file in (root / group).glob("*.yaml"):
+            assert len(describe(file)) > 5, f"{file.name} does not begin with a one-line description"
+            assert file.stem in listing([])
