@@ -137,7 +137,7 @@ class EvalContext:
     def costs(self) -> dict[str, float]:
         model, progress = self._model(), self.progress
         _ = self.samples  # its time is one of the costs
-        costs = {"parameters": float(sum(parameter.numel() for parameter in model.parameters()))}
+        costs = {"parameters": float(model.n_parameters)}
         costs["train_seconds"] = progress.train_seconds
         if progress.train_seconds > 0:
             costs["train_examples_per_second"] = progress.examples_seen / progress.train_seconds

@@ -331,7 +331,7 @@ def _rows(
         "dirty": dirty,
         "model": config["choices"]["model"],
         "model_family": "data" if model is None else model.family,
-        "n_params": 0 if model is None else sum(parameter.numel() for parameter in model.parameters()),
+        "n_params": 0 if model is None else model.n_parameters,
         "dataset": data.spec.name,
         "data_revision": data.spec.revision,
         "split": "test",

@@ -1,5 +1,6 @@
 """From the folders of runs to a leaderboard: a view that can always be made again."""
 
+import sys
 from pathlib import Path
 
 from bench.aggregate import make_table
@@ -29,5 +30,6 @@ def publish(runs: Path, results: Path, name: str) -> None:
     in_order = sorted(rows, key=lambda row: (row.run_id, row.checkpoint, row.metric))
     write_rows(results / "rows" / f"{name}.jsonl", in_order)
     written = write_leaderboard(rows, results / "leaderboard", name)
-    print_table(make_table(rows), Console())
+    # Where there is no terminal to measure, a width at which no cell is broken.
+    print_table(make_table(rows), Console(width=None if sys.stdout.isatty() else 120))
     print(f"Written: {', '.join(map(str, written))}")

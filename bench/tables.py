@@ -176,14 +176,14 @@ def _print_blocks(view: View, console: "Console") -> None:
     from rich.table import Table as Grid
     from rich.text import Text
 
-    # Each column: its heading, then its texts. A gap of two stands between columns.
+    # Each column: its heading, then its texts. A gap of three stands between columns: padding and divider.
     lead = [list(texts) for texts in zip(*view.lead, strict=True)]
     metrics = [
         ["\n".join(head), *(_text_cell(line[index]) for line in view.cells)] for index, head in enumerate(view.heads)
     ]
-    widths = [max(cell_len(part) for text in texts for part in text.split("\n")) + 2 for texts in metrics]
-    names_width = max(cell_len(text) for text in lead[0]) + 2
-    room = console.width - sum(max(cell_len(text) for text in texts) + 2 for texts in lead)
+    widths = [max(cell_len(part) for text in texts for part in text.split("\n")) + 3 for texts in metrics]
+    names_width = max(cell_len(text) for text in lead[0]) + 3
+    room = console.width - sum(max(cell_len(text) for text in texts) + 3 for texts in lead)
     blocks: list[list[int]] = [[]]
     for index, width in enumerate(widths):
         if width > room and blocks[-1]:

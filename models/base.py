@@ -57,6 +57,11 @@ class GenerativeModel(LightningModule, ABC):
         return math.prod(self.shape)
 
     @property
+    def n_parameters(self) -> int:
+        """Numbers that fitting sets: the trainable parameters, unless the model says otherwise."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+    @property
     def data_dtype(self) -> torch.dtype:
         """uint8 for integer levels, float32 for reals."""
         return torch.float32 if self.levels is None else torch.uint8

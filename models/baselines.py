@@ -9,21 +9,28 @@ from torch import Generator, Tensor
 
 from models.base import ClosedForm, GenerativeModel, HasLikelihood, Relation
 
-__all__ = ["Gaussian", "Resampler"]
+__all__ = ["Gaussian", "Resampler", "oracle_approximating_shrinkage"]
 
 
 class Gaussian(GenerativeModel, HasLikelihood, ClosedForm):
-    r"""Normal distribution with full covariance, fitted by maximum likelihood in one pass, in float64.
+    r"""Normal distribution with full covariance, fitted in closed form in one pass, in float64.
 
     .. math:: \log N(y; \mu, \Sigma) = -\tfrac12 |L^{-1}(y - \mu)|^2 - \textstyle\sum_i \log L_{ii}
         - \tfrac D2 \log 2\pi, \quad \Sigma = L L^T
 
-    Real-valued data: y = x, exact. The covariance is that of the data plus a ridge on the diagonal, a fraction of
-    the mean variance, because constant or collinear entries would make it singular.
+    The covariance is the sample's, shrunk towards a multiple of the identity,
 
-    Integer data: y = x + u with u uniform on the unit cube, in units of levels, so that :math:`E_u[w]` is the mass of
-    the cell [x, x + 1). The noise enters the fit in closed form, 1/2 in the mean and 1/12 in the variances, which
-    needs no ridge: no eigenvalue is below 1/12. ``sample`` rounds y down and clips it to 0 .. L-1. So the sampler puts
+    .. math:: \Sigma = (1 - \rho) S + \rho \frac{\operatorname{tr} S}{D} I, \quad \rho = \min\Big(1,
+        \frac{(1 - 2/D) \operatorname{tr} S^2 + \operatorname{tr}^2 S}
+        {(n + 1 - 2/D)(\operatorname{tr} S^2 - \operatorname{tr}^2 S / D)}\Big)
+
+    (Chen, Wiesel, Eldar, Hero 2010, Shrinkage algorithms for MMSE covariance estimation: OAS, eq. 23). Maximum
+    likelihood alone gives no variance to a pixel that is black in every training image, and every test image that
+    lights one thousands of nats; with n much larger than D the two agree.
+
+    Real-valued data: y = x, exact. Integer data: y = x + u with u uniform on the unit cube, in units of levels, so that
+    :math:`E_u[w]` is the mass of the cell [x, x + 1). The noise enters the fit in closed form, 1/2 in the mean and 1/12
+    in the variances. ``sample`` rounds y down and clips it to 0 .. L-1. So the sampler puts
     on an end level what the normal has beyond it, while ``log_weight`` counts cells alone: over all x it sums to the
     normal's mass in [0, L)^D, less than 1, and bounds the sampler's log-probability from below.
 
@@ -32,14 +39,16 @@ class Gaussian(GenerativeModel, HasLikelihood, ClosedForm):
     Arguments:
         shape: Of one example.
         levels: Number of integer levels, or None for real-valued data.
-        ridge: Added to each variance of real-valued data, as a fraction of the mean variance.
+        shrinkage: A fixed rho in [0, 1], 0 for maximum likelihood; None for the formula.
     """
 
     family: ClassVar[str] = "baseline"
 
-    def __init__(self, shape: Iterable[int], levels: int | None, *, ridge: float = 1e-6) -> None:
+    def __init__(self, shape: Iterable[int], levels: int | None, *, shrinkage: float | None = None) -> None:
         super().__init__(shape, levels)
-        self.ridge = ridge
+        if shrinkage is not None and not 0 <= shrinkage <= 1:
+            raise ValueError(f"shrinkage must lie in [0, 1], not {shrinkage}")
+        self.shrinkage = shrinkage
         self.mean: Tensor
         self.cholesky: Tensor
         self.register_buffer("mean", torch.zeros(self.dim, dtype=torch.float64))
@@ -48,6 +57,11 @@ class Gaussian(GenerativeModel, HasLikelihood, ClosedForm):
     @property
     def relation(self) -> Relation:
         return "exact" if self.levels is None else "lower_bound"
+
+    @property
+    def n_parameters(self) -> int:
+        """Those of a mean and a symmetric matrix, D + D (D + 1) / 2."""
+        return self.dim + self.dim * (self.dim + 1) // 2
 
     def fit(self, batches: Iterable[Tensor]) -> None:
         """Take the training examples, ``(B, *shape)`` at a time, each once.
@@ -74,12 +88,13 @@ class Gaussian(GenerativeModel, HasLikelihood, ClosedForm):
         if n == 0:
             raise ValueError("the Gaussian cannot be fitted to no examples")
         covariance = scatter / n
-        if self.levels is None:
-            mean_variance = covariance.diagonal().mean().item()
-            if mean_variance == 0:
-                raise ValueError("the Gaussian cannot be fitted to examples that are all the same")
-            covariance.diagonal().add_(self.ridge * mean_variance)
-        else:
+        mean_variance = covariance.diagonal().mean().item()
+        if self.levels is None and mean_variance == 0:
+            raise ValueError("the Gaussian cannot be fitted to examples that are all the same")
+        rho = oracle_approximating_shrinkage(covariance, n) if self.shrinkage is None else self.shrinkage
+        covariance *= 1 - rho
+        covariance.diagonal().add_(rho * mean_variance)
+        if self.levels is not None:
             mean += 1 / 2
             covariance.diagonal().add_(1 / 12)
         self.mean.copy_(mean)
@@ -102,6 +117,16 @@ class Gaussian(GenerativeModel, HasLikelihood, ClosedForm):
         return y.to(self.data_dtype).unflatten(1, self.shape)
 
 
+def oracle_approximating_shrinkage(covariance: Tensor, n: int) -> float:
+    """The weight rho of the identity for a sample covariance ``(D, D)`` of ``n`` examples, as in ``Gaussian``."""
+    dim = len(covariance)
+    trace, trace_of_square = covariance.diagonal().sum().item(), covariance.square().sum().item()
+    spread = (n + 1 - 2 / dim) * (trace_of_square - trace**2 / dim)
+    if spread <= 0:  # already a multiple of the identity: shrinking changes nothing
+        return 0.0
+    return min(1.0, ((1 - 2 / dim) * trace_of_square + trace**2) / spread)
+
+
 class Resampler(GenerativeModel, ClosedForm):
     """The training set, sampled with replacement: what perfect memorization scores.
 
@@ -116,6 +141,11 @@ class Resampler(GenerativeModel, ClosedForm):
         super().__init__(shape, levels)
         self.examples: Tensor
         self.register_buffer("examples", torch.empty(0, *self.shape, dtype=self.data_dtype))  # (N, *shape)
+
+    @property
+    def n_parameters(self) -> int:
+        """As many numbers as it stores."""
+        return self.examples.numel()
 
     def fit(self, batches: Iterable[Tensor]) -> None:
         self.examples = torch.cat([batch.to(self.examples) for batch in batches])

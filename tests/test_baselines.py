@@ -14,7 +14,7 @@ from scipy.stats import multivariate_normal
 from torch import Generator, Tensor
 
 from models.base import HasLikelihood
-from models.baselines import Gaussian, Resampler
+from models.baselines import Gaussian, Resampler, oracle_approximating_shrinkage
 
 MODELS = Path(__file__).parent.parent / "conf" / "model"
 
@@ -46,7 +46,7 @@ def test_fit_is_maximum_likelihood_however_the_data_come(sizes: list[int]) -> No
     # An offset of 1e6 standard deviations leaves naive sums of squares no correct digit of the variance in float32
     # and four in float64.
     x = correlated(1000, 4, offset=1e6)
-    model = Gaussian((4,), None, ridge=0.0)
+    model = Gaussian((4,), None, shrinkage=0.0)
     model.fit(x.split(sizes))
     covariance = model.cholesky @ model.cholesky.T
     np.testing.assert_allclose(model.mean, x.mean(0), rtol=1e-14)
@@ -55,10 +55,9 @@ def test_fit_is_maximum_likelihood_however_the_data_come(sizes: list[int]) -> No
 
 def test_density_of_reals_is_scipys() -> None:
     x = correlated(500, 6).float()
-    model = Gaussian((2, 3, 1), None)
+    model = Gaussian((2, 3, 1), None, shrinkage=0.0)
     model.fit([x[:200].reshape(-1, 2, 3, 1), x[200:].reshape(-1, 2, 3, 1)])
     covariance = np.cov(x.double().T.numpy(), bias=True)
-    covariance += 1e-6 * np.trace(covariance) / 6 * np.eye(6)
     expected = multivariate_normal(x.double().mean(0).numpy(), covariance).logpdf(x[:20].double().numpy())
     assert model.relation == "exact"
     np.testing.assert_allclose(model.log_weight(x[:20].reshape(-1, 2, 3, 1)), expected, rtol=1e-7)
@@ -75,7 +74,7 @@ def test_masses_of_integers_are_those_of_the_normals_cells() -> None:
     first = torch.randint(4, (400,), generator=generator)
     second = (first + torch.randint(2, (400,), generator=generator)).clamp(max=3)
     x = torch.stack([first, second], 1).to(torch.uint8)
-    model = Gaussian((2,), 4)
+    model = Gaussian((2,), 4, shrinkage=0.0)
     model.fit([x])
     y = x.double().numpy()
     covariance = np.cov(y.T, bias=True) + np.eye(2) / 12
@@ -182,5 +181,40 @@ def test_their_yamls() -> None:
     gaussian = instantiate(OmegaConf.load(MODELS / "gaussian.yaml"), shape=[2], levels=None)
     resampler = instantiate(OmegaConf.load(MODELS / "resampler.yaml"), shape=[2], levels=4)
     assert isinstance(gaussian, Gaussian)
-    assert gaussian.ridge == 1e-6
+    assert gaussian.shrinkage is None
     assert isinstance(resampler, Resampler)
+
+
+@pytest.mark.parametrize(("n", "dim"), [(30, 40), (500, 8), (60, 3)])
+def test_shrinkage_agrees_with_scikit_learn(n: int, dim: int) -> None:
+    """Whose variant of the formula leaves out the terms of order 1/D, so the tolerance is of that order."""
+    sklearn_covariance = pytest.importorskip("sklearn.covariance")
+    generator = Generator().manual_seed(n)
+    x = (
+        torch.randn(n, dim, generator=generator, dtype=torch.float64)
+        @ torch.randn(dim, dim, generator=generator).double()
+    )
+    centred = x - x.mean(0)
+    rho = oracle_approximating_shrinkage(centred.T @ centred / n, n)
+    _, theirs = sklearn_covariance.oas(x.numpy())
+    assert rho == pytest.approx(theirs, rel=2 / dim)
+    # The published formula, term by term.
+    s = (centred.T @ centred / n).numpy()
+    square, trace = float((s @ s).trace()), float(s.trace())
+    exact = ((1 - 2 / dim) * square + trace**2) / ((n + 1 - 2 / dim) * (square - trace**2 / dim))
+    assert rho == pytest.approx(min(1.0, exact), rel=1e-10)
+
+
+def test_shrinkage_makes_constant_pixels_bearable() -> None:
+    """A pixel that is 0 in every training image and 200 in one test image."""
+    generator = Generator().manual_seed(0)
+    train = torch.randint(0, 256, (300, 6), generator=generator).to(torch.uint8)
+    train[:, 0] = 0
+    test = train[:1].clone()
+    test[0, 0] = 200
+    shrunk, plain = Gaussian((6,), 256), Gaussian((6,), 256, shrinkage=0.0)
+    for model in (shrunk, plain):
+        model.fit([train])
+    worse = [float(model.log_weight(test, generator=Generator().manual_seed(1))) for model in (shrunk, plain)]
+    assert worse[1] < -100_000
+    assert worse[0] > -2_000

@@ -1,0 +1,105 @@
+"""Checkpoints: whole or not at all, and never code."""
+
+import os
+import pickle
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench.checkpoint import DurableCheckpointIO, load_checkpoint, save_checkpoint
+from bench.errors import UserError
+
+
+class Touch:
+    """Unpickling this creates a file: what a stranger's checkpoint must not be able to do."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (os.mkdir, (str(self.path),))
+
+
+PAYLOAD = {
+    "state_dict": OrderedDict(weight=torch.arange(6.0).reshape(2, 3), count=torch.tensor(3)),
+    "config": "{}",
+    "callbacks": {"rng": [{"python": [3, [1, 2], None], "seen": 12, "rate": 0.5, "done": False}]},
+}
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "a.ckpt", PAYLOAD)
+    loaded = load_checkpoint(tmp_path / "a.ckpt")
+    assert torch.equal(loaded["state_dict"]["weight"], PAYLOAD["state_dict"]["weight"])  # type: ignore[index]
+    assert loaded["callbacks"] == PAYLOAD["callbacks"]
+    assert [file.name for file in tmp_path.iterdir()] == ["a.ckpt"], "no temporary file stays"
+
+
+def test_every_truncation_and_flip_is_refused_or_harmless(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "a.ckpt", PAYLOAD)
+    whole = (tmp_path / "a.ckpt").read_bytes()
+    for length in range(0, len(whole), 97):
+        (tmp_path / "cut.ckpt").write_bytes(whole[:length])
+        with pytest.raises(UserError, match=r"cut\.ckpt"):
+            load_checkpoint(tmp_path / "cut.ckpt")
+
+
+@pytest.mark.parametrize("forced", ["0", "1"])
+def test_objects_are_refused_and_nothing_runs(forced: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # This variable makes torch.load unsafe by default.
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", forced)
+    trap = tmp_path / "ran"
+    torch.save({"state_dict": {}, "extra": Touch(trap)}, tmp_path / "bad.ckpt")
+    (tmp_path / "raw.ckpt").write_bytes(pickle.dumps(Touch(trap)))
+    for name in ("bad.ckpt", "raw.ckpt"):
+        with pytest.raises(UserError, match=name):
+            load_checkpoint(tmp_path / name)
+    assert not trap.exists()
+
+
+def test_a_tensor_that_claims_more_than_is_stored_is_refused(tmp_path: Path) -> None:
+    bomb = torch.zeros(1).expand(10**6, 10**6)
+    torch.save({"state_dict": {"w": bomb}}, tmp_path / "bomb.ckpt")
+    assert (tmp_path / "bomb.ckpt").stat().st_size < 2000
+    with pytest.raises(UserError, match="claims more than is stored"):
+        load_checkpoint(tmp_path / "bomb.ckpt")
+
+
+def test_compressed_entries_are_refused(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "a.ckpt", {"state_dict": {"w": torch.zeros(100_000)}})
+    with (
+        zipfile.ZipFile(tmp_path / "a.ckpt") as old,
+        zipfile.ZipFile(tmp_path / "small.ckpt", "w", zipfile.ZIP_DEFLATED) as new,
+    ):
+        for entry in old.infolist():
+            new.writestr(entry.filename, old.read(entry))
+    with pytest.raises(UserError, match="compressed"):
+        load_checkpoint(tmp_path / "small.ckpt")
+
+
+@pytest.mark.parametrize("path", ["https://example.org/model.ckpt", "missing.ckpt", "."])
+def test_only_local_files_are_opened(path: str, workplace: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        load_checkpoint(path)
+
+
+def test_anything_but_named_entries_is_refused(tmp_path: Path) -> None:
+    torch.save([1, 2], tmp_path / "list.ckpt")
+    with pytest.raises(UserError, match="holds a list"):
+        load_checkpoint(tmp_path / "list.ckpt")
+
+
+def test_lightning_saves_through_us_even_with_a_temporary_folder_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", "/nonexistent")
+    plugin = DurableCheckpointIO()
+    plugin.save_checkpoint({**PAYLOAD, "loops": {"fit_loop": 1}}, tmp_path / "a.ckpt")
+    loaded = plugin.load_checkpoint(tmp_path / "a.ckpt")
+    assert set(loaded) == {"state_dict", "config", "callbacks"}
+    plugin.remove_checkpoint(tmp_path / "a.ckpt")
+    assert list(tmp_path.iterdir()) == []

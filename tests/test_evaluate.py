@@ -1,0 +1,129 @@
+"""The evaluator: what is shared is computed once, what cannot apply is skipped, what fails stays alone."""
+
+from typing import Any
+
+import pytest
+import torch
+from helpers_models import new_model, small_data
+from torch import Generator, Tensor
+
+from bench.evaluate import DataDensity, EvalContext, evaluate, failed_estimates
+from bench.metrics.base import Context, Metric, Need
+from bench.metrics.likelihood import LogLikelihood
+from bench.schema import Estimate, MetricInfo, Status
+from bench.train import Progress
+from models.base import GenerativeModel
+
+
+class Mean(Metric):
+    """Mean of the samples."""
+
+    needs = (Need.SAMPLES,)
+
+    def infos(self, context: Context) -> tuple[MetricInfo, ...]:
+        return (MetricInfo("mean", "", None, title="mean"),)
+
+    def compute(self, context: Context) -> list[Estimate]:
+        return [Estimate(self.infos(context)[0], value=float(context.samples.float().mean()))]
+
+
+class Broken(Metric):
+    """Raises."""
+
+    def infos(self, context: Context) -> tuple[MetricInfo, ...]:
+        return (MetricInfo("broken", "", None, title="broken"),)
+
+    def compute(self, context: Context) -> list[Estimate]:
+        raise ZeroDivisionError("no\nluck")
+
+
+def no_classifier() -> Any:
+    raise AssertionError("not asked for")
+
+
+def context(model: GenerativeModel | None, **more: Any) -> EvalContext:
+    settings: dict[str, Any] = {"seed": 3, "n_samples": 600, "n_draws": 4, "load_classifier": no_classifier} | more
+    progress = Progress(train_seconds=2.0, examples_seen=10)
+    return EvalContext(model, small_data((4,), None), progress=progress, **settings)
+
+
+def test_samples_are_drawn_once_in_chunks_from_the_runs_own_stream() -> None:
+    model = new_model("vae", small_data((4,), None).spec)
+    calls: list[int] = []
+    plain = model.sample
+
+    def counted(n: int, **keywords: Any) -> Tensor:
+        calls.append(n)
+        return plain(n, **keywords)
+
+    model.sample = counted  # type: ignore[method-assign]
+    first = context(model)
+    assert len(first.samples) == 600
+    assert first.samples is first.samples
+    assert sum(calls) == 600
+    assert max(calls) <= 250
+    before = torch.get_rng_state()
+    assert torch.equal(context(model).samples, first.samples)
+    assert torch.equal(before, torch.get_rng_state())
+    assert not torch.equal(context(model, seed=4).samples, first.samples)
+
+
+def test_exact_models_are_evaluated_once_and_bounds_k_times() -> None:
+    spec = small_data((4,), None).spec
+    assert context(new_model("realnvp", spec)).log_weights.shape == (1, 16)
+    vae = context(new_model("vae", spec)).log_weights
+    assert vae.shape == (4, 16)
+    assert vae.dtype == torch.float64
+    assert not torch.equal(vae[0], vae[1])
+
+
+def test_one_failure_stays_alone_and_a_missing_capability_is_skipped() -> None:
+    model = new_model("dcgan", small_data((4,), None).spec)
+    asked = {"broken": Broken(), "likelihood": LogLikelihood(), "mean": Mean()}
+    estimates = {estimate.info.name: estimate for estimate in evaluate(context(model), asked)}
+    assert estimates["broken"].status is Status.FAILED
+    assert estimates["broken"].reason == "ZeroDivisionError: no luck"
+    assert estimates["log_likelihood"].status is Status.SKIPPED
+    assert estimates["log_likelihood"].reason == "the model has no likelihood"
+    assert estimates["mean"].status is Status.OK
+    assert [e.value for e in estimates.values() if e.status is not Status.OK] == [None, None, None]
+
+
+@pytest.mark.parametrize("fault", ["dtype", "shape", "nan"])
+def test_samples_that_are_not_data_fail_the_metric(fault: str) -> None:
+    model = new_model("vae", small_data((4,), None).spec)
+
+    def sample(n: int, *, temperature: float = 1.0, generator: Generator | None = None) -> Tensor:
+        return {
+            "dtype": torch.zeros(n, 4, dtype=torch.float64),
+            "shape": torch.zeros(n, 5),
+            "nan": torch.full((n, 4), float("nan")),
+        }[fault]
+
+    model.sample = sample  # type: ignore[method-assign]
+    estimate = evaluate(context(model), {"mean": Mean()})[0]
+    assert estimate.status is Status.FAILED
+    assert "samples" in estimate.reason
+
+
+def test_a_failed_run_has_a_row_for_every_metric() -> None:
+    rows = failed_estimates(context(None), {"mean": Mean(), "likelihood": LogLikelihood()}, "diverged at example 3")
+    assert [row.info.name for row in rows] == ["mean", "log_likelihood", "bits_per_dim"]
+    assert all(row.status is Status.FAILED and row.reason == "diverged at example 3" for row in rows)
+
+
+def test_the_oracle_is_a_likelihood_like_any_other() -> None:
+    normal = torch.distributions.Normal(torch.zeros(4, dtype=torch.float64), 1.0)
+    oracle = context(None, likelihood=DataDensity(lambda x: normal.log_prob(x.double()).sum(1)))
+    estimate = evaluate(oracle, {"likelihood": LogLikelihood()})[0]
+    assert estimate.value == pytest.approx(float(normal.log_prob(oracle.real.double()).sum(1).mean()), abs=1e-12)
+    assert estimate.relation == "exact"
+
+
+def test_costs_are_measured() -> None:
+    model = new_model("vae", small_data((4,), None).spec)
+    costs = context(model).costs
+    assert costs["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert costs["train_seconds"] == 2.0
+    assert costs["train_examples_per_second"] == 5.0
+    assert costs["samples_per_second"] > 0
