@@ -10,7 +10,7 @@ Capabilities are base classes, asked with ``isinstance``.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pytorch_lightning import LightningModule
@@ -50,6 +50,14 @@ class GenerativeModel(LightningModule, ABC):
         self.levels = levels
         self.train_generator: Generator | None = None
         self.clip_norm: float | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes the name of the running hook here some forty times a step. Looking for parameters and
+        # submodules in it, as nn.Module does with whatever is assigned, would cost as much as a small layer.
+        if name == "_current_fx_name":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     @property
     def dim(self) -> int:
