@@ -223,7 +223,7 @@ def measure(
 
     Arguments:
         path: ``best.ckpt`` or ``final.ckpt``.
-        picture: Where the samples go, as ``<picture>.png`` and ``<picture>.npy``; None: nowhere.
+        picture: Where the samples go, as ``<picture>.png`` and ``<picture>.npz``; None: nowhere.
     """
     hardware = typed(Hardware, config["trainer"], "trainer")
     with seeded(derive_seed(config["seed"], "init")):
@@ -234,7 +234,7 @@ def measure(
         context = _context(model, data, evaluation, progress, config["seed"], reporter)
         estimates = evaluate(context, metrics)
         if picture is not None:
-            draw_samples(context.samples, picture)
+            draw_samples(context.samples, data.spec.levels, picture)
     return _rows(estimates, config, data, model, path.stem, progress)
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from bench.aggregate import make_table
 from bench.errors import UserError
-from bench.results import collect, write_rows
+from bench.pictures import draw_comparison
+from bench.results import collect, read_rows, write_rows
 from bench.tables import print_table, write_leaderboard
 
 __all__ = ["publish"]
@@ -14,7 +15,8 @@ __all__ = ["publish"]
 def publish(runs: Path, results: Path, name: str) -> None:
     """Gather the rows of every run in ``runs`` and print and write their comparison.
 
-    ``results/rows/<name>.jsonl`` holds the rows, ``results/leaderboard/<name>.{csv,md,tex}`` the views of them.
+    ``results/rows/<name>.jsonl`` holds the rows, ``results/leaderboard/<name>.{csv,md,tex}`` the views of them, and
+    ``<name>.png`` samples of every model.
     """
     from rich.console import Console
 
@@ -31,5 +33,22 @@ def publish(runs: Path, results: Path, name: str) -> None:
     write_rows(results / "rows" / f"{name}.jsonl", in_order)
     written = write_leaderboard(rows, results / "leaderboard", name)
     # Where there is no terminal to measure, a width at which no cell is broken.
+    samples = _samples(files)
+    if samples:
+        written.append(results / "leaderboard" / f"{name}.png")
+        draw_comparison(samples, written[-1])
     print_table(make_table(rows), Console(width=None if sys.stdout.isatty() else 120))
     print(f"Written: {', '.join(map(str, written))}")
+
+
+def _samples(files: list[Path]) -> dict[str, Path]:
+    """The samples of each model's run with the smallest seed, by "model (data set)"."""
+    chosen: dict[str, tuple[int, str, Path]] = {}
+    for file in files:
+        arrays = sorted(file.parent.glob("samples-*.npz"))  # best before final
+        rows = [row for row in read_rows(file) if row.model_family != "data"]
+        if arrays and rows:
+            candidate = (rows[0].seed, rows[0].run_id, arrays[0])
+            title = f"{rows[0].model} ({rows[0].dataset})"
+            chosen[title] = min(chosen.get(title, candidate), candidate)
+    return {title: array for title, (_, _, array) in sorted(chosen.items())}

@@ -1,0 +1,236 @@
+"""The command line: what a user types, what comes back, and what a mistake costs."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers_cli import genbench
+from helpers_models import names
+
+from bench.checkpoint import save_checkpoint
+from bench.cli import main
+from bench.results import read_rows
+from bench.run import compose_runs
+from bench.schema import Status
+
+TINY = ["data=two_moons", "data.n_train=512", "data.n_val=64", "data.n_test=64", "metric=[likelihood,cost]",
+        "train.examples=640", "train.validate_every=320", "evaluate.n_samples=32"]  # fmt: skip
+
+
+def one_run(folder: Path, name: str = "two_moons") -> Path:
+    (run,) = [path for path in (folder / "runs" / name).iterdir() if path.is_dir()]
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["model=relnvp"], r"model 'relnvp': no such model; nearest: realnvp.*`genbench list models`"),
+        (["data=minst"], r"data 'minst': no such data; nearest: mnist.*`genbench list data`"),
+        (["metric=[likelihod]"], r"metric 'likelihod': no such metric; nearest: likelihood.*`genbench list metrics`"),
+        (["experiment=quickstrat"], r"experiment 'quickstrat': .*nearest: quickstart"),
+        (["trainer=tpu"], r"trainer 'tpu': no such trainer"),
+        (["modle=vae"], r"modle: no such key; nearest: model"),
+        (["train.batchsize=3"], r"train\.batchsize: no such key; nearest: train\.batch_size"),
+        (["model=vae", "model.latent_dims=3"], r"model\.latent_dims: no such key; nearest: model\.latent_dim"),
+        (["+typo=1"], r"typo: no such key.*the keys are"),
+        (["+train.epochs=3"], r"train\.epochs: no such key"),
+        (["model=vae", "+model.width=3"], r"model\.width: .* takes no such argument"),
+        (["train.batch_size=many"], r"train\.batch_size: .*'many'"),
+        (["train.examples=null"], r"train\.examples and train\.seconds are both null"),
+        (["seed=abc"], r"seed='abc'"),
+        (["model=vae,dcgan"], r"add -m"),
+        (["model"], r"cannot read 'model'"),
+        (["train.seed=[1"], r"cannot read"),
+        (["~data"], r"data: is missing"),
+        (["model._target_=os.system"], r"_target_ 'os\.system' is not in the packages allowed.*trust=\[os\]"),
+        (["-m", "model=vae,dcgna"], r"model 'dcgna': no such model; nearest: dcgan"),
+        (["-m", "model=vae", "train.batch_size=8,none"], r"train\.batch_size"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    arguments: list[str], said: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", *arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1, printed.err
+    assert "Traceback" not in printed.err
+    assert re.match(rf"genbench: .*{said}", printed.err), printed.err
+    assert list(workplace.iterdir()) == [], "nothing was started"
+
+
+def test_a_run_leaves_everything_in_its_folder(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "model=vae", *TINY]) == 0
+    printed = capsys.readouterr()
+    assert "log-likelihood" in printed.out
+    run = one_run(workplace)
+    files = {file.name for file in run.iterdir()} - {".lock"}
+    assert files == {
+        "config.json", "rows.jsonl", "done.json", "run.log", "best.ckpt", "final.ckpt", "samples-best.png",
+        "samples-best.npz",
+    }  # fmt: skip
+    config = json.loads((run / "config.json").read_text())
+    assert config["train"]["examples"] == 640
+    rows = read_rows(run / "rows.jsonl")
+    assert {row.model for row in rows} == {"vae", "oracle"}
+    (oracle,) = [row for row in rows if row.model == "oracle" and row.status is Status.OK]
+    assert (oracle.metric, oracle.relation) == ("log_likelihood", "exact")
+    vae = {row.metric: row for row in rows if row.model == "vae"}
+    assert vae["log_likelihood"].relation == "lower_bound"
+    assert vae["log_likelihood"].n_draws == 16
+    assert vae["log_likelihood"].examples_seen in (320, 640)
+    assert vae["bits_per_dim"].status is Status.SKIPPED
+    assert "real-valued" in vae["bits_per_dim"].reason
+    for suffix in ("csv", "md", "tex"):
+        assert (workplace / "results" / "leaderboard" / f"two_moons.{suffix}").exists()
+    payload = torch.load(run / "best.ckpt", weights_only=True)
+    assert json.loads(payload["config"])["model"]["_target_"] == "models.vaes.vae.VAE"
+
+    # The same command again: nothing is done, the same table comes out.
+    before = {file.name: file.read_bytes() for file in run.iterdir()}
+    table = (workplace / "results" / "leaderboard" / "two_moons.csv").read_bytes()
+    assert main(["run", "model=vae", *TINY]) == 0
+    assert {file.name: file.read_bytes() for file in run.iterdir()} == before
+    assert (workplace / "results" / "leaderboard" / "two_moons.csv").read_bytes() == table
+
+    # Damaged rows are not taken for finished ones.
+    (run / "rows.jsonl").write_text("")
+    assert main(["run", "model=vae", *TINY]) == 0
+    assert len(read_rows(run / "rows.jsonl")) == len(rows)
+
+    # The checkpoint alone is enough to measure again.
+    capsys.readouterr()
+    assert (
+        main(["evaluate", str(run / "best.ckpt"), "--draws", "4", "--metric", "likelihood", "--out", "again.jsonl"])
+        == 0
+    )
+    again = read_rows(workplace / "again.jsonl")
+    assert [row.n_draws for row in again if row.metric == "log_likelihood"] == [4]
+    assert main(["evaluate", str(run / "best.ckpt"), "--out", "same.jsonl"]) == 0
+    same = {row.metric: row.value for row in read_rows(workplace / "same.jsonl")}
+    assert same["log_likelihood"] == vae["log_likelihood"].value
+
+    assert main(["table", "runs/two_moons", "--format", "csv"]) == 0
+    assert capsys.readouterr().out.startswith("dataset,")
+
+
+def test_a_sweep_goes_on_after_a_divergence_and_the_table_shows_it(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = ["run", "-m", "model=realnvp", "model.couplings=2", "model.optimizer.lr=1e-3,1e30", *TINY]
+    assert main(sweep) == 1
+    printed = capsys.readouterr()
+    assert re.search(r"genbench: two_moons-realnvp-s0-\w+ failed: diverged at example \d+", printed.err)
+    assert "Traceback" not in printed.err
+    assert "failed" in printed.out
+    runs = sorted(path for path in (workplace / "runs" / "two_moons").iterdir() if path.is_dir())
+    assert len(runs) == 2
+    ends = [json.loads((run / "done.json").read_text())["exit_code"] for run in runs]
+    assert sorted(ends) == [0, 1]
+    failed = runs[ends.index(1)]
+    rows = [row for row in read_rows(failed / "rows.jsonl") if row.model == "realnvp"]
+    assert rows
+    assert all(row.status is Status.FAILED and row.reason.startswith("diverged at example") for row in rows)
+    assert all(row.value is None for row in rows)
+
+
+def test_two_processes_never_share_a_folder(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import fcntl
+
+    from bench.job import run_folder
+
+    folder = workplace / run_folder(compose_runs(["model=vae", *TINY])[0])
+    folder.mkdir(parents=True)
+    with (folder / ".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert main(["run", "model=vae", *TINY]) == 2
+    assert "another process is at work there" in capsys.readouterr().err
+
+
+def test_changed_seed_gives_other_numbers_and_the_same_group(workplace: Path) -> None:
+    assert main(["run", "-m", "model=vae", "seed=0,1", *TINY]) == 0
+    rows = [
+        row
+        for run in (workplace / "runs" / "two_moons").iterdir()
+        if run.is_dir()
+        for row in read_rows(run / "rows.jsonl")
+    ]
+    likelihoods = [row for row in rows if row.metric == "log_likelihood" and row.model == "vae"]
+    assert len({row.value for row in likelihoods}) == 2
+    assert len({row.group for row in likelihoods}) == 1
+    assert len({row.config_hash for row in likelihoods}) == 2
+    assert len({row.value for row in rows if row.model == "oracle" and row.metric == "log_likelihood"}) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda path: None, "no such file"),
+        (lambda path: path.write_bytes(b"PK\x03\x04 torn"), "damaged"),
+        (lambda path: save_checkpoint(path, {"state_dict": {}}), "holds no run's configuration"),
+        (lambda path: save_checkpoint(path, {"config": "{", "state_dict": {}}), "holds no run's configuration"),
+    ],
+)
+def test_a_checkpoint_that_is_none_is_one_line(
+    make: object, said: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert callable(make)
+    make(workplace / "x.ckpt")
+    assert main(["evaluate", "x.ckpt"]) == 2
+    printed = capsys.readouterr()
+    assert said in printed.err
+    assert printed.err.count("\n") == 1
+
+
+def test_a_strangers_checkpoint_cannot_name_code_nor_trust_itself(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = compose_runs(["model=vae", *TINY])[0]
+    config["model"] = {"_target_": "stranger.Model"}
+    config["trust"] = ["stranger"]
+    (workplace / "stranger.py").write_text("open('ran', 'w')\n")
+    save_checkpoint(workplace / "x.ckpt", {"config": json.dumps(config), "state_dict": {}, "progress": {}})
+    assert main(["evaluate", "x.ckpt"]) == 2
+    assert "trust" in capsys.readouterr().err
+    assert not (workplace / "ran").exists()
+
+
+def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    printed = capsys.readouterr().out
+    for group in ("model", "data", "metric", "experiment"):
+        for name in names(group):
+            assert re.search(rf"^  {name} +\S", printed, re.MULTILINE), name
+    assert main(["list", "model"]) == 2
+    assert "nearest: models" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["table", "--help"], ["list"], ["table", "rows.jsonl"], ["--version"]]
+)
+def test_what_must_be_fast_imports_no_torch(arguments: list[str], workplace: Path) -> None:
+    from helpers_rows import make_row
+
+    from bench.results import write_rows
+
+    write_rows(workplace / "rows.jsonl", [make_row()])
+    code = (
+        "import sys\nfrom bench.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        "assert not {'torch', 'pytorch_lightning', 'scipy'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_the_wrong_command_is_a_usage_line_and_exit_code_2(workplace: Path) -> None:
+    for arguments in (["runn"], [], ["evaluate"]):
+        done = genbench(*arguments, cwd=workplace)
+        assert done.returncode == 2
+        assert "usage: genbench" in done.stderr
+        assert "Traceback" not in done.stderr

@@ -1,0 +1,74 @@
+"""What the documents say works as they say it."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from bench.cli import main
+from bench.results import read_rows
+from bench.tables import make_table, to_csv, to_markdown
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_model_in_the_guide_runs_from_outside_the_repository(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guide = (ROOT / "docs" / "adding.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    yaml = re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)[0]
+    package = workplace / "their_package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "flows.py").write_text(code)
+    configs = workplace / "their_conf" / "model"
+    configs.mkdir(parents=True)
+    (configs / "theirs.yaml").write_text(yaml.replace("models.flows.diagonal", "their_package.flows"))
+    monkeypatch.syspath_prepend(str(workplace))
+    command = [
+        "run", f"hydra.searchpath=[file://{workplace}/their_conf]", "model=theirs", "data=two_moons", "train.examples=3200",
+        "train.validate_every=1600", "metric=[likelihood,cost]", "evaluate.n_samples=16",
+    ]  # fmt: skip
+    assert main(command) == 2, "not without trust"
+    assert "trust=[their_package]" in capsys.readouterr().err
+    assert main([*command, "trust=[their_package]"]) == 0
+    rows = read_rows(workplace / "results" / "rows" / "two_moons.jsonl")
+    (ours,) = [row for row in rows if row.model == "theirs" and row.metric == "log_likelihood"]
+    (oracle,) = [row for row in rows if row.model == "oracle" and row.metric == "log_likelihood"]
+    assert ours.relation == "exact"
+    assert ours.value is not None
+    assert oracle.value is not None
+    assert ours.value < oracle.value + 3 * (ours.stderr or 0), "no model beats the density itself"
+
+
+def test_committed_leaderboards_are_made_from_the_committed_rows() -> None:
+    files = sorted((ROOT / "results" / "rows").glob("*.jsonl"))
+    assert files
+    for file in files:
+        table = make_table(read_rows(file))
+        board = ROOT / "results" / "leaderboard" / file.stem
+        assert board.with_suffix(".csv").read_bytes().decode() == to_csv(table)
+        assert board.with_suffix(".md").read_text() == to_markdown(table)
+
+
+def test_the_readme_shows_the_committed_leaderboard() -> None:
+    """Its numbers are those of the leaderboard, cell by cell."""
+    readme = (ROOT / "README.md").read_text()
+    board = (ROOT / "results" / "leaderboard" / "quickstart.md").read_text()
+
+    def cells(text: str) -> dict[str, list[str]]:
+        lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+        return {line[0]: line[1:] for line in lines[2:]}
+
+    shown, stored = cells(readme), cells(board)
+    assert shown.keys() == stored.keys()
+    for model, values in shown.items():
+        assert set(values) <= set(stored[model]), f"{model}: the README shows what the leaderboard does not"
+
+
+def test_links_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"

@@ -1,0 +1,92 @@
+"""The main job through the real command line, at a tiny budget."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from helpers_cli import genbench
+
+from bench.results import read_rows
+from bench.schema import Status
+
+QUICK = ["run", "experiment=quickstart", "train.examples=640", "train.validate_every=320", "evaluate.n_samples=100",
+         "evaluate.n_draws=2"]  # fmt: skip
+MODELS = {"gaussian", "resampler", "realnvp_small", "vae", "dcgan", "wgan"}
+
+
+def test_the_quickstart_makes_its_leaderboard(workplace: Path) -> None:
+    done = genbench(*QUICK, cwd=workplace)
+    assert done.returncode == 0, done.stderr
+    board = workplace / "results" / "leaderboard"
+    with (board / "quickstart.csv").open(newline="") as file:
+        cells = list(csv.DictReader(file))
+    assert {cell["model"] for cell in cells} == MODELS
+    by_name = {(cell["model"], cell["metric"]): cell for cell in cells}
+    metrics = {"log_likelihood", "bits_per_dim", "fid[mnist-cnn]", "is[mnist-cnn]", "support[pixels]", "parameters",
+               "train_seconds", "samples_per_second"}  # fmt: skip
+    assert metrics <= {cell["metric"] for cell in cells}
+    assert not [cell for cell in cells if cell["status"] == "failed"]
+    # Likelihood where there is one, with its relation; elsewhere the reason.
+    assert by_name["vae", "log_likelihood"]["relation"] == "lower_bound"
+    assert by_name["vae", "bits_per_dim"]["relation"] == "upper_bound"
+    assert by_name["dcgan", "log_likelihood"]["status"] == "skipped"
+    assert by_name["dcgan", "log_likelihood"]["reason"] == "the model has no likelihood"
+    # A training-set resampler has the best FID of all, and its support is found out.
+    best = {cell["model"] for cell in cells if cell["metric"] == "fid[mnist-cnn]" and cell["best"] == "true"}
+    assert best == {"resampler"}
+    # The in-domain classifier is good enough to judge.
+    accuracy = float(by_name["vae", "accuracy[mnist-cnn]"]["value"])
+    assert accuracy > 0.97
+    # What a user reads.
+    assert "| vae" in (board / "quickstart.md").read_text()
+    assert "n/a" in done.stdout
+    for run in (workplace / "runs" / "quickstart").iterdir():
+        if run.is_dir():
+            assert (run / "samples-best.png").stat().st_size > 1000
+    # Made again from the rows alone, it is the same.
+    again = genbench("table", "results/rows/quickstart.jsonl", "--format", "csv", cwd=workplace)
+    assert again.stdout.replace("\r\n", "\n") == (board / "quickstart.csv").read_text().replace("\r\n", "\n")
+    rows = read_rows(workplace / "results" / "rows" / "quickstart.jsonl")
+    assert all(row.status is not Status.OK or row.value is not None for row in rows)
+    # And a second call finds everything done.
+    start = time.perf_counter()
+    before = {path: path.read_bytes() for path in board.iterdir()}
+    assert genbench(*QUICK, cwd=workplace).returncode == 0
+    assert {path: path.read_bytes() for path in board.iterdir()} == before
+    assert time.perf_counter() - start < 60
+
+
+def test_ctrl_c_leaves_a_run_that_goes_on(workplace: Path) -> None:
+    command = ["run", "model=vae", "data=two_moons", "metric=[likelihood]", "train.examples=3000000",
+               "train.validate_every=6400", "evaluate.n_samples=16"]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", "bench", *command], cwd=workplace, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not list(workplace.glob("runs/*/*/last.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; the same command goes on" in said
+    assert "Traceback" not in said
+    assert not list(workplace.glob("runs/*/*/done.json"))
+
+
+@pytest.mark.parametrize("model", ["realnvp", "dcgan"])
+def test_two_processes_train_one_model(model: str, workplace: Path) -> None:
+    command = ["run", f"model={model}", "data=eight_gaussians", "metric=[likelihood,cost]", "trainer=ddp",
+               "trainer.accelerator=cpu", "train.examples=1280", "train.validate_every=640", "evaluate.n_samples=50",
+               "data.n_train=2000", "data.n_test=100"]  # fmt: skip
+    done = genbench(*command, cwd=workplace)
+    assert done.returncode == 0, done.stderr
+    rows = read_rows(workplace / "results" / "rows" / "eight_gaussians.jsonl")
+    trained = [row for row in rows if row.model == model]
+    assert trained
+    assert all(row.device.startswith("2 x cpu") and row.examples_seen in (640, 1280) for row in trained)
