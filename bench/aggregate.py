@@ -407,7 +407,7 @@ def _t975(degrees: int) -> float:
 
 
 def _mark_best(cells: dict[tuple[int, int], Cell], index: int, column: Column) -> None:
-    """Mark the best cells of a column, each among those it may be compared with."""
+    """Mark the best cells of a column, each among those it may be compared with. Where all are equal, none is best."""
     if column.higher_is_better is None:
         return
     sign = 1 if column.higher_is_better else -1
@@ -417,7 +417,7 @@ def _mark_best(cells: dict[tuple[int, int], Cell], index: int, column: Column) -
             rivals[_comparable(cell, column)][key] = sign * cell.value
     for merits in rivals.values():
         for key, merit in merits.items():
-            if len(merits) >= 2 and merit == max(merits.values()):
+            if min(merits.values()) < merit == max(merits.values()):
                 cells[key] = replace(cells[key], best=True)
 
 

@@ -126,11 +126,14 @@ def execute(config: dict[str, Any]) -> Outcome:
         folder.mkdir(parents=True, exist_ok=True)
         durable_write(folder / CONFIG, json.dumps(config, indent=2))
         return Outcome(name, folder, *run_workers(folder / CONFIG, hardware.devices))
-    with _locked(folder), _logged(folder), Reporter(name, log) as reporter:
-        outcome = _guarded(config, folder, name, hardware, reporter)
-        if not _is_follower():
-            _write_outcome(config, outcome)
-    return outcome
+    try:
+        with _locked(folder), _logged(folder), Reporter(name, log) as reporter:
+            outcome = _guarded(config, folder, name, hardware, reporter)
+            if not _is_follower():
+                _write_outcome(config, outcome)
+        return outcome
+    except UserError as error:  # the folder is another's, or cannot be written: nothing is left there
+        return Outcome(name, folder, 2, str(error))
 
 
 def _guarded(config: dict[str, Any], folder: Path, name: str, hardware: Hardware, reporter: Reporter) -> Outcome:

@@ -7,7 +7,7 @@ second and not a night.
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_module
 from hydra import main as hydra_main
@@ -25,7 +25,13 @@ from bench.catalogue import GROUPS
 from bench.errors import UserError
 from bench.names import nearest
 
+if TYPE_CHECKING:
+    from bench.job import Outcome
+
 __all__ = ["compose_runs", "main"]
+
+_seen: dict[str, "Outcome"] = {}
+"""How the runs of this process ended; those of other launchers' processes left it in their folders."""
 
 HELP = """\
 usage: genbench run [-m] [KEY=VALUE ...]
@@ -68,7 +74,8 @@ def _task(config: DictConfig) -> None:
     """One run, as Hydra's launcher calls it: here, or in a process of its own."""
     from bench.job import execute
 
-    execute(plain(config, HydraConfig.get().runtime.choices))
+    outcome = execute(plain(config, HydraConfig.get().runtime.choices))
+    _seen[outcome.run_id] = outcome
 
 
 def compose_runs(overrides: list[str], *, multirun: bool = False) -> list[dict[str, Any]]:
@@ -108,8 +115,9 @@ def plain(config: Any, choices: Any) -> dict[str, Any]:
     assert isinstance(made, dict)
     plain_config: dict[str, Any] = {str(key): value for key, value in made.items()}
     plain_config["logger"] = plain_config.get("logger") or None
-    plain_config["choices"] = {group: choices[group] for group in ("model", "data", "trainer")}
-    plain_config["name"] = plain_config["name"] or choices["data"]
+    chosen = {group: name for group, name in choices.items() if group in ("model", "data", "trainer")}
+    plain_config["choices"] = chosen
+    plain_config["name"] = plain_config.get("name") or chosen.get("data")
     return plain_config
 
 
@@ -164,10 +172,10 @@ def _collect_keys(node: Any, path: str, keys: list[str]) -> None:
 
 def _report(configs: list[dict[str, Any]]) -> int:
     """Tables from whatever rows there are, a line for each run that failed, and the exit code."""
-    from bench.job import outcome_of
+    from bench.job import outcome_of, run_id
     from bench.leaderboard import publish
 
-    outcomes = [outcome_of(config) for config in configs]
+    outcomes = [_seen.get(run_id(config)) or outcome_of(config) for config in configs]
     places = {(config["runs_dir"], config["results_dir"], config["name"]) for config in configs}
     for runs, results, name in sorted(places):
         publish(Path(runs) / name, Path(results), name)

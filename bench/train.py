@@ -5,6 +5,7 @@ examples or seconds, the same for all models; validation on a schedule counted i
 weights; a stop at the first NaN; and a resume that continues to the same bits.
 """
 
+import io
 import json
 import logging
 import math
@@ -361,9 +362,12 @@ def _of_all_processes(state: dict[str, Any]) -> list[dict[str, Any]]:
     """Every process has its own random numbers; the one that writes the checkpoint needs them all."""
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return [state]
-    states: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(states, state)
-    return states
+    # As bytes of our own: gathering tensors as objects goes through a format that torch 2.13 cannot read back.
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    gathered: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, buffer.getvalue())
+    return [torch.load(io.BytesIO(part), weights_only=True) for part in gathered]
 
 
 def _generative(module: LightningModule) -> GenerativeModel:

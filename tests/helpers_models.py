@@ -35,15 +35,15 @@ def new_model(model: str, spec: DataSpec, *overrides: str, seed: int = 0) -> Gen
         return build_model(configuration(model, *overrides), spec)
 
 
-def small_data(shape: tuple[int, ...], levels: int | None, n: int = 96) -> Data:
-    """Random but learnable data: correlated entries around two centres."""
+def small_data(shape: tuple[int, ...], levels: int | None, n: int = 96, held_out: int = 16) -> Data:
+    """Random but learnable data: correlated entries around two centres; ``held_out`` for val and for test."""
     generator = Generator().manual_seed(7)
-    count = n + 32
+    count, val = n + 2 * held_out, n + held_out
     centre = torch.randint(0, 2, (count, *[1] * len(shape)), generator=generator).float()
     noise = torch.randn(count, *shape, generator=generator)
     x: Tensor = 2 * centre - 1 + 0.3 * noise
     if levels is not None:
         x = ((x + 3) / 6 * levels).floor().clamp(0, levels - 1).to(torch.uint8)
     y = centre.flatten().long()
-    spec = DataSpec("small", "r0", shape, levels, n, 16, 16, 2)
-    return Data(spec, Split(x[:n], y[:n]), Split(x[n : n + 16], y[n : n + 16]), Split(x[n + 16 :], y[n + 16 :]))
+    spec = DataSpec("small", "r0", shape, levels, n, held_out, held_out, 2)
+    return Data(spec, Split(x[:n], y[:n]), Split(x[n:val], y[n:val]), Split(x[val:], y[val:]))

@@ -115,6 +115,7 @@ def test_a_run_leaves_everything_in_its_folder(workplace: Path, capsys: pytest.C
     same = {row.metric: row.value for row in read_rows(workplace / "same.jsonl")}
     assert same["log_likelihood"] == vae["log_likelihood"].value
 
+    capsys.readouterr()
     assert main(["table", "runs/two_moons", "--format", "csv"]) == 0
     assert capsys.readouterr().out.startswith("dataset,")
 

@@ -54,7 +54,7 @@ def test_metrics_make_what_they_announce(name: str, tmp_path: Path) -> None:
     config = configuration("vae", f"metric=[{name}]")
     check(config)
     metrics = build_metrics(config)
-    data = small_data((1, 8, 8), 256, n=200)
+    data = small_data((1, 8, 8), 256, n=200, held_out=40)
     model = new_model("vae", data.spec)
     context = EvalContext(
         model, data, seed=0, n_samples=64, n_draws=2, progress=Progress(examples_seen=10, train_seconds=1.0),

@@ -27,8 +27,8 @@ def test_the_model_in_the_guide_runs_from_outside_the_repository(
     (configs / "theirs.yaml").write_text(yaml.replace("models.flows.diagonal", "their_package.flows"))
     monkeypatch.syspath_prepend(str(workplace))
     command = [
-        "run", f"hydra.searchpath=[file://{workplace}/their_conf]", "model=theirs", "data=two_moons", "train.examples=3200",
-        "train.validate_every=1600", "metric=[likelihood,cost]", "evaluate.n_samples=16",
+        "run", f"hydra.searchpath=[file://{workplace}/their_conf]", "model=theirs", "data=two_moons",
+        "train.examples=3200", "train.validate_every=1600", "metric=[likelihood,cost]", "evaluate.n_samples=16",
     ]  # fmt: skip
     assert main(command) == 2, "not without trust"
     assert "trust=[their_package]" in capsys.readouterr().err

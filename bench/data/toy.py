@@ -282,6 +282,7 @@ def _make(name: str, density: Density, sizes: tuple[int, int, int]) -> Data:
         n_train=sizes[0],
         n_val=sizes[1],
         n_test=sizes[2],
+        licence="none needed: generated",
         source="generated",
     )
     return Data(spec, train, val, test, log_density=density.log_density)
