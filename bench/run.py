@@ -172,8 +172,9 @@ def _collect_keys(node: Any, path: str, keys: list[str]) -> None:
 
 def _report(configs: list[dict[str, Any]]) -> int:
     """Tables from whatever rows there are, a line for each run that failed, and the exit code."""
-    from bench.job import outcome_of, run_id
+    from bench.job import outcome_of
     from bench.leaderboard import publish
+    from bench.measure import run_id
 
     outcomes = [_seen.get(run_id(config)) or outcome_of(config) for config in configs]
     places = {(config["runs_dir"], config["results_dir"], config["name"]) for config in configs}

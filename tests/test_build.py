@@ -11,7 +11,8 @@ from helpers_models import configuration
 
 from bench.build import build_data, build_model, check_arguments, check_targets, typed
 from bench.errors import UserError
-from bench.job import Evaluation, check
+from bench.job import check
+from bench.measure import Evaluation
 from bench.train import Hardware, Schedule
 
 STRANGERS = [
