@@ -37,6 +37,8 @@ _PACKAGES = {
     "data": ("bench.data",),
     "metric": ("bench.metrics",),
     "logger": ("pytorch_lightning.loggers",),
+    # Hydra's own node: its launchers, sweepers and callbacks, and installed plugins.
+    "hydra": ("hydra._internal.core_plugins", "hydra.experimental.callbacks", "hydra_plugins"),
 }
 _KINDS: dict[str, tuple[type, ...]] = {
     "model": (GenerativeModel, nn.Module, Optimizer, LRScheduler),
@@ -79,10 +81,14 @@ def check_targets(config: Mapping[str, Any]) -> None:
     """Refuse every ``_target_`` outside the packages of its group and the user's trusted ones. Imports nothing.
 
     Errors:
-        UserError: one line that says which name was refused and how to trust its package.
+        UserError: one line that says which name was refused and how to trust its package; or that a text is not
+            resolved yet, and could become a ``_target_`` when it is.
     """
     trusted = _trusted(config)
     for group, node in config.items():
+        for path, text in _texts(node, group):
+            if "${" in text:
+                raise UserError(f"{path}: {text[:80]!r} is not resolved; write its value")
         for path, target in _targets(node, group):
             allowed = (*_PACKAGES.get(group, ()), *trusted)
             if not _lies_in(target, allowed):
@@ -111,7 +117,7 @@ def typed(schema: type[T], node: Mapping[str, Any], path: str) -> T:
 def _build(group: str, node: Mapping[str, Any], **extra: Any) -> Any:
     try:
         return instantiate(node, **extra)
-    except InstantiationException as error:
+    except (InstantiationException, OmegaConfBaseException, TypeError) as error:
         cause = error.__cause__
         if isinstance(cause, UserError):
             raise cause from None
@@ -162,6 +168,18 @@ def _check_arguments(node: Mapping[str, Any], path: str, extra: Mapping[str, Any
     for key, value in node.items():
         if isinstance(value, Mapping):
             _check_arguments(value, f"{path}.{key}", {})
+
+
+def _texts(node: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield path, str(key)
+            yield from _texts(value, f"{path}.{key}")
+    elif isinstance(node, list | tuple):
+        for index, value in enumerate(node):
+            yield from _texts(value, f"{path}[{index}]")
+    elif isinstance(node, str):
+        yield path, node
 
 
 def _targets(node: Any, path: str) -> Iterator[tuple[str, str]]:

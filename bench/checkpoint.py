@@ -32,7 +32,8 @@ def load_checkpoint(path: Path | str, map_location: Any = "cpu") -> dict[str, An
 
     Errors:
         UserError: no such file (or an address instead of a path), not a checkpoint, truncated, compressed entries
-            (a small file that unpacks to a large one), a tensor larger than what is stored for it, or any object
+            (a small file that unpacks to a large one), a tensor larger than what is stored for it or of a kind that
+            genbench never writes (sparse, quantized, without memory), entries that contain themselves, or any object
             beside tensors and plain values.
     """
     path = Path(path)
@@ -51,7 +52,13 @@ def load_checkpoint(path: Path | str, map_location: Any = "cpu") -> dict[str, An
         raise UserError(f"checkpoint {path}: damaged, or more than tensors and plain values ({reason})") from error
     if not isinstance(payload, dict):
         raise UserError(f"checkpoint {path}: holds a {type(payload).__name__} instead of named entries")
-    for tensor in _tensors(payload):
+    try:
+        tensors = list(_tensors(payload))
+    except RecursionError as error:
+        raise UserError(f"checkpoint {path}: entries are nested too deeply; refused") from error
+    for tensor in tensors:
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_nested:
+            raise UserError(f"checkpoint {path}: has a tensor that is sparse, quantized or without memory; refused")
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             shape = tuple(tensor.shape)
             raise UserError(f"checkpoint {path}: a tensor of shape {shape} claims more than is stored for it; refused")
@@ -64,7 +71,7 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
     elif isinstance(value, dict):
         for item in value.values():
             yield from _tensors(item)
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, list | tuple | set):
         for item in value:
             yield from _tensors(item)
 

@@ -66,13 +66,38 @@ def check(config: dict[str, Any]) -> None:
     missing = [key for key in KEYS if key not in config]
     if missing:
         raise UserError(f"{missing[0]}: is missing from the configuration; `genbench run --cfg job` shows it")
-    if not isinstance(config["seed"], int) or not isinstance(config["trust"], list):
-        raise UserError(f"seed={config['seed']!r}, trust={config['trust']!r}: a whole number and a list are expected")
+    _check_kinds(config)
     check_targets(config)
     typed(Schedule, config["train"], "train")
     typed(Hardware, config["trainer"], "trainer")
     typed(Evaluation, config["evaluate"], "evaluate")
     check_arguments(config)
+
+
+def _check_kinds(config: Mapping[str, Any]) -> None:
+    """What a key may hold, where no dataclass or target says it. A checkpoint's configuration may hold anything."""
+    seed, trust, name = config["seed"], config["trust"], config["name"]
+    if type(seed) is not int or abs(seed) >= 2**63:
+        raise UserError(f"seed={seed!r}: a whole number of at most 63 bits is expected")
+    if not isinstance(trust, list) or not all(isinstance(package, str) for package in trust):
+        raise UserError(f"trust={trust!r}: a list of packages is expected, trust=[PACKAGE]")
+    if not isinstance(config["rerun"], bool):
+        raise UserError(f"rerun={config['rerun']!r}: true or false is expected")
+    if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise UserError(f"name={name!r}: the name of a folder is expected, without a path; that goes to runs_dir")
+    for key in ("runs_dir", "results_dir"):
+        if not isinstance(config[key], str):
+            raise UserError(f"{key}={config[key]!r}: the path of a folder is expected")
+    for key in ("data", "model", "metric", "train", "trainer", "evaluate", "choices"):
+        if not isinstance(config[key], dict):
+            raise UserError(f"{key}={config[key]!r}: keys and values are expected, as in conf/{key}")
+    if not all(isinstance(config["choices"].get(group), str) for group in ("data", "model")):
+        raise UserError("choices: names the data set and the model, as texts")
+    built = {"data": config["data"], "model": config["model"], "logger": config["logger"]}
+    built |= {f"metric.{metric}": node for metric, node in config["metric"].items()}
+    for path, node in built.items():
+        if not (path == "logger" and node is None) and not (isinstance(node, dict) and "_target_" in node):
+            raise UserError(f"{path}={node!r}: keys and values with a _target_ are expected")
 
 
 def execute(config: dict[str, Any]) -> Outcome:
@@ -89,7 +114,9 @@ def execute(config: dict[str, Any]) -> Outcome:
     if hardware.devices > 1 and not is_worker():
         folder.mkdir(parents=True, exist_ok=True)
         durable_write(folder / CONFIG, json.dumps(config, indent=2))
-        return Outcome(name, folder, *run_workers(folder / CONFIG, hardware.devices))
+        exit_code, reason = run_workers(folder / CONFIG, hardware.devices)
+        told = outcome_of(config)  # by the process that writes; it knows more than an exit code
+        return Outcome(name, folder, exit_code, told.reason if exit_code and told.exit_code else reason)
     try:
         with _locked(folder), _logged(folder), Reporter(name, log) as reporter:
             outcome = _guarded(config, folder, name, hardware, reporter)
@@ -103,9 +130,9 @@ def execute(config: dict[str, Any]) -> Outcome:
 def _guarded(config: dict[str, Any], folder: Path, name: str, hardware: Hardware, reporter: Reporter) -> Outcome:
     try:
         return _run(config, folder, name, hardware, reporter)
-    except UserError as error:
-        exit_code, reason = 2, str(error)
-        log.error(reason)
+    except UserError as error:  # nothing was measured, and the next run of this command may be right: no rows
+        log.error(error)
+        return Outcome(name, folder, 2, str(error))
     except DivergedError as error:
         exit_code, reason = 1, str(error)
         log.error(reason)
@@ -198,7 +225,7 @@ def evaluate_checkpoint(
                 known = ", ".join(config["metric"])
                 raise UserError(f"metric {unknown[0]!r}: not among this checkpoint's metrics: {known}")
             config["metric"] = {metric: config["metric"][metric] for metric in metrics}
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"checkpoint {path}: holds no run's configuration; give a best.ckpt or final.ckpt") from error
     check(config)
     data = build_data(config)
@@ -241,7 +268,10 @@ def _locked(folder: Path) -> Iterator[None]:
 @contextmanager
 def _logged(folder: Path) -> Iterator[None]:
     """Everything that is worth keeping goes to the run's log file."""
-    handler = logging.FileHandler(folder / LOG)
+    try:
+        handler = logging.FileHandler(folder / LOG)
+    except OSError as error:
+        raise UserError(f"{folder / LOG}: {error.strerror}; give another folder with runs_dir=FOLDER") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.setLevel(logging.INFO)
     log.propagate = False

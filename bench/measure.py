@@ -1,5 +1,7 @@
 """From a trained model to rows: what is measured on a checkpoint, and what every row says of where it came from."""
 
+import functools
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -12,7 +14,7 @@ from bench.data.base import Data
 from bench.data.fetch import cache_dir
 from bench.errors import UserError
 from bench.evaluate import DataDensity, EvalContext, evaluate, failed_estimates
-from bench.features.classifier import load_or_train
+from bench.features.classifier import Classifier, load_or_train
 from bench.metrics.base import Metric, Need
 from bench.metrics.frechet import frechet_distance_from_features
 from bench.pictures import draw_samples
@@ -25,6 +27,8 @@ from bench.train import Hardware, Progress, Schedule, load_model_weights
 from models.base import ClosedForm, GenerativeModel, HasLikelihood
 
 __all__ = ["Evaluation", "failed_rows", "measure", "oracle_rows", "run_id", "validation_score"]
+
+log = logging.getLogger("genbench")
 
 VALIDATION_EXAMPLES = 2000
 
@@ -46,7 +50,8 @@ class Evaluation:
     def __post_init__(self) -> None:
         if self.n_samples < 2 or self.n_draws < 1:
             raise UserError("evaluate: n_samples must be at least 2 and n_draws at least 1")
-        if not self.checkpoints or not set(self.checkpoints) <= {"best", "final"}:
+        named = set(self.checkpoints)
+        if not named or not named <= {"best", "final"} or len(named) < len(self.checkpoints):
             raise UserError(f"evaluate.checkpoints={self.checkpoints}: must be [best], [final] or [best,final]")
 
 
@@ -80,8 +85,18 @@ def measure(
         context = _context(model, data, evaluation, progress, config["seed"], reporter)
         estimates = evaluate(context, metrics)
         if picture is not None:
-            draw_samples(context.samples, data.spec.levels, picture)
+            _draw(context, picture)
     return _rows(estimates, config, data, model, path.stem, progress)
+
+
+def _draw(context: EvalContext, picture: Path) -> None:
+    """The samples' picture, where there are samples: a model that cannot make any keeps its other numbers."""
+    try:
+        samples = context.samples
+    except Exception:  # whatever a model trips over; the metrics that need samples have said so in their rows
+        log.exception("no picture: the model cannot be sampled")
+        return
+    draw_samples(samples, context.spec.levels, picture)
 
 
 def oracle_rows(config: dict[str, Any], data: Data, metrics: Mapping[str, Metric]) -> list[ResultRow]:
@@ -109,6 +124,12 @@ def validation_score(data: Data, seed: int) -> Callable[[GenerativeModel], float
     """Lower is better: negative log-likelihood (one draw) where there is one, else a Fréchet distance."""
     real = data.val.x[:VALIDATION_EXAMPLES]
 
+    @functools.cache
+    def classifier() -> Classifier:
+        # Scores are taken without gradients, but the classifier may have to be trained first.
+        with torch.enable_grad():
+            return load_or_train(data, cache_dir())
+
     def score(model: GenerativeModel) -> float:
         generator = torch.Generator(device=model.device).manual_seed(derive_seed(seed, "validate"))
         if isinstance(model, HasLikelihood):
@@ -116,7 +137,7 @@ def validation_score(data: Data, seed: int) -> Callable[[GenerativeModel], float
             return -float(torch.cat(chunks).mean())
         fake = torch.cat([model.sample(len(x), generator=generator).cpu() for x in real.split(250)])
         if data.spec.classes is not None and data.spec.is_image:
-            features = load_or_train(data, cache_dir()).features
+            features = classifier().features
             return frechet_distance_from_features(features(fake), features(real))
         return frechet_distance_from_features(fake.flatten(1).float(), real.flatten(1).float())
 
@@ -150,6 +171,9 @@ def _rows(
 ) -> list[ResultRow]:
     commit, dirty = git_state()
     hardware = typed(Hardware, config["trainer"], "trainer")
+    device = device_name(hardware.accelerator, hardware.devices)
+    if progress.device not in ("", device):  # its times are not those of a run on either alone
+        device = f"{progress.device}, evaluated on {device}"
     shared: dict[str, Any] = {
         "run_id": run_id(config),
         "config_hash": config_hash(config),
@@ -167,7 +191,7 @@ def _rows(
         "examples_seen": progress.best_examples if checkpoint == "best" else progress.examples_seen,
         "train_seconds": progress.train_seconds,
         "checkpoint": checkpoint,
-        "device": device_name(hardware.accelerator, hardware.devices),
+        "device": device,
         "precision": hardware.precision,
         "versions": versions(),
         "source": Source.MEASURED,

@@ -58,16 +58,33 @@ def main(arguments: list[str]) -> int:
         print(HELP, end="")
         return 0
     flags = get_args_parser().parse_args(arguments)
-    only_shown = flags.cfg or flags.info or flags.hydra_help or flags.shell_completion
-    configs = [] if only_shown else compose_runs(flags.overrides, multirun=flags.multirun)
+    for flag in ("config_name", "config_path", "config_dir", "experimental_rerun", "hydra_help"):
+        if getattr(flags, flag):
+            option = f"--{flag.replace('_', '-')}"
+            raise UserError(f"{option}: not an option here; for a folder of your own hydra.searchpath=[file:///FOLDER]")
+    configs: list[dict[str, Any]] = []
+    if not flags.shell_completion:
+        configs = compose_runs(flags.overrides, multirun=flags.multirun)
+    if flags.cfg or flags.info:
+        configs = []  # shown, not run
     if configs:
         from bench.job import check
 
         for config in configs:
             check(config)
+        for runs_dir in {config["runs_dir"] for config in configs}:
+            _make_folder(runs_dir)
     sys.argv = ["genbench run", *arguments]
     hydra_main(version_base="1.3", config_path="pkg://conf", config_name="run")(_task)()
     return _report(configs) if configs else 0
+
+
+def _make_folder(runs_dir: str) -> None:
+    """Before Hydra makes it, who would say with a traceback that it cannot."""
+    try:
+        Path(runs_dir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"runs_dir={runs_dir}: {error.strerror}; give another folder") from error
 
 
 def _task(config: DictConfig) -> None:
@@ -93,9 +110,26 @@ def compose_runs(overrides: list[str], *, multirun: bool = False) -> list[dict[s
             if multirun or whole.hydra.mode is RunMode.MULTIRUN:
                 jobs = _sweep(overrides, whole)
             composed = [compose("run", job, return_hydra_config=True) for job in jobs]
+            _check_origin([whole, *composed], overrides)
             return [plain(config, config.hydra.runtime.choices) for config in composed]
-        except (HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: model=null
             raise _explained(error, overrides) from error
+
+
+def _check_origin(composed: list[DictConfig], overrides: list[str]) -> None:
+    """What only the user may say: a file of somebody else's cannot trust itself, nor hand Hydra code to run."""
+    from bench.build import check_targets
+
+    said = any(re.match(r"\+{0,2}trust=", text) for text in overrides)
+    for config in composed:
+        if config.get("trust") and not said:
+            named = ",".join(map(str, config.trust))
+            raise UserError(f"trust: set by a configuration file; if you trust it, add trust=[{named}] yourself")
+        parts = {part: config.hydra.get(part) for part in ("callbacks", "launcher", "sweeper")}
+        node = {part: OmegaConf.to_container(value, resolve=True) for part, value in parts.items() if value is not None}
+        check_targets({"hydra": node, "trust": config.get("trust")})
+        if config.hydra.job.env_set and not any("hydra.job.env_set" in text for text in overrides):
+            raise UserError("hydra.job.env_set: set by a configuration file; set the environment yourself")
 
 
 def _sweep(overrides: list[str], whole: DictConfig) -> list[list[str]]:
@@ -117,7 +151,9 @@ def plain(config: Any, choices: Any) -> dict[str, Any]:
     plain_config["logger"] = plain_config.get("logger") or None
     chosen = {group: name for group, name in choices.items() if group in ("model", "data", "trainer")}
     plain_config["choices"] = chosen
-    plain_config["name"] = plain_config.get("name") or chosen.get("data")
+    name = plain_config.get("name")
+    # A number is a name too: name=2024.
+    plain_config["name"] = chosen.get("data") if name is None else str(name) if isinstance(name, int) else name
     return plain_config
 
 
@@ -136,8 +172,13 @@ def _explained(error: Exception, overrides: list[str]) -> UserError:
     asked = re.search(r"Could not override '([^']+)'", text)
     if asked:
         key = asked.group(1)
+        group = key.split(".")[0]
+        if any(re.match(rf"{group}=.*,", text) for text in overrides):
+            return UserError(f"{key}: not a key of the default {group}; in a sweep over {group} write ++{key}=VALUE")
         near = nearest(key, _known_keys(overrides))
         return UserError(f"{key}: no such key{near}; `genbench run --cfg job` shows all keys")
+    if "must be a string or a list" in text:
+        return UserError("a group cannot be null: give a name, as in model=vae, or names, as in metric=[likelihood]")
     if "Ambiguous value" in text or "--multirun" in text:
         return UserError(f"{text.splitlines()[0]}: add -m to run each of these values, or write KEY=[A,B] for a list")
     return UserError(" ".join(text.split())[:300])

@@ -29,11 +29,14 @@ from bench.data.base import Data
 from bench.data.loader import Batches
 from bench.ema import EMA
 from bench.errors import DivergedError, UserError
+from bench.provenance import device_name
 from bench.rng import rng_state, seeded, set_rng_state
 from bench.seeds import derive_seed
 from models.base import ClosedForm, GenerativeModel
 
 __all__ = ["Hardware", "Progress", "Schedule", "TrainingReport", "fit", "load_model_weights"]
+
+log = logging.getLogger("genbench")
 
 LAST, BEST, FINAL = "last.ckpt", "best.ckpt", "final.ckpt"
 
@@ -72,8 +75,8 @@ class Schedule:
             raise UserError("train.examples and train.seconds are both null; give one, say train.examples=60000")
         for name in ("examples", "seconds", "batch_size", "validate_every", "patience", "clip_norm"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise UserError(f"train.{name}={value}: must be greater than 0")
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(f"train.{name}={value}: must be greater than 0 and finite")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise UserError(f"train.ema_decay={self.ema_decay}: must lie between 0 and 1")
 
@@ -94,6 +97,10 @@ class Hardware:
     precision: str = "32-true"
     compile: bool = False
 
+    def __post_init__(self) -> None:
+        if self.devices < 1:
+            raise UserError(f"trainer.devices={self.devices}: must be at least 1")
+
 
 @dataclass
 class Progress:
@@ -106,6 +113,7 @@ class Progress:
     best_examples: int = 0
     validations_since_best: int = 0
     finished: str = ""  # why training ended; empty while it goes on
+    device: str = ""  # what it was trained on
     history: list[list[float]] = field(default_factory=list)  # [examples_seen, validation score]
 
 
@@ -140,7 +148,7 @@ def fit(
         KeyboardInterrupt: after Ctrl-C; the last checkpoint stands.
     """
     if isinstance(model, ClosedForm):
-        return _fit_closed_form(model, data, schedule, folder, config, validate)
+        return _fit_closed_form(model, data, hardware, folder, config, validate)
     if schedule.batch_size % hardware.devices or schedule.batch_size > len(data.train):
         raise UserError(
             f"train.batch_size={schedule.batch_size}: must be a multiple of trainer.devices={hardware.devices}"
@@ -149,6 +157,7 @@ def fit(
     last = folder / LAST
     resume = last if last.exists() else None
     supervisor = _Supervisor(schedule, seed, folder, config, validate, report)
+    supervisor.progress.device = device_name(hardware.accelerator, hardware.devices)
     if resume is not None:
         supervisor.restore(load_checkpoint(resume)["callbacks"][supervisor.state_key])
         if supervisor.progress.finished:  # killed after training, before the end of its evaluation
@@ -216,6 +225,7 @@ class _Supervisor(Callback):
         self._ema: EMA | None = None
         self._generator = torch.Generator()
         self._loss_sum: Tensor | None = None
+        self._outputs: dict[str, Any] = {}
         self._clock = 0.0
 
     # Where training stands.
@@ -245,6 +255,8 @@ class _Supervisor(Callback):
             self._generator.set_state(rng["train"])
             if self._ema is not None:
                 self._ema.load_state_dict(self._restored["ema"])
+        for seen, score in self.progress.history:  # a CSV file of curves starts again with every process
+            _log_curve(trainer, {"validation_score": score}, int(seen))
         self._clock = time.perf_counter()
 
     # One step.
@@ -256,6 +268,7 @@ class _Supervisor(Callback):
         progress.steps += 1
         progress.examples_seen += self.schedule.batch_size
         loss = outputs["loss"].detach()
+        self._outputs = outputs
         # A sum keeps every NaN and infinity, so that a GPU need not be waited for at every step.
         self._loss_sum = loss if self._loss_sum is None else self._loss_sum + loss
         spent = progress.steps == self.total_steps
@@ -280,6 +293,7 @@ class _Supervisor(Callback):
         _check_finite(model, progress.examples_seen)
         with self._evaluated_weights():
             score = self._score(trainer, model)
+            _log_curve(trainer, {**self._outputs, "validation_score": score}, progress.examples_seen)
             if progress.best_score is None or score is None or score < progress.best_score:
                 progress.best_score, progress.best_examples = score, progress.examples_seen
                 progress.validations_since_best = 0
@@ -314,10 +328,24 @@ class _Supervisor(Callback):
         return nullcontext() if self._ema is None else self._ema.swapped_in()
 
 
+def _log_curve(trainer: Trainer, values: dict[str, Any], examples_seen: int) -> None:
+    """Single numbers to the tracker, if there is one, over the examples seen."""
+    if trainer.logger is not None:
+        single = {name: float(value) for name, value in values.items() if value is not None and _is_number(value)}
+        try:
+            trainer.logger.log_metrics(single, step=examples_seen)
+        except Exception:  # whatever a tracker trips over, the run is worth more
+            log.exception("the tracker failed; training goes on")
+
+
+def _is_number(value: Any) -> bool:
+    return value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, int | float)
+
+
 def _fit_closed_form(
     model: GenerativeModel,
     data: Data,
-    schedule: Schedule,
+    hardware: Hardware,
     folder: Path,
     config: dict[str, Any],
     validate: Callable[[GenerativeModel], float] | None,
@@ -328,6 +356,7 @@ def _fit_closed_form(
     model.fit(data.train.x.split(1024))
     seconds = time.perf_counter() - start
     progress = Progress(examples_seen=len(data.train), train_seconds=seconds, finished="closed form")
+    progress.device = device_name(hardware.accelerator, hardware.devices)
     _check_finite(model, progress.examples_seen)
     progress.best_examples = progress.examples_seen
     progress.best_score = None if validate is None else _validate(validate, model)
@@ -425,5 +454,6 @@ def _trainer(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
-        raise UserError(f"trainer: {' '.join(str(error).split())[:200]}") from error
+    except (MisconfigurationException, ImportError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"trainer: {reason} (trainer=cpu works everywhere)") from error

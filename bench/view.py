@@ -19,9 +19,9 @@ def format_number(value: float, spread: float | None = None) -> str:
 
     A spread above 0 is given two significant digits and the value as many decimals. Without one, whole numbers are
     shown as such and others with four significant digits. Thousands are set apart by a narrow space; below 1e-6 and
-    from 1e15 the notation is scientific.
+    from 1e15 the notation is scientific. A spread below 1e-12 of the value is its rounding error, and counts as 0.
     """
-    if spread is not None and spread > 0:
+    if spread is not None and spread > 1e-12 * abs(value):
         decimals = _decimals(spread, 2)
         if decimals > 9 or max(abs(value), spread) >= 1e15:
             return f"{value:.3e} ± {spread:.1e}"

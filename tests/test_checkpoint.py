@@ -69,6 +69,28 @@ def test_a_tensor_that_claims_more_than_is_stored_is_refused(tmp_path: Path) -> 
         load_checkpoint(tmp_path / "bomb.ckpt")
 
 
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.sparse_coo_tensor(torch.zeros(1, 1, dtype=torch.long), torch.ones(1), (10**13,), check_invariants=False),
+        torch.empty(10**12, device="meta"),
+    ],
+    ids=["sparse", "meta"],
+)
+def test_tensors_that_genbench_never_writes_are_refused(tensor: torch.Tensor, tmp_path: Path) -> None:
+    torch.save({"state_dict": {"w": tensor}}, tmp_path / "odd.ckpt")
+    with pytest.raises(UserError, match="sparse, quantized or without memory"):
+        load_checkpoint(tmp_path / "odd.ckpt")
+
+
+def test_entries_that_contain_themselves_are_refused(tmp_path: Path) -> None:
+    loop: dict[str, object] = {}
+    loop["state_dict"] = loop
+    torch.save(loop, tmp_path / "loop.ckpt")
+    with pytest.raises(UserError, match="nested too deeply"):
+        load_checkpoint(tmp_path / "loop.ckpt")
+
+
 def test_compressed_entries_are_refused(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "a.ckpt", {"state_dict": {"w": torch.zeros(100_000)}})
     with (

@@ -50,6 +50,26 @@ def one_run(folder: Path, name: str = "two_moons") -> Path:
         (["model._target_=os.system"], r"_target_ 'os\.system' is not in the packages allowed.*trust=\[os\]"),
         (["-m", "model=vae,dcgna"], r"model 'dcgna': no such model; nearest: dcgan"),
         (["-m", "model=vae", "train.batch_size=8,none"], r"train\.batch_size"),
+        (["-m", "data=two_moons,grid25", "data.n_train=30"], r"data\.n_train: .*write \+\+data\.n_train=VALUE"),
+        (["model=null"], r"a group cannot be null"),
+        (["train=null"], r"train=None: keys and values"),
+        (["+metric.own=3"], r"metric\.own=3: .*_target_"),
+        (["name=a/b"], r"name='a/b': the name of a folder"),
+        (["name=[1,2]"], r"name=\[1, 2\]"),
+        (["name='\\${seed}'"], r"name: .* is not resolved"),
+        (["runs_dir=5"], r"runs_dir=5"),
+        (["runs_dir=/dev/null/x"], r"runs_dir=/dev/null/x: Not a directory"),
+        (["seed=true"], r"seed=True"),
+        (["seed=99999999999999999999"], r"seed=9+"),
+        (["trust=[1]"], r"trust=\[1\]"),
+        (["rerun=maybe"], r"rerun='maybe'"),
+        (["train.examples=null", "train.seconds=nan"], r"train\.seconds=nan"),
+        (["train.clip_norm=inf"], r"train\.clip_norm=inf"),
+        (["trainer.devices=0"], r"trainer\.devices=0"),
+        (["evaluate.checkpoints=[best,best]"], r"evaluate\.checkpoints"),
+        (["--config-name=other"], r"--config-name: not an option"),
+        (["--cfg", "job", "model=relnvp"], r"model 'relnvp'"),
+        (["+hydra.callbacks.x._target_=os.system"], r"hydra\.callbacks\.x: _target_ 'os\.system' is not"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
@@ -199,6 +219,80 @@ def test_a_strangers_checkpoint_cannot_name_code_nor_trust_itself(
     assert main(["evaluate", "x.ckpt"]) == 2
     assert "trust" in capsys.readouterr().err
     assert not (workplace / "ran").exists()
+
+
+def test_a_strangers_checkpoint_cannot_make_a_target_out_of_a_text(
+    workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OmegaConf's oc.create turns a text into a node, after whoever looked for ``_target_`` has passed."""
+    config = compose_runs(["model=vae", *TINY])[0]
+    config["model"]["optimizer"] = "${oc.create:{_target_:stranger.Model}}"
+    (workplace / "stranger.py").write_text("open('ran', 'w')\n")
+    monkeypatch.syspath_prepend(str(workplace))
+    save_checkpoint(workplace / "x.ckpt", {"config": json.dumps(config), "state_dict": {}, "progress": {}})
+    assert main(["evaluate", "x.ckpt"]) == 2
+    assert "model.optimizer: '${oc.create" in capsys.readouterr().err
+    assert not (workplace / "ran").exists()
+
+
+@pytest.mark.parametrize("junk", [None, {"a": 1}, "???"])
+def test_a_checkpoint_with_any_configuration_is_read_or_refused_in_one_line(junk: object, workplace: Path) -> None:
+    good = compose_runs(["model=vae", *TINY])[0]
+    for group in [None, *good]:
+        keys = [None, *good[group]] if group is not None and isinstance(good[group], dict) else [None]
+        for key in keys:
+            config = json.loads(json.dumps(good))
+            if group is None:
+                config = junk
+            elif key is None:
+                config[group] = junk
+            else:
+                config[group][key] = junk
+            save_checkpoint(workplace / "x.ckpt", {"config": json.dumps(config), "state_dict": {}, "progress": {}})
+            assert main(["evaluate", "x.ckpt"]) == 2, (group, key)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("trust: [stranger]", r"trust: set by a configuration file.*add trust=\[stranger\] yourself"),
+        ("hydra: {callbacks: {x: {_target_: stranger.Model}}}", r"hydra\.callbacks\.x: _target_ 'stranger\.Model'"),
+        ("hydra: {callbacks: {x: '${oc.create:{_target_:stranger.Model}}'}}", r"_target_ 'stranger\.Model'"),
+        ("hydra: {launcher: {_target_: stranger.Model}}", r"hydra\.launcher: _target_"),
+        ("hydra: {job: {env_set: {PATH: /stranger}}}", r"hydra\.job\.env_set"),
+    ],
+)
+def test_a_strangers_experiment_cannot_run_code(
+    content: str, said: str, workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workplace / "own" / "experiment").mkdir(parents=True)
+    (workplace / "own" / "experiment" / "evil.yaml").write_text(f"# @package _global_\n{content}\n")
+    (workplace / "stranger.py").write_text("open('ran', 'w')\n")
+    monkeypatch.syspath_prepend(str(workplace))
+    search = f"hydra.searchpath=[file://{workplace}/own]"
+    assert main(["run", search, "model=gaussian", *TINY, "experiment=evil"]) == 2
+    assert re.search(said, capsys.readouterr().err)
+    assert not (workplace / "ran").exists()
+
+
+def test_a_number_is_a_name(workplace: Path) -> None:
+    assert compose_runs(["name=2024"])[0]["name"] == "2024"
+
+
+def test_a_model_that_cannot_be_sampled_keeps_its_likelihood(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nan = lambda self, n, **_: torch.full((n, *self.shape), float("nan"))  # noqa: E731
+    monkeypatch.setattr("models.vaes.vae.VAE.sample", nan)
+    assert main(["run", "model=vae", *TINY]) == 1
+    rows = {row.metric: row for row in read_rows(one_run(workplace) / "rows.jsonl") if row.model == "vae"}
+    assert rows["log_likelihood"].status is Status.OK
+    assert rows["samples_per_second"].reason == "ValueError: samples contain NaN or infinity"
+
+
+def test_the_csv_logger_has_a_line_for_every_validation(workplace: Path) -> None:
+    assert main(["run", "model=vae", "logger=csv", *TINY]) == 0
+    lines = (one_run(workplace) / "curves" / "metrics.csv").read_text().splitlines()
+    assert lines[0] == "loss,step,validation_score"
+    assert [line.split(",")[1] for line in lines[1:]] == ["320", "640"]
 
 
 def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:

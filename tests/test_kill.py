@@ -63,7 +63,8 @@ def survive(kind: str, kills: int, folder: Path) -> None:
             killed += code is None
         if code is None:
             code = genbench(*command, cwd=war).returncode
-        assert code == 0
+        logs = [file.read_text() for file in war.glob("runs/*/*/run.log")]
+        assert code == 0, "\n".join(logs)[-3000:]
         state, rows = final_state(war)
         assert rows == expected_rows
         assert state.keys() == expected_state.keys()

@@ -438,6 +438,7 @@ def test_a_seed_that_failed_before_its_best_checkpoint_is_not_forgotten() -> Non
         (1234567.0, None, "1_234_567"), (3.14159, None, "3.142"), (0.999999, None, "1.000"), (-2.5, None, "-2.500"),
         (123456.7, None, "123_500"), (0.000012345, None, "0.00001234"), (1e-9, None, "1.000e-09"),
         (1e15, None, "1.000e+15"), (1e300, 1e299, "1.000e+300 ± 1.0e+299"), (0.5, 1e-12, "5.000e-01 ± 1.0e-12"),
+        (-3.4657359, 2e-17, "-3.466"),
     ],
 )  # fmt: skip
 def test_digits_follow_the_uncertainty(value: float, spread: float | None, text: str) -> None:

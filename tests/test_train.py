@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from helpers_models import new_model, small_data
+from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor, nn
 
 from bench.checkpoint import load_checkpoint
@@ -94,6 +95,31 @@ def test_train_20_equals_train_8_resume_12(name: str, ema: float | None, tmp_pat
     progress = train(new_model(name, DATA.spec, seed=9), tmp_path / "parts", ema_decay=ema)
     assert progress.steps == 20
     assert same(weights(tmp_path / "whole" / "final.ckpt"), weights(tmp_path / "parts" / "final.ckpt"))
+
+
+def test_curves_of_a_resumed_run_hold_what_came_before(tmp_path: Path) -> None:
+    def curves(folder: Path) -> list[str]:
+        lines = (folder / "curves" / "metrics.csv").read_text().splitlines()
+        column = lines[0].split(",").index("step")
+        return [line.split(",")[column] for line in lines[1:]]
+
+    def run(scores: list[float | None]) -> None:
+        def score(model: GenerativeModel) -> float:
+            value = scores.pop(0)
+            if value is None:
+                raise ZeroDivisionError
+            return value
+
+        logger = CSVLogger(str(tmp_path), name=None, version="curves")
+        schedule = Schedule(examples=256, batch_size=16, validate_every=64)
+        model = new_model("vae", DATA.spec)
+        fit(model, DATA, schedule, Hardware(), seed=5, folder=tmp_path, config={}, validate=score, logger=logger)
+
+    with pytest.raises(ZeroDivisionError):
+        run([3.0, 2.0, None])
+    assert curves(tmp_path) == ["64", "128"]
+    run([1.0, 0.5])
+    assert curves(tmp_path) == ["64", "128", "192", "256"]
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:

