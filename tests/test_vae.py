@@ -288,4 +288,4 @@ def test_yaml_builds_the_paper_model() -> None:
     sizes = [tuple(p.shape) for p in model.encoder.parameters() if p.dim() == 2]
     assert sizes == [(200, 784), (200, 200), (100, 200)]
     group = model.configure_optimizers().param_groups[0]
-    assert (group["lr"], group["betas"], group["eps"]) == (1e-3, (0.9, 0.999), 1e-4)
+    assert (group["lr"], group["betas"], group["eps"]) == (1e-3, (0.9, 0.999), 1e-8)
