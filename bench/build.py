@@ -57,7 +57,10 @@ def build_data(config: dict[str, Any]) -> Data:
 
 def build_model(config: dict[str, Any], spec: DataSpec) -> GenerativeModel:
     """The model of a run's configuration: the data dictate its shapes."""
-    made = _build("model", config["model"], shape=spec.shape, levels=spec.levels)
+    of_data = {"shape": spec.shape, "levels": spec.levels}
+    if "classes" in _parameters(config["model"]["_target_"]):
+        of_data["classes"] = spec.classes
+    made = _build("model", config["model"], **of_data)
     if not isinstance(made, GenerativeModel):
         raise UserError(f"model: {config['model']['_target_']} is a {type(made).__name__}, not a GenerativeModel")
     return made
@@ -125,6 +128,11 @@ def _build(group: str, node: Mapping[str, Any], **extra: Any) -> Any:
         raise UserError(f"{group}: {node['_target_']} could not be made: {reason}") from error
 
 
+def _parameters(target: str) -> Mapping[str, inspect.Parameter]:
+    module_name, _, name = target.rpartition(".")
+    return inspect.signature(getattr(importlib.import_module(module_name), name)).parameters
+
+
 def _check_kind(path: str, target: str, group: str, trusted: tuple[str, ...]) -> None:
     module_name, _, name = target.rpartition(".")
     try:
@@ -158,8 +166,7 @@ def _check_arguments(node: Mapping[str, Any], path: str, extra: Mapping[str, Any
     """Unknown arguments, said before Python says them with a traceback."""
     target = node.get("_target_")
     if target is not None:
-        module_name, _, name = target.rpartition(".")
-        parameters = inspect.signature(getattr(importlib.import_module(module_name), name)).parameters
+        parameters = _parameters(target)
         open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         for key in [*node, *extra]:
             if not key.startswith("_") and key not in parameters and not open_ended:

@@ -86,6 +86,8 @@ class EvalContext:
             return "the model has no likelihood"
         if need is Need.SAMPLES and self.model is None:
             return "there is no model to sample"
+        if need is Need.SAMPLES and self.model is not None and self.model.cannot_sample:
+            return f"the model cannot be sampled: {self.model.cannot_sample}"
         if need is Need.INTEGER_DATA and spec.levels is None:
             return f"{spec.name} is real-valued"
         if need is Need.CLASSIFIER and (spec.classes is None or not spec.is_image):

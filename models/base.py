@@ -29,7 +29,8 @@ class GenerativeModel(LightningModule, ABC):
     """A distribution that can be sampled.
 
     Subclasses are final: they implement ``sample``, ``training_step`` (Lightning's) and ``configure_optimizers``.
-    The constructor must not depend on data: the data's ``shape`` and ``levels`` are its first two arguments.
+    The constructor must not depend on data: the data's ``shape`` and ``levels`` are its first two arguments. One that
+    takes ``classes`` is also given their number of classes, or None.
 
     Arguments:
         shape: Of one example, ``(C, H, W)`` or ``(D,)``.
@@ -74,6 +75,11 @@ class GenerativeModel(LightningModule, ABC):
         """uint8 for integer levels, float32 for reals."""
         return torch.float32 if self.levels is None else torch.uint8
 
+    @property
+    def cannot_sample(self) -> str:
+        """Why ``sample`` raises NotImplementedError; empty for all but models whose sampling has no algorithm."""
+        return ""
+
     @abstractmethod
     def sample(self, n: int, *, temperature: float = 1.0, generator: Generator | None = None) -> Tensor:
         """Draw ``(n, *shape)`` examples in the data's own space and dtype, on the model's device.
@@ -104,6 +110,9 @@ class HasLikelihood(ABC):
         A flow on continuous data: log p(x). A flow on integer data: one dequantization draw,
         :math:`\log p(x + u) - \log q(u|x)`. A VAE: :math:`\log p(x,z) - \log q(z|x)` with one z. By Jensen's inequality
         :math:`E[\log w] \le \log p(x)`, and the mean of K draws tightens the bound (Burda et al. 2016).
+
+        Where the relation is ``estimate`` (a log-determinant that is itself estimated), it is log w that is unbiased,
+        and draws are averaged as logarithms.
         """
 
 

@@ -17,7 +17,7 @@ from models.base import GenerativeModel
 __all__ = ["names", "new_model", "small_data"]
 
 # The published sizes of an image flow are for a GPU; every other hyperparameter is as in the YAML.
-SMALL = {"realnvp": ["model.channels=8", "model.blocks=1"]}
+SMALL = dict.fromkeys(["realnvp", "realnvp_conditional"], ["model.channels=8", "model.blocks=1"])
 
 
 def names(group: str) -> list[str]:

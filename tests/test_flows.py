@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from models.flows.base import Flow
 from models.flows.realnvp import RealNVP
 from models.transforms.base import Chain
-from models.transforms.coupling import AffineCoupling
+from models.transforms.coupling import Coupling, MaskedCoupling
 from models.transforms.multiscale import MultiScale
 from models.transforms.squeeze import Squeeze
 
@@ -140,7 +140,7 @@ def test_number_of_scales_follows_from_the_shape(shape: tuple[int, int, int], sc
     [multiscale] = [m for m in flow.modules() if isinstance(m, MultiScale)]
     assert len(multiscale.levels) == scales
     assert sum(isinstance(m, Squeeze) for m in flow.modules()) == scales - 1
-    assert sum(isinstance(m, AffineCoupling) for m in flow.modules()) == 6 * (scales - 1) + 4
+    assert sum(isinstance(m, Coupling | MaskedCoupling) for m in flow.modules()) == 6 * (scales - 1) + 4
 
 
 @pytest.mark.parametrize(("shape", "levels"), [((3,), None), ((1, 8, 8), 4)])
@@ -158,7 +158,7 @@ def test_every_variable_reaches_the_density(shape: tuple[int, ...], levels: int 
 def test_large_parameters_give_no_nan(shape: tuple[int, ...], levels: int | None) -> None:
     flow = RealNVP(shape, levels, ADAM, hidden=128, channels=16, blocks=2)
     for module in flow.modules():
-        if isinstance(module, AffineCoupling):
+        if isinstance(module, Coupling | MaskedCoupling):
             module.conditioner.layers[-1].reset_parameters()
     with torch.no_grad():
         for parameter in flow.parameters():
@@ -245,9 +245,57 @@ def test_its_yaml_makes_the_papers_model() -> None:
     flow = instantiate(config, shape=[3], levels=None)
     assert isinstance(flow, Flow)
     assert flow.shape == (3,)
-    assert sum(isinstance(m, AffineCoupling) for m in flow.modules()) == 8
+    assert sum(isinstance(m, Coupling | MaskedCoupling) for m in flow.modules()) == 8
     optimizer = flow.configure_optimizers()
     assert isinstance(optimizer, torch.optim.Adam)
     assert optimizer.param_groups[0]["lr"] == 1e-3
     with pytest.raises(ValueError, match="vectors"):
         RealNVP((3, 4), None, ADAM)
+
+
+def conditional(shape: tuple[int, ...], levels: int | None, classes: int = 3) -> RealNVP:
+    return RealNVP(
+        shape, levels, ADAM, couplings=4, hidden=16, depth=1, channels=8, blocks=1, classes=classes, conditional=True
+    )
+
+
+@pytest.mark.parametrize(("shape", "levels"), [((1,), None), ((3,), 4), ((1, 8, 8), 8)])
+def test_a_conditional_flow_is_a_mixture_over_its_classes(shape: tuple[int, ...], levels: int | None) -> None:
+    flow = conditional(shape, levels)
+    randomize(flow, 0.3)
+    x = examples(shape, levels, 6)
+    joint = flow.class_log_weights(x, generator=Generator().manual_seed(0))  # (B, classes)
+    assert joint.shape == (6, 3)
+    assert (joint[:, 0] != joint[:, 1]).all()
+    torch.testing.assert_close(flow.log_weight(x, generator=Generator().manual_seed(0)), joint.logsumexp(1))
+    code = flow.encode(x, generator=Generator().manual_seed(0))
+    assert code.shape == (6, 1 + math.prod(shape))
+    back = flow.decode(code)
+    assert torch.equal(back, x) if levels is not None else torch.allclose(back, x, atol=1e-4)
+    assert flow.sample_class(torch.tensor([2, 0]), generator=Generator().manual_seed(0)).shape == (2, *shape)
+    every = flow.training_step((x, torch.arange(6) % 3), 0)
+    every.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in flow.parameters())
+
+
+def test_a_conditional_flow_integrates_to_one_and_samples_what_it_says() -> None:
+    flow = conditional((1,), None)
+    randomize(flow, 0.5)
+    flow.double()
+    assert quadrature(flow, half_width=60, points=20_000) == pytest.approx(1, abs=1e-8)
+    # Within a class as well: p(x, y) integrates to p(y).
+    x = (torch.arange(20_000, dtype=torch.float64)[:, None] + 0.5) * 60 / 10_000 - 60
+    masses = flow.class_log_weights(x).exp().sum(0) * 60 / 10_000
+    torch.testing.assert_close(masses, flow.class_logits.softmax(0))
+    n = 40_000
+    drawn = flow.sample(n, generator=Generator().manual_seed(0)).double()
+    density = flow.log_weight(x).exp() * 60 / 10_000
+    mean = (density * x[:, 0]).sum()
+    spread = ((density * x[:, 0].square()).sum() - mean**2).sqrt()
+    assert abs(drawn.mean() - mean) < 4 * spread / math.sqrt(n)
+
+
+def test_classes_that_the_data_do_not_have_are_missed() -> None:
+    with pytest.raises(ValueError, match="class labels"):
+        RealNVP((2,), None, ADAM, conditional=True)
+    assert RealNVP((2,), None, ADAM, classes=3).classes == 0

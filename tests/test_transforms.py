@@ -13,11 +13,12 @@ from torch.autograd.functional import jacobian
 from models.nn.mlp import MLP
 from models.nn.resnet import ResNet
 from models.transforms.base import Chain, Transform, weakest_inverse
-from models.transforms.coupling import AffineCoupling, alternating_mask, channel_mask, checkerboard_mask
+from models.transforms.coupling import Coupling, MaskedCoupling, alternating, checkerboard_mask, halves
 from models.transforms.dequantize import UniformDequantization
 from models.transforms.logit import Logit
 from models.transforms.multiscale import MultiScale
 from models.transforms.squeeze import Squeeze
+from models.transforms.univariate import Affine
 
 few = settings(max_examples=12, deadline=None, derandomize=True)
 parity = st.integers(0, 1)
@@ -40,12 +41,20 @@ def uniform(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(*shape, generator=Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def vector_coupling(dim: int, parity: int) -> AffineCoupling:
-    return AffineCoupling(alternating_mask(dim, parity), MLP(dim, 2 * dim, hidden=8, depth=1))
+def vector_coupling(dim: int, parity: int, n_context: int = 0, **network: bool) -> Coupling:
+    kept, moved = alternating(dim, parity)
+    conditioner = MLP(len(kept), 2 * len(moved), hidden=8, depth=1, n_context=n_context, **network)
+    return Coupling(kept, moved, conditioner, Affine())
 
 
-def image_coupling(mask: Tensor, c: int) -> AffineCoupling:
-    return AffineCoupling(mask, ResNet(c, 2 * c, channels=4, blocks=1))
+def checkerboard_coupling(c: int, h: int, w: int, parity: int, n_context: int = 0) -> MaskedCoupling:
+    conditioner = ResNet(c, 2 * c, channels=4, blocks=1, n_context=n_context)
+    return MaskedCoupling(checkerboard_mask(h, w, parity), conditioner, Affine())
+
+
+def channel_coupling(c: int, parity: int) -> Coupling:
+    kept, moved = halves(c, parity)
+    return Coupling(kept, moved, ResNet(len(kept), 2 * len(moved), channels=4, blocks=1), Affine())
 
 
 def prepared(transform: Transform, std: float = 0.5) -> Transform:
@@ -81,13 +90,13 @@ def test_vector_coupling(dim: int, parity: int) -> None:
 @few
 @given(c=channels, h=st.integers(1, 4), w=st.integers(1, 4), parity=parity)
 def test_checkerboard_coupling(c: int, h: int, w: int, parity: int) -> None:
-    check_bijection(prepared(image_coupling(checkerboard_mask(h, w, parity), c)), normal(2, c, h, w))
+    check_bijection(prepared(checkerboard_coupling(c, h, w, parity)), normal(2, c, h, w))
 
 
 @few
 @given(c=st.integers(1, 5), h=st.integers(1, 3), w=st.integers(1, 3), parity=parity)
 def test_channel_coupling(c: int, h: int, w: int, parity: int) -> None:
-    check_bijection(prepared(image_coupling(channel_mask(c, parity), c)), normal(2, c, h, w))
+    check_bijection(prepared(channel_coupling(c, parity)), normal(2, c, h, w))
 
 
 @few
@@ -114,18 +123,18 @@ def test_multiscale(c: int, h: int, w: int) -> None:
     shape = (c, 2 * h, 2 * w)
     scales = [
         Chain(
-            image_coupling(checkerboard_mask(2 * h, 2 * w, 0), c),
+            checkerboard_coupling(c, 2 * h, 2 * w, 0),
             Squeeze(),
-            image_coupling(channel_mask(4 * c, 0), 4 * c),
+            channel_coupling(4 * c, 0),
         ),
-        image_coupling(channel_mask(2 * c, 1), 2 * c),
-        image_coupling(channel_mask(c, 1), c),
+        channel_coupling(2 * c, 1),
+        channel_coupling(c, 1),
     ]
     check_bijection(prepared(MultiScale(shape, scales)), normal(2, *shape))
 
 
 def test_multiscale_with_an_odd_number_of_channels() -> None:
-    scales = [image_coupling(channel_mask(5, 0), 5), image_coupling(channel_mask(2, 0), 2)]
+    scales = [channel_coupling(5, 0), channel_coupling(2, 0)]
     check_bijection(prepared(MultiScale((5, 1, 2), scales)), normal(2, 5, 1, 2))
 
 
@@ -136,12 +145,21 @@ def test_multiscale_puts_the_finest_latents_first() -> None:
     torch.testing.assert_close(z[:, :2], once[:, 2:].flatten(1))
 
 
-def test_masks_keep_and_move_each_entry_in_turn() -> None:
-    masks = (alternating_mask, channel_mask, lambda height, parity: checkerboard_mask(height, 3, parity))
-    for mask in masks:
-        for size in (2, 3, 4, 7):
-            torch.testing.assert_close(mask(size, 0) + mask(size, 1), torch.ones_like(mask(size, 0)))
-            assert 0 < mask(size, 0).sum() < mask(size, 0).numel()
+def test_partitions_keep_and_move_each_entry_in_turn() -> None:
+    for partition in (alternating, halves):
+        for n in (2, 3, 4, 7):
+            (kept, moved), (other_kept, other_moved) = partition(n, 0), partition(n, 1)
+            assert kept == other_moved
+            assert moved == other_kept
+            assert sorted(kept + moved) == list(range(n))
+            assert 0 < len(kept) < n
+        assert partition(1, 0) == partition(1, 1) == ([], [0])
+    assert alternating(5, 1) == ([1, 3], [0, 2, 4])
+    assert halves(5, 0) == ([0, 1], [2, 3, 4])
+    for size in (2, 3, 4, 7):
+        masks = [checkerboard_mask(size, 3, parity) for parity in (0, 1)]
+        torch.testing.assert_close(sum(masks), torch.ones(1, size, 3))
+        assert 0 < masks[0].sum() < masks[0].numel()
     assert checkerboard_mask(2, 3, 1).tolist() == [[[0, 1, 0], [1, 0, 1]]]
 
 
@@ -165,19 +183,43 @@ def test_kept_entries_pass_unchanged_and_do_not_see_moved_ones() -> None:
     assert matrix[1::2, 0::2].abs().min() > 0
 
 
+def check_context(transform: Transform, x: Tensor, context: Tensor) -> None:
+    """Another context is another bijection; without one it cannot be computed."""
+    z, log_det = transform(x, context=context)
+    torch.testing.assert_close(transform.inverse(z, context=context)[0], x)
+    assert (transform(x, context=2 * context)[0] != z).any()
+    assert (transform(x, context=2 * context)[1] != log_det).all()
+    with pytest.raises(ValueError, match="context"):
+        transform(x)
+
+
+def test_conditioners_read_the_context() -> None:
+    for dim in (1, 4):  # a single variable depends on the context alone
+        check_context(prepared(Chain(*[vector_coupling(dim, i, 2) for i in (0, 1)])), normal(3, dim), normal(3, 2))
+    pictures = prepared(
+        MultiScale((3, 4, 4), [checkerboard_coupling(3, 4, 4, 0, 2), checkerboard_coupling(1, 4, 4, 1, 2)])
+    )
+    check_context(pictures, normal(2, 3, 4, 4), normal(2, 2))
+    check_context(pictures, normal(2, 3, 4, 4), normal(2, 2, 4, 4))
+    # A vector is the same as a picture that is the same everywhere.
+    vector = normal(2, 2)
+    everywhere = vector[:, :, None, None].expand(2, 2, 4, 4)
+    x = normal(2, 3, 4, 4)
+    torch.testing.assert_close(pictures(x, context=vector)[0], pictures(x, context=everywhere)[0])
+
+
 def test_a_zero_last_layer_makes_the_identity() -> None:
     x = torch.randn(3, 4, generator=Generator().manual_seed(0))
-    coupling = AffineCoupling(alternating_mask(4, 0), MLP(4, 8, hidden=16, depth=2, zero_last=True))
-    z, log_det = coupling(x)
+    z, log_det = vector_coupling(4, 0, zero_last=True)(x)
     assert torch.equal(z, x)
     assert torch.equal(log_det, torch.zeros(3))
     image = torch.randn(2, 3, 4, 4, generator=Generator().manual_seed(0))
     network = ResNet(3, 6, channels=8, blocks=2, zero_last=True)
-    assert torch.equal(AffineCoupling(checkerboard_mask(4, 4, 0), network)(image)[0], image)
+    assert torch.equal(MaskedCoupling(checkerboard_mask(4, 4, 0), network, Affine())(image)[0], image)
 
 
 def test_log_scales_are_bounded_and_large_parameters_round_trip() -> None:
-    coupling = AffineCoupling(alternating_mask(6, 1), MLP(6, 12, hidden=16, depth=2), bound=1.5)
+    coupling = Coupling(*alternating(6, 1), MLP(3, 6, hidden=16, depth=2), Affine(bound=1.5))
     randomize(coupling, 10.0)
     x = torch.randn(64, 6, generator=Generator().manual_seed(0))
     z, log_det = coupling(x)
@@ -260,10 +302,10 @@ def test_chain_and_multiscale_derive_relation_and_inverse_from_their_parts() -> 
     class OneWay(Transform):
         inverse_kind = "one-way"
 
-        def forward(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
+        def forward(self, x: Tensor, *, context=None, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
             return x, x.new_zeros(len(x))
 
-        def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        def inverse(self, z: Tensor, *, context=None) -> tuple[Tensor, Tensor]:
             raise NotImplementedError
 
     assert weakest_inverse([Logit(0.1), OneWay(), Logit(0.1)]) == "one-way"
@@ -283,7 +325,7 @@ def test_log_terms_add_up_and_inputs_are_left_alone() -> None:
 
 
 def test_transforms_stay_float32_under_autocast() -> None:
-    scales = [Chain(image_coupling(checkerboard_mask(4, 4, 0), 3), Squeeze()), image_coupling(channel_mask(6, 0), 6)]
+    scales = [Chain(checkerboard_coupling(3, 4, 4, 0), Squeeze()), channel_coupling(6, 0)]
     chain = Chain(UniformDequantization(8), Logit(0.05), MultiScale((3, 4, 4), scales))
     randomize(chain, 0.5)
     seen: list[torch.dtype] = []

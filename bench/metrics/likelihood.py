@@ -5,7 +5,8 @@ Each draw w of a model's ``log_weight`` has :math:`E[w] = p(x)`. The mean of K d
 
 .. math:: L_K(x) = \log \frac1K \sum_k w_k, \qquad E[L_1] \le E[L_2] \le \dots \le \log p(x),
 
-an equality for K = 1 where w is deterministic. Data of integers have probabilities, so their bits/dim is the length of
+an equality for K = 1 where w is deterministic. Where log w itself is an unbiased estimate (of a log-determinant), the
+logarithm of a mean would be biased upwards; draws are then averaged as they are. Data of integers have probabilities, so their bits/dim is the length of
 a lossless code; a density of reals has no bits per dimension.
 """
 
@@ -49,7 +50,8 @@ class LogLikelihood(Metric):
     def compute(self, context: Context) -> list[Estimate]:
         nats_info, bits_info = self.infos(context)
         draws, n = context.log_weights.shape
-        bound = k_draw_bound(context.log_weights)  # (N,)
+        log_w = context.log_weights
+        bound = log_w.mean(0) if context.relation == Relation.ESTIMATE else k_draw_bound(log_w)  # (N,)
         bad = int((~torch.isfinite(bound)).sum())
         if bad > 0 or n == 0:
             reason = f"log-likelihood is not finite for {bad} of {n} examples"

@@ -1,4 +1,4 @@
-"""What all flows share: a transform from data to latents and a standard normal base."""
+"""What all flows share: a transform from data to latents, a standard normal base, and how they condition on classes."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -6,12 +6,15 @@ from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.functional import one_hot
 from torch.optim import Optimizer
 
 from models.base import Autoencodes, Batch, GenerativeModel, HasLikelihood, Relation
 from models.transforms.base import Transform
+from models.transforms.dequantize import UniformDequantization
+from models.transforms.logit import Logit
 
-__all__ = ["Flow", "OptimizerFactory"]
+__all__ = ["Flow", "OptimizerFactory", "class_context", "to_reals"]
 
 OptimizerFactory = Callable[[Iterator[nn.Parameter]], Optimizer]
 """An optimizer class with all its settings but the parameters."""
@@ -26,6 +29,12 @@ class Flow(GenerativeModel, HasLikelihood, Autoencodes):
     integers x (Papamakarios, Nalisnick, Rezende, Mohamed, Lakshminarayanan 2021, Normalizing flows for probabilistic
     modeling and inference).
 
+    With ``classes`` it is a mixture of flows p(x|y), the one-hot y being the transform's context, over a learned p(y):
+
+    .. math:: \log p(x) = \log \sum_y p(y)\, p(x|y)
+
+    It trains on log p(x, y), and stays a distribution over x: its likelihood compares with that of any other model.
+
     A base class: a flow is a subclass whose constructor builds the transform.
 
     Arguments:
@@ -33,49 +42,115 @@ class Flow(GenerativeModel, HasLikelihood, Autoencodes):
         levels: Number of integer levels, or None for real-valued data.
         transform: From data, ``(*shape)`` with integers held as floats, to flat latents ``(D,)``.
         optimizer: Makes the optimizer from the parameters.
+        classes: Number of classes the transform is conditioned on; 0: it is not.
     """
 
     family: ClassVar[str] = "flow"
 
     def __init__(
-        self, shape: Iterable[int], levels: int | None, transform: Transform, optimizer: OptimizerFactory
+        self,
+        shape: Iterable[int],
+        levels: int | None,
+        transform: Transform,
+        optimizer: OptimizerFactory,
+        *,
+        classes: int = 0,
     ) -> None:
         super().__init__(shape, levels)
         if transform.output_shape(self.shape) != (self.dim,):
             raise ValueError(f"latents must be ({self.dim},), not {transform.output_shape(self.shape)}")
         self.transform = transform
         self.make_optimizer = optimizer
+        self.classes = classes
+        if classes > 0:
+            self.class_logits = nn.Parameter(torch.zeros(classes))
 
     @property
     def relation(self) -> Relation:
         return self.transform.relation
 
+    @property
+    def cannot_sample(self) -> str:
+        return "its transform has no inverse" if self.transform.inverse_kind == "one-way" else ""
+
     def log_weight(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
-        z, log_term = self.transform(x.to(self._float), generator=generator)
-        return log_term - 0.5 * z.square().sum(1) - 0.5 * self.dim * math.log(2 * math.pi)
+        if self.classes == 0:
+            return self._log_weight(x, None, generator)
+        return self.class_log_weights(x, generator=generator).logsumexp(1)
+
+    def class_log_weights(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """One draw of log p(x, y) for every class y, ``(B, *shape) -> (B, classes)`` nats. Conditional flows only."""
+        each = [self._log_weight(x, torch.full((len(x),), y, device=x.device), generator) for y in range(self.classes)]
+        return torch.stack(each, 1) + self.class_logits.log_softmax(0)
 
     def encode(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
-        """``(B, *shape)`` data to ``(B, D)`` latents. Integer data: those of one dequantization draw."""
-        z: Tensor = self.transform(x.to(self._float), generator=generator)[0]
-        return z
+        """``(B, *shape)`` data to ``(B, D)`` latents; a conditional flow puts the most probable class before them.
+
+        Integer data: latents of one dequantization draw.
+        """
+        y = None if self.classes == 0 else self.class_log_weights(x, generator=generator).argmax(1)
+        z: Tensor = self.transform(x.to(self._float), context=self._context(y), generator=generator)[0]
+        return z if y is None else torch.cat([y[:, None].to(z.dtype), z], 1)
 
     def decode(self, z: Tensor) -> Tensor:
-        return self.transform.inverse(z)[0].to(self.data_dtype)
+        y = None if self.classes == 0 else z[:, 0].long()
+        return self._decode(z if y is None else z[:, 1:], y)
 
     @torch.no_grad()
     def sample(self, n: int, *, temperature: float = 1.0, generator: Generator | None = None) -> Tensor:
-        z = torch.randn(n, self.dim, generator=generator, device=self.device, dtype=self._float)
-        return self.decode(temperature * z)
+        y = None
+        if self.classes > 0:
+            y = torch.multinomial(self.class_logits.softmax(0), n, replacement=True, generator=generator)
+        return self._sample(n, y, temperature, generator)
+
+    @torch.no_grad()
+    def sample_class(self, y: Tensor, *, temperature: float = 1.0, generator: Generator | None = None) -> Tensor:
+        """One example of each of the classes ``(n,)`` int64, ``(n, *shape)``. Conditional flows only."""
+        return self._sample(len(y), y, temperature, generator)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean of -log w over the batch: in bits/dim for integer data, in nats for real-valued data."""
-        loss = -self.log_weight(batch[0], generator=self.train_generator).mean()
+        x, y = batch
+        log_w = self._log_weight(x, None if self.classes == 0 else y, self.train_generator)
+        if self.classes > 0:
+            log_w = log_w + self.class_logits.log_softmax(0)[y]
+        loss = -log_w.mean()
         return loss if self.levels is None else loss / (self.dim * math.log(2))
 
     def configure_optimizers(self) -> Optimizer:
         return self.make_optimizer(self.parameters())
 
+    def _log_weight(self, x: Tensor, y: Tensor | None, generator: Generator | None) -> Tensor:
+        z, log_term = self.transform(x.to(self._float), context=self._context(y), generator=generator)
+        return log_term - 0.5 * z.square().sum(1) - 0.5 * self.dim * math.log(2 * math.pi)
+
+    def _sample(self, n: int, y: Tensor | None, temperature: float, generator: Generator | None) -> Tensor:
+        z = torch.randn(n, self.dim, generator=generator, device=self.device, dtype=self._float)
+        return self._decode(temperature * z, y)
+
+    def _decode(self, z: Tensor, y: Tensor | None) -> Tensor:
+        return self.transform.inverse(z, context=self._context(y))[0].to(self.data_dtype)
+
+    def _context(self, y: Tensor | None) -> Tensor | None:
+        return None if y is None else one_hot(y, self.classes).to(self._float)
+
     @property
     def _float(self) -> torch.dtype:
         """What the flow computes in: float32, or float64 after ``double()``."""
         return next(self.parameters()).dtype
+
+
+def to_reals(levels: int | None, alpha: float) -> list[Transform]:
+    """What a flow on the reals needs before its first layer: for integer data uniform dequantization and a logit."""
+    return [] if levels is None else [UniformDequantization(levels), Logit(alpha)]
+
+
+def class_context(classes: int | None, conditional: bool) -> int:
+    """The size of the context of a flow that conditions on the data's classes, or 0 for one that does not.
+
+    Raises:
+        ValueError: It should, but the data have no classes.
+    """
+    if conditional and classes is None:
+        raise ValueError("a class-conditional model needs data with class labels; these have none")
+    return classes if conditional and classes is not None else 0

@@ -2,15 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 
-from models.flows.base import Flow, OptimizerFactory
+from models.flows.base import Flow, OptimizerFactory, class_context, to_reals
 from models.nn.mlp import MLP
 from models.nn.resnet import ResNet
 from models.transforms.base import Chain, Transform
-from models.transforms.coupling import AffineCoupling, alternating_mask, channel_mask, checkerboard_mask
-from models.transforms.dequantize import UniformDequantization
-from models.transforms.logit import Logit
+from models.transforms.coupling import Coupling, MaskedCoupling, alternating, checkerboard_mask, halves
 from models.transforms.multiscale import MultiScale
 from models.transforms.squeeze import Squeeze
+from models.transforms.univariate import Affine
 
 __all__ = ["RealNVP"]
 
@@ -35,9 +34,11 @@ class RealNVP(Flow):
         couplings, hidden, depth: For vectors: number of couplings; units and hidden layers of each conditioner.
         channels, blocks: For images: channels and residual blocks of each conditioner.
         alpha: For integer data: the logit's margin. 1e-6 suits MNIST; the paper has 0.05 for colour images.
+        classes, conditional: With ``conditional`` the flow is one of p(x|y), mixed over the data's ``classes``.
 
     Raises:
-        ValueError: The shape is neither a vector's nor an image's, or a number is out of range.
+        ValueError: The shape is neither a vector's nor an image's, a number is out of range, or the data have no
+            classes to condition on.
     """
 
     def __init__(
@@ -52,47 +53,44 @@ class RealNVP(Flow):
         channels: int = 64,
         blocks: int = 8,
         alpha: float = 1e-6,
+        classes: int | None = None,
+        conditional: bool = False,
     ) -> None:
         shape = tuple(shape)
+        n_context = class_context(classes, conditional)
         if len(shape) == 1:
-            body = _vector_transform(shape[0], couplings, hidden, depth)
+            body = _vector_transform(shape[0], couplings, hidden, depth, n_context)
         elif len(shape) == 3:
-            body = _image_transform(shape, channels, blocks)
+            body = _image_transform(shape, channels, blocks, n_context)
         else:
             raise ValueError(f"RealNVP takes vectors (D,) and images (C, H, W), not examples of shape {shape}")
-        to_reals = [] if levels is None else [UniformDequantization(levels), Logit(alpha)]
-        super().__init__(shape, levels, Chain(*to_reals, body), optimizer)
+        super().__init__(shape, levels, Chain(*to_reals(levels, alpha), body), optimizer, classes=n_context)
 
 
-def _vector_transform(dim: int, couplings: int, hidden: int, depth: int) -> Transform:
-    return Chain(
-        *[
-            AffineCoupling(
-                alternating_mask(dim, parity=i % 2), MLP(dim, 2 * dim, hidden=hidden, depth=depth, zero_last=True)
-            )
-            for i in range(couplings)
-        ]
-    )
+def _vector_transform(dim: int, couplings: int, hidden: int, depth: int, n_context: int) -> Transform:
+    layers: list[Transform] = []
+    for i in range(couplings):
+        kept, moved = alternating(dim, parity=i % 2)
+        conditioner = MLP(len(kept), 2 * len(moved), hidden=hidden, depth=depth, n_context=n_context, zero_last=True)
+        layers.append(Coupling(kept, moved, conditioner, Affine()))
+    return Chain(*layers)
 
 
-def _image_transform(shape: Sequence[int], channels: int, blocks: int) -> Transform:
+def _image_transform(shape: Sequence[int], channels: int, blocks: int, n_context: int) -> Transform:
+    def conditioner(n_in: int, n_out: int) -> ResNet:
+        return ResNet(n_in, 2 * n_out, channels=channels, blocks=blocks, n_context=n_context, zero_last=True)
+
+    def checkerboard(n: int, c: int, h: int, w: int) -> list[Transform]:
+        return [MaskedCoupling(checkerboard_mask(h, w, parity=i % 2), conditioner(c, c), Affine()) for i in range(n)]
+
+    def channelwise(n: int, c: int) -> list[Transform]:
+        splits = [halves(c, parity=i % 2) for i in range(n)]
+        return [Coupling(kept, moved, conditioner(len(kept), len(moved)), Affine()) for kept, moved in splits]
+
     c, h, w = shape
     scales: list[Transform] = []
     while h % 2 == 0 and w % 2 == 0 and min(h, w) > 4:
-        fine = _checkerboard_couplings(3, (c, h, w), channels, blocks)
-        coarse = [
-            AffineCoupling(channel_mask(4 * c, parity=i % 2), _conditioner(4 * c, channels, blocks)) for i in range(3)
-        ]
-        scales.append(Chain(*fine, Squeeze(), *coarse))
+        scales.append(Chain(*checkerboard(3, c, h, w), Squeeze(), *channelwise(3, 4 * c)))
         c, h, w = 2 * c, h // 2, w // 2
-    scales.append(Chain(*_checkerboard_couplings(4, (c, h, w), channels, blocks)))
+    scales.append(Chain(*checkerboard(4, c, h, w)))
     return MultiScale(shape, scales)
-
-
-def _checkerboard_couplings(n: int, shape: tuple[int, int, int], channels: int, blocks: int) -> list[Transform]:
-    c, h, w = shape
-    return [AffineCoupling(checkerboard_mask(h, w, parity=i % 2), _conditioner(c, channels, blocks)) for i in range(n)]
-
-
-def _conditioner(c: int, channels: int, blocks: int) -> ResNet:
-    return ResNet(c, 2 * c, channels=channels, blocks=blocks, zero_last=True)

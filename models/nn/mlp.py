@@ -2,26 +2,33 @@
 
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 __all__ = ["MLP"]
 
 
 class MLP(nn.Module):
-    """Fully connected layers with SiLU in between: ``(B, n_in) -> (B, n_out)``.
+    """Fully connected layers with SiLU in between: ``(B, n_in)`` and context ``(B, n_context)`` to ``(B, n_out)``.
 
     A smooth function, and so are densities made of it.
 
     Arguments:
-        n_in, n_out: Numbers of inputs and outputs.
+        n_in, n_out: Numbers of inputs and outputs. Without inputs and context the output is a learned constant.
         hidden: Units of each hidden layer.
         depth: Number of hidden layers; 0 is a linear map.
+        n_context: Numbers of the context; 0: none is read.
         zero_last: Start the last layer at zero, as conditioners of flows want it.
     """
 
-    def __init__(self, n_in: int, n_out: int, *, hidden: int, depth: int, zero_last: bool = False) -> None:
+    def __init__(
+        self, n_in: int, n_out: int, *, hidden: int, depth: int, n_context: int = 0, zero_last: bool = False
+    ) -> None:
         super().__init__()
-        widths = [n_in, *[hidden] * depth]
+        self.n_context = n_context
+        # Something to multiply the first weights with, where there is nothing to depend on.
+        self.constant_input = n_in + n_context == 0
+        widths = [max(1, n_in + n_context), *[hidden] * depth]
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), nn.SiLU()]
@@ -31,5 +38,11 @@ class MLP(nn.Module):
                 nn.init.zeros_(parameter)
         self.layers = nn.Sequential(*layers, last)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        if self.n_context > 0:
+            if context is None:
+                raise ValueError(f"this network reads a context of {self.n_context} numbers; none was given")
+            x = torch.cat([x, context.to(x.dtype)], 1)
+        if self.constant_input:
+            x = x.new_ones(len(x), 1)
         return self.layers(x)

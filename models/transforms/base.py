@@ -32,6 +32,9 @@ class Transform(nn.Module, ABC):
     - Nothing they are given, and nothing another module returned, is changed in place.
     - Random numbers are drawn from ``generator`` alone, in ``forward`` alone, on the input's device.
     - Examples are independent: the log-determinant is that of one example's Jacobian.
+    - ``context`` is what the map depends on besides x, and is not transformed: vectors ``(B, K)`` (a class, a code) or
+      pictures ``(B, K, H, W)`` of the size of x. Conditioner networks made with ``n_context=K`` read it; a transform
+      without such networks leaves it alone.
 
     Attributes:
         inverse_kind: How ``inverse`` works, see :data:`InverseKind`.
@@ -40,7 +43,9 @@ class Transform(nn.Module, ABC):
     inverse_kind: InverseKind
 
     @abstractmethod
-    def forward(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, *, context: Tensor | None = None, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
         r"""Towards the latents: ``(B, *shape) -> (B, *output_shape(shape))`` and the log-term ``(B,)`` in nats.
 
         The log-term is :math:`\log|\det \partial z / \partial x|` for a bijection. A dequantizer draws z from q(z|x)
@@ -48,7 +53,7 @@ class Transform(nn.Module, ABC):
         """
 
     @abstractmethod
-    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse(self, z: Tensor, *, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         r"""Towards the data: ``(B, *output_shape(shape)) -> (B, *shape)`` and :math:`\log|\det \partial x/\partial z|`.
 
         A dequantizer maps back to the integers (as floating-point numbers), many z to one x; its log-term here is 0.
@@ -81,19 +86,21 @@ class Chain(Transform):
         self.inverse_kind = weakest_inverse(parts)
         self._relation = weakest_relation(parts)
 
-    def forward(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, *, context: Tensor | None = None, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
         first, *rest = self.parts
-        x, log_term = first(x, generator=generator)
+        x, log_term = first(x, context=context, generator=generator)
         for part in rest:
-            x, term = part(x, generator=generator)
+            x, term = part(x, context=context, generator=generator)
             log_term = log_term + term
         return x, log_term
 
-    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse(self, z: Tensor, *, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         last, *rest = reversed(self._transforms)
-        z, log_term = last.inverse(z)
+        z, log_term = last.inverse(z, context=context)
         for part in rest:
-            z, term = part.inverse(z)
+            z, term = part.inverse(z, context=context)
             log_term = log_term + term
         return z, log_term
 

@@ -1,62 +1,122 @@
-"""Affine coupling layers and the masks they use."""
+r"""Coupling layers: one part of an example is moved by amounts computed from the other part, which is kept.
+
+.. math:: z_{kept} = x_{kept}, \quad z_{moved} = g(x_{moved};\, \theta), \quad \theta = \mathrm{NN}(x_{kept}, c), \qquad
+    \log|\det| = \sum_{moved} \log g'
+
+with g a monotone map of one variable and c the context (Dinh, Krueger, Bengio 2015, NICE: Non-linear independent
+components estimation; Dinh, Sohl-Dickstein, Bengio 2017, Density estimation using Real NVP). A conditioner whose last
+layer starts at zero makes a coupling start as the identity. Nothing need be kept: every entry is then moved, by amounts
+that depend on the context at most.
+"""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Generator, Tensor, nn
 
 from models.transforms.base import Transform
+from models.transforms.univariate import Univariate
 
-__all__ = ["AffineCoupling", "alternating_mask", "channel_mask", "checkerboard_mask"]
+__all__ = ["Coupling", "MaskedCoupling", "alternating", "checkerboard_mask", "halves"]
 
 
-class AffineCoupling(Transform):
-    r"""Scales and shifts one part of an example by amounts computed from the other part.
+class Coupling(Transform):
+    """Keeps and moves whole variables, or whole channels: indices of dimension 1.
 
-    With a mask b of ones (kept) and zeros (moved):
+    Arguments:
+        kept, moved: Indices that together are 0 .. n-1, each once. Not stored in checkpoints.
+        conditioner: Network ``(B, len(kept), ...)`` and context to ``(B, P len(moved), ...)``: along dimension 1 the
+            first parameter of every moved variable, then the second, and so on.
+        univariate: What moves an entry, with P parameters.
+    """
 
-    .. math:: z = b x + (1 - b)\,(x\,e^{s} + t), \quad (t, r) = \mathrm{NN}(b x), \quad s = c \tanh(r / c), \quad
-        \log|\det| = \sum (1 - b)\, s
+    def __init__(
+        self, kept: Sequence[int], moved: Sequence[int], conditioner: nn.Module, univariate: Univariate
+    ) -> None:
+        super().__init__()
+        order = torch.tensor([*kept, *moved], dtype=torch.long)
+        if sorted(order.tolist()) != list(range(len(order))) or not moved:
+            raise ValueError(f"kept {list(kept)} and moved {list(moved)} are no partition of 0 .. n-1 that moves any")
+        self.order: Tensor
+        self.back: Tensor
+        self.register_buffer("order", order, persistent=False)
+        self.register_buffer("back", order.argsort(), persistent=False)
+        self.sizes = [len(kept), len(moved)]
+        self.conditioner = conditioner
+        self.univariate = univariate
+        self.inverse_kind = univariate.inverse_kind
 
-    (Dinh, Sohl-Dickstein, Bengio 2017, Density estimation using Real NVP.) The soft clamp holds the log-scale s within
-    :math:`\pm c` with slope 1 at 0, so that no parameters overflow the exponential; the paper learns c, here it is
-    fixed. A conditioner whose last layer starts at zero makes the coupling start as the identity. A mask without ones
-    is allowed: every entry is moved, by amounts that depend on nothing.
+    def forward(
+        self, x: Tensor, *, context: Tensor | None = None, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        kept, moved = x.index_select(1, self.order).split(self.sizes, 1)
+        moved, log_derivative = self.univariate.forward(moved, self._parameters_for(kept, context))
+        z = torch.cat([kept, moved], 1).index_select(1, self.back)
+        return z, log_derivative.flatten(1).sum(1)
+
+    def inverse(self, z: Tensor, *, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        kept, moved = z.index_select(1, self.order).split(self.sizes, 1)
+        moved, log_derivative = self.univariate.inverse(moved, self._parameters_for(kept, context))
+        x = torch.cat([kept, moved], 1).index_select(1, self.back)
+        return x, log_derivative.flatten(1).sum(1)
+
+    def _parameters_for(self, kept: Tensor, context: Tensor | None) -> Tensor:
+        output = self.conditioner(kept, context).to(kept.dtype)  # autocast may have made it bfloat16
+        return output.unflatten(1, (self.univariate.n_parameters, self.sizes[1]))
+
+
+class MaskedCoupling(Transform):
+    """Keeps and moves entries by a mask of any pattern. The conditioner sees zeros where entries are moved.
 
     Arguments:
         mask: Ones where x is kept and zeros where it is moved; broadcasts to one example. Not stored in checkpoints.
-        conditioner: Network ``(B, C, ...) -> (B, 2 C, ...)``: shifts t, then raw log-scales r, along dimension 1.
-        bound: c above, in nats for each entry.
+        conditioner: Network ``(B, C, ...)`` and context to ``(B, P C, ...)``, along dimension 1 as in ``Coupling``;
+            what it gives for kept entries is not used.
+        univariate: What moves an entry, with P parameters.
     """
 
-    inverse_kind = "closed form"
-
-    def __init__(self, mask: Tensor, conditioner: nn.Module, bound: float = 2.0) -> None:
+    def __init__(self, mask: Tensor, conditioner: nn.Module, univariate: Univariate) -> None:
         super().__init__()
-        self.mask: Tensor
-        self.register_buffer("mask", mask.to(torch.get_default_dtype()), persistent=False)
+        self.keep: Tensor
+        self.register_buffer("keep", mask.bool(), persistent=False)
         self.conditioner = conditioner
-        self.bound = bound
+        self.univariate = univariate
+        self.inverse_kind = univariate.inverse_kind
 
-    def forward(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
-        shift, log_scale = self._shift_and_log_scale(x)
-        return x * log_scale.exp() + shift, log_scale.flatten(1).sum(1)
+    def forward(
+        self, x: Tensor, *, context: Tensor | None = None, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return self._join(x, *self.univariate.forward(x, self._parameters_for(x, context)))
 
-    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        shift, log_scale = self._shift_and_log_scale(z)
-        return (z - shift) * (-log_scale).exp(), -log_scale.flatten(1).sum(1)
+    def inverse(self, z: Tensor, *, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self._join(z, *self.univariate.inverse(z, self._parameters_for(z, context)))
 
-    def _shift_and_log_scale(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the shape of x, both zero where the mask is one, so that kept entries pass unchanged to the last bit."""
-        moved = 1 - self.mask
-        output = self.conditioner(x * self.mask).to(x.dtype)  # autocast may have made it bfloat16
-        shift, raw = output.chunk(2, dim=1)
-        return shift * moved, self.bound * (raw / self.bound).tanh() * moved
+    def _parameters_for(self, x: Tensor, context: Tensor | None) -> Tensor:
+        output = self.conditioner(x * self.keep, context).to(x.dtype)  # autocast may have made it bfloat16
+        return output.unflatten(1, (self.univariate.n_parameters, x.shape[1]))
+
+    def _join(self, x: Tensor, moved: Tensor, log_derivative: Tensor) -> tuple[Tensor, Tensor]:
+        """Kept entries pass unchanged to the last bit."""
+        z = torch.where(self.keep, x, moved)
+        return z, log_derivative.masked_fill(self.keep, 0.0).flatten(1).sum(1)
 
 
-def alternating_mask(dim: int, parity: int) -> Tensor:
-    """``(D,)`` ones at indices of the given parity (0 or 1), zeros elsewhere. A single variable is always moved."""
-    if dim == 1:
-        return torch.zeros(1)
-    return (torch.arange(dim) % 2 == parity).float()
+def alternating(n: int, parity: int) -> tuple[list[int], list[int]]:
+    """Of 0 .. n-1: those of the given parity (0 or 1), kept, and the others, moved. A single variable is moved."""
+    if n == 1:
+        return [], [0]
+    return list(range(parity, n, 2)), list(range(1 - parity, n, 2))
+
+
+def halves(n: int, parity: int) -> tuple[list[int], list[int]]:
+    """The first half of 0 .. n-1 (rounded down) is kept and the rest moved; with parity 1 the other way round.
+
+    A single channel is moved.
+    """
+    first, rest = list(range(n // 2)), list(range(n // 2, n))
+    if n == 1:
+        return [], [0]
+    return (first, rest) if parity == 0 else (rest, first)
 
 
 def checkerboard_mask(height: int, width: int, parity: int) -> Tensor:
@@ -65,11 +125,3 @@ def checkerboard_mask(height: int, width: int, parity: int) -> Tensor:
         return torch.zeros(1, 1, 1)
     rows, columns = torch.arange(height)[:, None], torch.arange(width)
     return ((rows + columns) % 2 == parity).float()[None]
-
-
-def channel_mask(channels: int, parity: int) -> Tensor:
-    """``(C, 1, 1)`` ones in the first half of the channels (parity 0) or in the rest (1). A single one always moves."""
-    if channels == 1:
-        return torch.zeros(1, 1, 1)
-    first = torch.arange(channels) < channels // 2
-    return (first if parity == 0 else ~first).float()[:, None, None]

@@ -40,7 +40,9 @@ class UniformDequantization(Transform):
             raise ValueError(f"dequantization needs 2 to 256 levels, not {levels}")
         self.levels = levels
 
-    def forward(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, *, context: Tensor | None = None, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
         dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
         u = torch.rand(x.shape, generator=generator, device=x.device, dtype=dtype)
         u = ((u * CELLS).floor() + 0.5) / CELLS
@@ -48,7 +50,7 @@ class UniformDequantization(Transform):
         log_term = torch.full((len(x),), -dim * math.log(self.levels), device=x.device, dtype=dtype)
         return (x + u) / self.levels, log_term
 
-    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse(self, z: Tensor, *, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return (z * self.levels).floor().clamp(0, self.levels - 1), z.new_zeros(len(z))
 
     @property

@@ -35,7 +35,9 @@ class Logit(Transform):
             raise ValueError(f"logit needs alpha between 0 and 1/2, not {alpha}")
         self.alpha = alpha
 
-    def forward(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, *, context: Tensor | None = None, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
         scale = 1 - 2 * self.alpha
         # log(1 - p) from 1 - x, which is exact near 1: from a rounded p it would lose half its digits there.
         log_p = (self.alpha + scale * x).log()
@@ -43,7 +45,7 @@ class Logit(Transform):
         log_det = (math.log(scale) - log_p - log_1_p).flatten(1).sum(1)
         return log_p - log_1_p, log_det
 
-    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse(self, z: Tensor, *, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         scale = 1 - 2 * self.alpha
         log_det = (logsigmoid(z) + logsigmoid(-z) - math.log(scale)).flatten(1).sum(1)
         return (z.sigmoid() - self.alpha) / scale, log_det

@@ -44,27 +44,29 @@ class MultiScale(Transform):
             self.latent_shapes.append((channels - channels // 2, *rest))
         self.latent_shapes.append(levels[-1].output_shape(shape))
 
-    def forward(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, *, context: Tensor | None = None, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
         *finer, last = self.levels
         latents: list[Tensor] = []
         log_terms: list[Tensor] = []
         for level, kept in zip(finer, self.kept_shapes, strict=True):
-            z, log_term = level(x, generator=generator)
+            z, log_term = level(x, context=context, generator=generator)
             x = z[:, : kept[0]]
             latents.append(z[:, kept[0] :].flatten(1))
             log_terms.append(log_term)
-        z, log_term = last(x, generator=generator)
+        z, log_term = last(x, context=context, generator=generator)
         return torch.cat([*latents, z.flatten(1)], 1), sum(log_terms, start=log_term)
 
-    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse(self, z: Tensor, *, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         levels: list[Transform] = list(self.levels)  # type: ignore[arg-type]  # a ModuleList forgets the type
         sizes = [math.prod(shape) for shape in self.latent_shapes]
         latents = [
             part.unflatten(1, shape) for part, shape in zip(z.split(sizes, dim=1), self.latent_shapes, strict=True)
         ]
-        x, log_det = levels[-1].inverse(latents[-1])
+        x, log_det = levels[-1].inverse(latents[-1], context=context)
         for level, latent in zip(reversed(levels[:-1]), reversed(latents[:-1]), strict=True):
-            x, term = level.inverse(torch.cat([x, latent], 1))
+            x, term = level.inverse(torch.cat([x, latent], 1), context=context)
             log_det = log_det + term
         return x, log_det
 

@@ -19,12 +19,14 @@ class Squeeze(Transform):
 
     inverse_kind = "closed form"
 
-    def forward(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, *, context: Tensor | None = None, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
         b, c, h, w = x.shape
         blocks = x.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 3, 5, 1, 2, 4)  # (B, 2, 2, C, H/2, W/2)
         return blocks.reshape(b, 4 * c, h // 2, w // 2), x.new_zeros(b)
 
-    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse(self, z: Tensor, *, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         b, c, h, w = z.shape
         blocks = z.reshape(b, 2, 2, c // 4, h, w).permute(0, 3, 4, 1, 5, 2)  # (B, C/4, H, 2, W, 2)
         return blocks.reshape(b, c // 4, 2 * h, 2 * w), z.new_zeros(b)
