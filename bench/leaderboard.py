@@ -41,14 +41,14 @@ def publish(runs: Path, results: Path, name: str) -> None:
     print(f"Written: {', '.join(map(str, written))}")
 
 
-def _samples(files: list[Path]) -> dict[str, Path]:
-    """The samples of each model's run with the smallest seed, by "model (data set)"."""
-    chosen: dict[str, tuple[int, str, Path]] = {}
+def _samples(files: list[Path]) -> dict[tuple[str, str], Path]:
+    """The samples of each model's run with the smallest seed, by model and data set."""
+    chosen: dict[tuple[str, str], tuple[int, str, Path]] = {}
     for file in files:
         arrays = sorted(file.parent.glob("samples-*.npz"))  # best before final
         rows = [row for row in read_rows(file) if row.model_family != "data"]
         if arrays and rows:
             candidate = (rows[0].seed, rows[0].run_id, arrays[0])
-            title = f"{rows[0].model} ({rows[0].dataset})"
-            chosen[title] = min(chosen.get(title, candidate), candidate)
-    return {title: array for title, (_, _, array) in sorted(chosen.items())}
+            key = (rows[0].model, rows[0].dataset)
+            chosen[key] = min(chosen.get(key, candidate), candidate)
+    return {key: array for key, (_, _, array) in sorted(chosen.items())}

@@ -1,31 +1,60 @@
-"""Samples as a picture and as the array it was drawn from."""
+"""Samples, and densities of the plane, as pictures and as the arrays they were drawn from."""
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
 from bench.files import durable_write
 
-__all__ = ["draw_comparison", "draw_samples", "image_grid"]
+__all__ = ["Landscape", "draw_comparison", "draw_samples", "image_grid", "landscape"]
 
 GRID = 8  # images on a side
 POINTS = 2000
+PIXELS = 160  # of a landscape's side
+
+Landscape = dict[str, np.ndarray[Any, Any]]
+"""``density`` (the model's) and ``truth``, those there are, ``(PIXELS, PIXELS)`` float32 with the lowest y first, and
+``extent``, the square's left, right, lower and upper edge."""
 
 
-def draw_samples(samples: Tensor, levels: int | None, path: Path) -> None:
-    """Write ``<path>.npz`` with all samples and ``<path>.png`` with the first ones.
+def landscape(
+    x: Tensor, log_density: Callable[[Tensor], Tensor] | None, truth: Callable[[Tensor], Tensor] | None
+) -> Landscape:
+    """A density over the square that holds the data ``x`` ``(N, 2)``, and the true one.
+
+    Arguments:
+        log_density, truth: ``(B, 2) -> (B,)`` nats; None where there is none.
+    """
+    low, high = x.min(0).values, x.max(0).values
+    half = 0.55 * (high - low).max().item()
+    left, lower = ((low + high) / 2 - half).tolist()
+    offset = (torch.arange(PIXELS, dtype=torch.float32) + 0.5) * (2 * half / PIXELS)
+    y, x = torch.meshgrid(lower + offset, left + offset, indexing="ij")
+    points = torch.stack([x, y], -1).reshape(-1, 2)
+    made: Landscape = {"extent": np.array([left, left + 2 * half, lower, lower + 2 * half])}
+    for name, function in (("density", log_density), ("truth", truth)):
+        if function is not None:
+            log_p = torch.cat([function(chunk).double().cpu() for chunk in points.split(2000)])
+            made[name] = log_p.exp().reshape(PIXELS, PIXELS).float().numpy()
+    return made
+
+
+def draw_samples(samples: Tensor, levels: int | None, path: Path, density: Landscape | None = None) -> None:
+    """Write ``<path>.npz`` with all samples, and the landscape where there is one, and ``<path>.png``.
 
     Images: a grid of the first 64, black to white from 0 to the highest of the data's levels. Vectors: a scatter plot
     of their first two coordinates (a histogram for D = 1).
     """
     array = io.BytesIO()
-    np.savez_compressed(array, samples=samples.numpy(), levels=np.int64(levels or 0))
+    arrays: dict[str, Any] = {"samples": samples.numpy(), "levels": np.int64(levels or 0), **(density or {})}
+    np.savez_compressed(array, **arrays)
     durable_write(path.with_suffix(".npz"), array.getvalue())
     shown = samples.numpy()[: GRID * GRID]
     picture = _plot(samples.numpy()) if levels is None or shown.ndim != 4 else image_grid(shown, levels)
@@ -34,32 +63,61 @@ def draw_samples(samples: Tensor, levels: int | None, path: Path) -> None:
     durable_write(path.with_suffix(".png"), png.getvalue())
 
 
-def draw_comparison(saved: Mapping[str, Path], path: Path) -> None:
-    """One panel for each model's samples, in one picture.
+def draw_comparison(saved: Mapping[tuple[str, str], Path], path: Path) -> None:
+    """Every model's samples, or its density of the plane, in one picture.
+
+    One data set: a panel for each model, three in a row. Several: a row for each model, a column for each data set.
+    Where true densities are known, they come first; densities of one data set have one scale, the truth's.
 
     Arguments:
-        saved: Title of each panel and the ``.npz`` that ``draw_samples`` wrote.
+        saved: By model and data set, the ``.npz`` that ``draw_samples`` wrote.
         path: Of the PNG.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = min(3, len(saved))
-    rows = math.ceil(len(saved) / columns)
-    figure = Figure(figsize=(3.2 * columns, 3.45 * rows), dpi=100, layout="constrained")
-    for index, (title, file) in enumerate(saved.items()):
+    panels: dict[tuple[str, str], dict[str, np.ndarray[Any, Any]]] = {}
+    for key, file in saved.items():
         with np.load(file, allow_pickle=False) as stored:
-            array, levels = stored["samples"], int(stored["levels"])
-        axes = figure.add_subplot(rows, columns, index + 1)
-        axes.set_title(title)
-        if array.ndim == 4 and levels:
-            axes.imshow(np.asarray(image_grid(array[:36], levels, columns=6)), interpolation="nearest")
-            axes.set_axis_off()
+            panels[key] = {name: stored[name] for name in stored.files}
+    truths = {("truth", data): {**panel, "density": panel["truth"]} for (_, data), panel in panels.items()
+              if "truth" in panel}  # fmt: skip
+    panels = truths | panels
+    models, data_sets = (list(dict.fromkeys(names)) for names in zip(*panels, strict=True))
+    if len(data_sets) == 1:
+        columns, width, height = min(3, len(models)), 3.2, 3.45
+        places = {(model, data_sets[0]): index for index, model in enumerate(models)}
+    else:
+        columns, width, height = len(data_sets), 1.6, 1.5
+        places = {(model, data): columns * models.index(model) + data_sets.index(data) for model, data in panels}
+    rows = max(places.values()) // columns + 1
+    figure = Figure(figsize=(width * columns, height * rows), dpi=100, layout="constrained")
+    for (model, data), place in places.items():
+        axes = figure.add_subplot(rows, columns, place + 1)
+        if len(data_sets) == 1:
+            axes.set_title(f"{model} ({data})")
         else:
-            _scatter(axes, array)
+            axes.set_title(data if model == models[0] else "", fontsize=8)
+            axes.set_ylabel(model, fontsize=8)
+        panel = panels[model, data]
+        _draw_panel(axes, panel, panel.get("truth", panel.get("density")))
+        axes.set(xticks=[], yticks=[])
     png = io.BytesIO()
     FigureCanvasAgg(figure).print_png(png)
     durable_write(path, png.getvalue())
+
+
+def _draw_panel(axes: Any, panel: dict[str, np.ndarray[Any, Any]], scale: np.ndarray[Any, Any] | None) -> None:
+    array, levels = panel["samples"], int(panel["levels"])
+    if "density" in panel and scale is not None:
+        axes.imshow(panel["density"], origin="lower", extent=panel["extent"], vmin=0, vmax=scale.max(), cmap="viridis")
+    elif array.ndim == 4 and levels:
+        axes.imshow(np.asarray(image_grid(array[:36], levels, columns=6)), interpolation="nearest")
+        axes.spines[:].set_visible(False)
+    else:
+        _scatter(axes, array)
+        if "extent" in panel:
+            axes.set(xlim=panel["extent"][:2], ylim=panel["extent"][2:])
 
 
 def image_grid(images: np.ndarray[Any, Any], levels: int, columns: int = GRID, gap: int = 2) -> Image.Image:

@@ -13,8 +13,13 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Nothing a user has in the cache can help a test to pass. The classifier is trained once for the whole session."""
-    os.environ["GENBENCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    """Nothing a user has in the cache can help a test to pass. The session's processes share one: what takes long to
+    make (the classifier) is made once."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # one process of several has a folder inside the session's
+        root = root.parent
+    (root / "cache").mkdir(exist_ok=True)
+    os.environ["GENBENCH_CACHE"] = str(root / "cache")
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Models and data from conf, small enough to be trained in a test."""
 
+import copy
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,11 @@ def names(group: str) -> list[str]:
 
 
 def configuration(model: str, *overrides: str) -> dict[str, Any]:
+    return copy.deepcopy(_composed(model, *overrides))
+
+
+@functools.cache  # composing takes a tenth of a second, and many tests ask for the same
+def _composed(model: str, *overrides: str) -> dict[str, Any]:
     return compose_runs([f"model={model}", *SMALL.get(model, []), *overrides])[0]
 
 

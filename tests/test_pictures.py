@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.pictures import draw_comparison, draw_samples, image_grid
+from bench.pictures import draw_comparison, draw_samples, image_grid, landscape
 
 
 @pytest.mark.parametrize(("channels", "levels"), [(1, 256), (3, 32), (2, 2)])
@@ -41,9 +41,41 @@ def test_every_kind_of_data_has_a_picture(samples: torch.Tensor, levels: int | N
     draw_samples(samples, levels, tmp_path / "s")
     with np.load(tmp_path / "s.npz", allow_pickle=False) as stored:
         assert np.array_equal(stored["samples"], samples.numpy())
-    draw_comparison({"one": tmp_path / "s.npz", "two": tmp_path / "s.npz"}, tmp_path / "c.png")
+    draw_comparison({("one", "d"): tmp_path / "s.npz", ("two", "d"): tmp_path / "s.npz"}, tmp_path / "c.png")
     for name in ("s", "c"):
         picture = Image.open(tmp_path / f"{name}.png").convert("L")
         assert picture.width >= 200
         low, high = picture.getextrema()
         assert low != high, "an empty picture"
+
+
+def test_a_landscape_is_the_density_where_it_is(tmp_path: Path) -> None:
+    normal = torch.distributions.MultivariateNormal(torch.tensor([1.0, -2.0]), torch.tensor([[1.0, 0.3], [0.3, 0.5]]))
+    x = normal.sample((4000,))
+    made = landscape(x, normal.log_prob, lambda x: normal.log_prob(x) + 1)
+    left, right, lower, upper = made["extent"]
+    assert right - left == pytest.approx(upper - lower)
+    assert left < x[:, 0].min()
+    assert upper > x[:, 1].max()
+    step = (right - left) / made["density"].shape[0]
+    assert made["density"].sum() * step**2 == pytest.approx(1, abs=1e-3)
+    row, column = np.unravel_index(made["density"].argmax(), made["density"].shape)
+    assert left + (column + 0.5) * step == pytest.approx(1, abs=step)
+    assert lower + (row + 0.5) * step == pytest.approx(-2, abs=step)
+    assert made["truth"] == pytest.approx(made["density"] * np.e, rel=1e-5)
+
+
+def test_several_data_sets_make_a_matrix_with_the_truth_first(tmp_path: Path) -> None:
+    points = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+    normal = torch.distributions.Independent(torch.distributions.Normal(torch.zeros(2), torch.ones(2)), 1)
+    draw_samples(points, None, tmp_path / "flow", landscape(points, normal.log_prob, normal.log_prob))
+    draw_samples(points, None, tmp_path / "gan", landscape(points, None, normal.log_prob))
+    files = {(model, data): tmp_path / f"{model}.npz" for model in ("flow", "gan") for data in ("a", "b", "c")}
+    draw_comparison(files, tmp_path / "matrix.png")
+    picture = Image.open(tmp_path / "matrix.png")
+    assert picture.size == (3 * 160, 3 * 150)
+    # The truth and the flow's density are the same picture; the GAN has points on white.
+    pixels = np.asarray(picture.convert("RGB")).astype(int)
+    top, middle, bottom = np.array_split(pixels, 3)
+    assert (top[60:120, 60:120].mean() - middle[60:120, 60:120].mean()) == pytest.approx(0, abs=15)
+    assert bottom[60:120, 60:120].mean() > middle[60:120, 60:120].mean() + 50
