@@ -12,7 +12,10 @@ from omegaconf import OmegaConf
 from torch import Generator, Tensor
 
 from models.base import Autoencodes, HasLikelihood
-from models.vaes.vae import VAE
+from models.transforms.planar import planar_layers
+from models.transforms.radial import radial_layers
+from models.transforms.sylvester import sylvester_layers
+from models.vaes.vae import VAE, PosteriorFlow
 
 ADAM = functools.partial(torch.optim.Adam, lr=1e-3)
 
@@ -21,12 +24,14 @@ def seeded(seed: int) -> Generator:
     return Generator().manual_seed(seed)
 
 
-def random_vae(shape: tuple[int, ...], levels: int | None, *, latent_dim: int = 2, seed: int = 0) -> VAE:
+def random_vae(
+    shape: tuple[int, ...], levels: int | None, *, latent_dim: int = 2, seed: int = 0, flow: PosteriorFlow | None = None
+) -> VAE:
     """An untrained VAE in float64 whose parameters are drawn wide enough that z matters.
 
     The posterior is wrong but wider than the prior, so that importance weights have a finite variance.
     """
-    model = VAE(shape, levels, ADAM, latent_dim=latent_dim, hidden=8, depth=2).double()
+    model = VAE(shape, levels, ADAM, latent_dim=latent_dim, hidden=8, depth=2, flow=flow, features=3).double()
     generator = seeded(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -34,7 +39,7 @@ def random_vae(shape: tuple[int, ...], levels: int | None, *, latent_dim: int = 
         last = model.encoder.network[-1]
         assert isinstance(last, torch.nn.Linear)
         last.weight *= 0.3
-        last.bias[latent_dim:] = 0.4
+        last.bias[latent_dim : 2 * latent_dim] = 0.4
     return model.eval()
 
 
@@ -77,6 +82,42 @@ def test_expected_weight_is_the_marginal_likelihood(levels: int | None) -> None:
     stderr = w.std(0) / math.sqrt(len(w))
     assert (stderr < 0.02).all()
     assert ((w.mean(0) - 1).abs() < 4 * stderr).all()
+
+
+POSTERIORS = {
+    "planar": functools.partial(planar_layers, layers=2),
+    "radial": functools.partial(radial_layers, layers=2),
+    "sylvester": functools.partial(sylvester_layers, layers=2),
+}
+
+
+@pytest.mark.parametrize("name", list(POSTERIORS))
+def test_a_flow_posterior_leaves_the_marginal_likelihood_alone(name: str) -> None:
+    model = random_vae((2,), 4, latent_dim=1, seed=3, flow=POSTERIORS[name])
+    x = space((2,), 2)
+    features = model._posterior(x)[1]
+    assert features.shape == (4, 3)
+    z0 = torch.zeros(4, 1, dtype=torch.float64)
+    moved, log_det = model._through_flow(z0, features)
+    assert (moved != z0).all()
+    assert log_det.unique().numel() == 4, "each example has its own posterior"
+    w = (weights(model, x, 40_000, seed=5) - marginal_by_quadrature(model, x)).exp()
+    stderr = w.std(0) / math.sqrt(len(w))
+    assert (stderr < 0.03).all()
+    assert ((w.mean(0) - 1).abs() < 4 * stderr).all()
+
+
+@pytest.mark.parametrize("name", list(POSTERIORS))
+def test_a_flow_posterior_trains_on_its_own_bound(name: str) -> None:
+    model = random_vae((2,), 4, latent_dim=1, seed=3, flow=POSTERIORS[name])
+    x = space((2,), 4).repeat(200, 1)
+    model.train_generator = seeded(0)
+    loss = model.training_step((x, None), 0)
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    elbo = model.log_weight(x, generator=seeded(1)).detach()
+    nats = -loss.item() * 2 * math.log(2)
+    assert nats == pytest.approx(elbo.mean().item(), abs=5 * elbo.std().item() / math.sqrt(len(elbo)))
 
 
 def test_density_integrates_to_one_in_one_dimension() -> None:
@@ -188,7 +229,7 @@ def test_kl_warm_up_touches_training_only_and_survives_a_checkpoint() -> None:
     model = VAE((3,), None, ADAM, latent_dim=2, hidden=4, kl_warmup=40)
     plain = VAE((3,), None, ADAM, latent_dim=2, hidden=4)
     plain.load_state_dict(model.state_dict())
-    kl = model._posterior(x).kl_to_standard().mean().item()
+    kl = model._posterior(x)[0].kl_to_standard().mean().item()
 
     def losses() -> tuple[float, float]:
         model.train_generator, plain.train_generator = seeded(0), seeded(0)
@@ -277,7 +318,7 @@ def test_training_learns_a_binary_pattern() -> None:
 
 @pytest.mark.parametrize("wrong", [{"latent_dim": 0}, {"hidden": 0}, {"depth": -1}, {"kl_warmup": -1}])
 def test_sizes_out_of_range_are_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="latent_dim and hidden must be at least 1"):
+    with pytest.raises(ValueError, match="latent_dim, hidden and features must be at least 1"):
         VAE((2,), None, ADAM, **wrong)
 
 

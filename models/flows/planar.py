@@ -1,0 +1,41 @@
+"""Planar flow, as a density of data."""
+
+from collections.abc import Iterable
+
+from models.flows.base import Flow, OptimizerFactory, to_reals
+from models.transforms.base import Chain
+from models.transforms.flatten import Flatten
+from models.transforms.planar import planar_layers
+
+__all__ = ["PlanarFlow"]
+
+
+class PlanarFlow(Flow):
+    """A chain of planar transforms from data to latents, the direction in which they are in closed form.
+
+    Rezende, Mohamed 2015, Variational inference with normalizing flows.
+    There they are a VAE's posterior (``model=vae_planar``); here they are the model itself. Integer data are
+    dequantized and mapped to the reals by a logit first; images are flattened.
+
+    Arguments:
+        shape: Of one example.
+        levels: Number of integer levels, or None for real-valued data.
+        optimizer: Makes the optimizer from the parameters.
+        layers: How many.
+        alpha: For integer data: the logit's margin.
+    """
+
+    def __init__(
+        self,
+        shape: Iterable[int],
+        levels: int | None,
+        optimizer: OptimizerFactory,
+        *,
+        layers: int = 16,
+        alpha: float = 1e-6,
+    ) -> None:
+        shape = tuple(shape)
+        flat = Flatten(shape)
+        (dim,) = flat.output_shape(shape)
+        body = planar_layers(dim, layers=layers)
+        super().__init__(shape, levels, Chain(*to_reals(levels, alpha), flat, body), optimizer)

@@ -1,0 +1,44 @@
+"""Sylvester flow, as a density of data."""
+
+from collections.abc import Iterable
+
+from models.flows.base import Flow, OptimizerFactory, to_reals
+from models.transforms.base import Chain
+from models.transforms.flatten import Flatten
+from models.transforms.sylvester import sylvester_layers
+
+__all__ = ["SylvesterFlow"]
+
+
+class SylvesterFlow(Flow):
+    """A chain of sylvester transforms from data to latents, the direction in which they are in closed form.
+
+    van den Berg, Hasenclever, Tomczak, Welling 2018, Sylvester normalizing flows for variational inference.
+    There they are a VAE's posterior (``model=vae_sylvester``); here they are the model itself. Integer data are
+    dequantized and mapped to the reals by a logit first; images are flattened.
+
+    Arguments:
+        shape: Of one example.
+        levels: Number of integer levels, or None for real-valued data.
+        optimizer: Makes the optimizer from the parameters.
+        layers: How many.
+        width, reflections: Directions M of each layer, and Householder reflections that make them.
+        alpha: For integer data: the logit's margin.
+    """
+
+    def __init__(
+        self,
+        shape: Iterable[int],
+        levels: int | None,
+        optimizer: OptimizerFactory,
+        *,
+        layers: int = 8,
+        width: int = 16,
+        reflections: int = 8,
+        alpha: float = 1e-6,
+    ) -> None:
+        shape = tuple(shape)
+        flat = Flatten(shape)
+        (dim,) = flat.output_shape(shape)
+        body = sylvester_layers(dim, layers=layers, width=width, reflections=reflections)
+        super().__init__(shape, levels, Chain(*to_reals(levels, alpha), flat, body), optimizer)

@@ -1,0 +1,45 @@
+"""Roots of increasing functions, entry by entry."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["increasing_root"]
+
+
+@torch.no_grad()
+def increasing_root(
+    function: Callable[[Tensor], tuple[Tensor, Tensor]], target: Tensor, low: Tensor, high: Tensor,
+    tolerance: float = 0.0,
+) -> Tensor:  # fmt: skip
+    """x with f(x) = target for an increasing f, to the last bits of the dtype or to a tolerance.
+
+    Newton's method within a bracket. A step that leaves the bracket, or is longer than half of the one before, is
+    replaced by one to the bracket's middle, so that it never converges slower than bisection by more than a factor of
+    two (Press, Teukolsky, Vetterling, Flannery 2007, Numerical recipes, section 9.4).
+
+    Arguments:
+        function: x to f(x) and f'(x), all of the shape of ``target``.
+        target: Any shape.
+        low, high: Of the same shape, with f(low) <= target <= f(high).
+        tolerance: Enough where the last bits are not needed: \|f(x) - target\| <= tolerance max(1, \|target\|).
+    """
+    x, last = (low + high) / 2, high - low
+    enough = tolerance * target.abs().clamp(min=1)
+    for _ in range(2 * (64 if target.dtype == torch.float64 else 32)):
+        value, slope = function(x)
+        if tolerance > 0 and bool(((value - target).abs() <= enough).all()):
+            break
+        too_high = value > target
+        high, low = torch.where(too_high, x, high), torch.where(too_high, low, x)
+        step = (target - value) / slope
+        newton = x + step
+        # Written so that a NaN, from a slope of 0, is a bisection too.
+        good = (newton >= low) & (newton <= high) & (2 * step.abs() <= last)
+        following = torch.where(good, newton, (low + high) / 2)
+        last = (following - x).abs()
+        if torch.equal(following, x):
+            break
+        x = following
+    return x
