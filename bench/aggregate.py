@@ -26,7 +26,10 @@ PROTOCOL = (
 )  # fmt: skip
 
 _QUALITY = ("log_likelihood", "bits_per_dim", "fid", "is", "support")
-_COST = ("parameters", "train_seconds", "train_examples_per_second", "samples_per_second")
+_COST = (
+    "parameters", "train_seconds", "train_examples_per_second", "samples_per_second", "nfe_log_weight", "nfe_sample",
+    "series_terms",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

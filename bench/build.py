@@ -10,23 +10,23 @@ import importlib
 import importlib.metadata
 import inspect
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pytorch_lightning.loggers import Logger
-from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from bench.data.base import Data
 from bench.errors import UserError
-from bench.metrics.base import Metric
 from bench.names import nearest
 from bench.schema import DataSpec
-from models.base import GenerativeModel
+
+if TYPE_CHECKING:
+    from pytorch_lightning.loggers import Logger
+
+    from bench.metrics.base import Metric
+    from models.base import GenerativeModel
 
 __all__ = ["build_data", "build_logger", "build_metrics", "build_model", "check_arguments", "check_targets", "typed"]
 
@@ -40,12 +40,6 @@ _PACKAGES = {
     # Hydra's own node: its launchers, sweepers and callbacks, and installed plugins.
     "hydra": ("hydra._internal.core_plugins", "hydra.experimental.callbacks", "hydra_plugins"),
 }
-_KINDS: dict[str, tuple[type, ...]] = {
-    "model": (GenerativeModel, nn.Module, Optimizer, LRScheduler),
-    "data": (Data,),
-    "metric": (Metric,),
-    "logger": (Logger,),
-}
 
 
 def build_data(config: dict[str, Any]) -> Data:
@@ -55,8 +49,10 @@ def build_data(config: dict[str, Any]) -> Data:
     return made
 
 
-def build_model(config: dict[str, Any], spec: DataSpec) -> GenerativeModel:
+def build_model(config: dict[str, Any], spec: DataSpec) -> "GenerativeModel":
     """The model of a run's configuration: the data dictate its shapes."""
+    from models.base import GenerativeModel
+
     of_data = {"shape": spec.shape, "levels": spec.levels}
     if "classes" in _parameters(config["model"]["_target_"]):
         of_data["classes"] = spec.classes
@@ -66,13 +62,15 @@ def build_model(config: dict[str, Any], spec: DataSpec) -> GenerativeModel:
     return made
 
 
-def build_metrics(config: dict[str, Any]) -> dict[str, Metric]:
+def build_metrics(config: dict[str, Any]) -> "dict[str, Metric]":
     """The metrics of a run's configuration by the names they have there."""
     return {name: _build("metric", node) for name, node in config["metric"].items()}
 
 
-def build_logger(config: dict[str, Any], folder: str) -> Logger | None:
+def build_logger(config: dict[str, Any], folder: str) -> "Logger | None":
     """The tracker of a run's configuration, or None."""
+    from pytorch_lightning.loggers import Logger
+
     if config["logger"] is None:
         return None
     made = _build("logger", config["logger"], save_dir=folder)
@@ -133,6 +131,27 @@ def _parameters(target: str) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(getattr(importlib.import_module(module_name), name)).parameters
 
 
+def _kinds(group: str) -> tuple[type, ...]:
+    """What a group may build. Imported here: who only needs a data set should not wait for Lightning."""
+    if group == "data":
+        return (Data,)
+    if group == "metric":
+        from bench.metrics.base import Metric
+
+        return (Metric,)
+    if group == "logger":
+        from pytorch_lightning.loggers import Logger
+
+        return (Logger,)
+    from torch import nn
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+    from models.base import GenerativeModel
+
+    return (GenerativeModel, nn.Module, Optimizer, LRScheduler)
+
+
 def _check_kind(path: str, target: str, group: str, trusted: tuple[str, ...]) -> None:
     module_name, _, name = target.rpartition(".")
     try:
@@ -141,19 +160,22 @@ def _check_kind(path: str, target: str, group: str, trusted: tuple[str, ...]) ->
         raise UserError(f"{path}: _target_ {target!r} cannot be imported ({error})") from error
     makes = get_type_hints(found).get("return") if inspect.isfunction(found) else found
     at_home = _lies_in(str(getattr(found, "__module__", "")), (*_PACKAGES[group], *trusted))
-    if not (at_home and inspect.isclass(makes) and issubclass(makes, _KINDS[group])):
-        kinds = " or ".join(kind.__name__ for kind in _KINDS[group])
+    if not (at_home and inspect.isclass(makes) and issubclass(makes, _kinds(group))):
+        kinds = " or ".join(kind.__name__ for kind in _kinds(group))
         raise UserError(f"{path}: _target_ {target!r} is not a {kinds} (or an annotated function that returns one)")
 
 
 def check_arguments(config: Mapping[str, Any]) -> None:
     """Refuse arguments that their targets do not take, before anything is built. Imports the targets.
 
+    Arguments:
+        config: Of a run, or only some of its groups.
+
     Errors:
         UserError: names the key, the target and the nearest argument.
     """
-    nodes = [("model", config["model"]), ("data", config["data"]), ("logger", config["logger"] or {})]
-    nodes += [(f"metric.{name}", node) for name, node in config["metric"].items()]
+    nodes = [(group, config.get(group) or {}) for group in ("model", "data", "logger")]
+    nodes += [(f"metric.{name}", node) for name, node in config.get("metric", {}).items()]
     for path, node in nodes:
         group = path.split(".")[0]
         for where, target in _targets(node, path):

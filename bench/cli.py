@@ -13,6 +13,7 @@ EPILOG = """\
 start here:
   genbench run experiment=quickstart      six models on 5000 real digits, in minutes
   genbench list models                    what there is to compare
+  genbench data list                      which data sets are on this machine
   genbench table runs/quickstart          the same table again, as csv, markdown or latex
 """
 
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from bench import cli_table
+    from bench import cli_data, cli_table
 
     parser = argparse.ArgumentParser(
         prog="genbench", description="Compare generative models on equal terms.", epilog=EPILOG,
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_table.add_arguments(commands.add_parser("table", help="rows to a table: text, csv, markdown or latex"))
     listing = commands.add_parser("list", help="models, data sets and metrics, a line each")
     listing.add_argument("groups", nargs="*", metavar="GROUP", help="models, data, metrics, experiments, trainers")
+    cli_data.add_arguments(commands.add_parser("data", help="fetch data sets, verify them, say where they are"))
     return parser
 
 
@@ -71,6 +73,10 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from bench import cli_table
 
         return cli_table.main(arguments)
+    if arguments.command == "data":
+        from bench import cli_data
+
+        return cli_data.main(arguments)
     if arguments.command == "list":
         from bench.catalogue import listing
 

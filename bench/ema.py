@@ -14,10 +14,12 @@ __all__ = ["EMA"]
 class EMA:
     r"""Average of a module's parameters over the steps of the optimizer that owns them.
 
-    .. math:: \bar\theta_t = d_t \bar\theta_{t-1} + (1 - d_t)\,\theta_t, \qquad d_t = \min(d, (1 + t) / (10 + t))
+    .. math:: \bar\theta_t = d_t \bar\theta_{t-1} + (1 - d_t)\,\theta_t, \qquad d_t = \min(d, (t - 1) / (t + 8))
 
-    The ramp keeps the random initial weights out of short runs. Buffers (batch-norm statistics) are not averaged: they
-    are averages already. Steps of other optimizers (a critic's) do not count.
+    It starts at the weights after the first step, since d_1 = 0: neither random initial weights nor those that the
+    first batch sets (activation normalization) belong in it, and the ramp keeps early ones out of short runs. Buffers
+    (batch-norm statistics) are not averaged: they are averages already. Steps of other optimizers (a critic's) do not
+    count.
 
     Arguments:
         module: Whose parameters are averaged.
@@ -38,7 +40,7 @@ class EMA:
     @torch.no_grad()
     def _update(self, *_: Any) -> None:
         self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        decay = min(self.decay, (self.updates - 1) / (self.updates + 8))
         torch._foreach_lerp_(self.average, self.parameters, 1 - decay)
 
     @contextmanager

@@ -10,13 +10,13 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from bench.data.base import Data
+from bench.data.base import ClassifiedModes, Data, Modes
 from bench.features.classifier import Classifier
-from bench.metrics.base import Metric, Need
+from bench.metrics.base import Metric, Need, classifier_name
 from bench.schema import DataSpec, Estimate, Relation, Status
 from bench.seeds import derive_seed
 from bench.train import Progress
-from models.base import GenerativeModel, HasLikelihood
+from models.base import GenerativeModel, HasLikelihood, ReportsCost
 
 __all__ = ["DataDensity", "EvalContext", "evaluate", "failed_estimates"]
 
@@ -37,7 +37,7 @@ class EvalContext:
         n_samples: Model samples to draw.
         n_draws: Draws K per example for a likelihood that is bounded or estimated.
         progress: Of the training, for the costs.
-        load_classifier: Makes the data set's in-domain classifier, when first asked.
+        load_classifier: Makes the in-domain classifier of a data set, when first asked.
         report: Called as ``report(what, done, total)``.
     """
 
@@ -50,7 +50,7 @@ class EvalContext:
         n_samples: int,
         n_draws: int,
         progress: Progress,
-        load_classifier: Callable[[], Classifier],
+        load_classifier: Callable[[Data], Classifier],
         likelihood: HasLikelihood | None = None,
         report: Callable[[str, int, int], None] = lambda what, done, total: None,
     ) -> None:
@@ -92,6 +92,8 @@ class EvalContext:
             return f"{spec.name} is real-valued"
         if need is Need.CLASSIFIER and (spec.classes is None or not spec.is_image):
             return f"{spec.name} has no labelled images to train a classifier on"
+        if need is Need.MODES and self.data.modes is None:
+            return f"the modes of {spec.name} are not known"
         return ""
 
     # What the model makes.
@@ -133,7 +135,11 @@ class EvalContext:
 
     @property
     def relation(self) -> str:
-        return self._likelihood().relation
+        return "" if self.likelihood is None else self.likelihood.relation
+
+    @property
+    def cost_names(self) -> tuple[str, ...]:
+        return self.model.cost_names if isinstance(self.model, ReportsCost) else ()
 
     @property
     def costs(self) -> dict[str, float]:
@@ -145,13 +151,18 @@ class EvalContext:
             costs["train_examples_per_second"] = progress.examples_seen / progress.train_seconds
         if self._sampling_seconds > 0:
             costs["samples_per_second"] = self.n_samples / self._sampling_seconds
+        if isinstance(model, ReportsCost):
+            generator = torch.Generator(device=model.device)
+            generator.manual_seed(derive_seed(self.seed, "evaluate", "costs"))
+            with torch.no_grad():
+                costs |= model.cost_report(self.real[:CHUNK].to(model.device), generator=generator)
         return costs
 
     # What the data set's classifier makes of it.
 
     @cached_property
     def extractor(self) -> Classifier:
-        return self._load_classifier()
+        return self._load_classifier(self.data)
 
     def features(self, x: Tensor) -> Tensor:
         return self._once(self._features, x, self.extractor.features)
@@ -164,6 +175,27 @@ class EvalContext:
         if id(x) not in cache:
             cache[id(x)] = (x, compute(x))
         return cache[id(x)][1]
+
+    # What the data's modes are.
+
+    @cached_property
+    def modes(self) -> Modes:
+        modes, classifier = self.data.modes, self.mode_extractor
+        if isinstance(modes, ClassifiedModes):
+            assert classifier is not None
+            return modes.read(classifier.classes)
+        assert modes is not None, "asked for without Need.MODES"
+        return modes
+
+    @property
+    def mode_classifier(self) -> str:
+        modes = self.data.modes
+        return classifier_name(modes.labelled.spec) if isinstance(modes, ClassifiedModes) else ""
+
+    @cached_property
+    def mode_extractor(self) -> Classifier | None:
+        modes = self.data.modes
+        return self._load_classifier(modes.labelled) if isinstance(modes, ClassifiedModes) else None
 
     def _model(self) -> GenerativeModel:
         assert self.model is not None, "asked for without Need.SAMPLES"

@@ -17,7 +17,7 @@ from bench.evaluate import DataDensity, EvalContext, evaluate, failed_estimates
 from bench.features.classifier import Classifier, load_or_train
 from bench.metrics.base import Metric, Need
 from bench.metrics.frechet import frechet_distance_from_features
-from bench.pictures import draw_samples
+from bench.pictures import Landscape, draw_samples, landscape
 from bench.progress import Reporter
 from bench.provenance import config_hash, device_name, git_state, versions
 from bench.rng import seeded
@@ -92,11 +92,25 @@ def measure(
 def _draw(context: EvalContext, picture: Path) -> None:
     """The samples' picture, where there are samples: a model that cannot make any keeps its other numbers."""
     try:
-        samples = context.samples
-    except Exception:  # whatever a model trips over; the metrics that need samples have said so in their rows
-        log.exception("no picture: the model cannot be sampled")
+        samples, density = context.samples, _landscape(context)
+    except Exception:  # whatever a model trips over; the metrics that need it have said so in their rows
+        log.exception("no picture: the model cannot be sampled or its density not be computed")
         return
-    draw_samples(samples, context.spec.levels, picture)
+    draw_samples(samples, context.spec.levels, picture, density)
+
+
+def _landscape(context: EvalContext) -> Landscape | None:
+    """The plane's density under the model, and under the truth: what samples alone show poorly."""
+    model, data = context.model, context.data
+    if data.spec.shape != (2,) or data.spec.levels is not None:
+        return None
+    real = data.test.x
+    if not isinstance(model, HasLikelihood):
+        return landscape(real, None, data.log_density)
+    generator = torch.Generator(device=model.device)
+    generator.manual_seed(derive_seed(context.seed, "evaluate", "landscape"))
+    with torch.no_grad():
+        return landscape(real, lambda x: model.log_weight(x.to(model.device), generator=generator), data.log_density)
 
 
 def oracle_rows(config: dict[str, Any], data: Data, metrics: Mapping[str, Metric]) -> list[ResultRow]:
@@ -157,7 +171,7 @@ def _context(
     told = {} if reporter is None else {"report": reporter.evaluating}
     return EvalContext(
         model, data, seed=seed, n_samples=evaluation.n_samples, n_draws=evaluation.n_draws, progress=progress,
-        load_classifier=lambda: load_or_train(data, cache_dir(), note), likelihood=likelihood, **told,
+        load_classifier=lambda labelled: load_or_train(labelled, cache_dir(), note), likelihood=likelihood, **told,
     )  # fmt: skip
 
 

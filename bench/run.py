@@ -19,8 +19,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+import conf
 from bench.catalogue import GROUPS
 from bench.errors import UserError
 from bench.names import nearest
@@ -28,7 +29,7 @@ from bench.names import nearest
 if TYPE_CHECKING:
     from bench.job import Outcome
 
-__all__ = ["compose_runs", "main"]
+__all__ = ["compose_runs", "main", "stored"]
 
 _seen: dict[str, "Outcome"] = {}
 """How the runs of this process ended; those of other launchers' processes left it in their folders."""
@@ -157,6 +158,13 @@ def plain(config: Any, choices: Any) -> dict[str, Any]:
     return plain_config
 
 
+def stored(group: str, name: str) -> dict[str, Any]:
+    """One of our configuration files as it stands: nothing is composed, and what must be given is ``???``."""
+    made = OmegaConf.to_container(OmegaConf.load(Path(conf.__file__).parent / group / f"{name}.yaml"))
+    assert isinstance(made, dict)
+    return {str(key): value for key, value in made.items()}
+
+
 def _explained(error: Exception, overrides: list[str]) -> UserError:
     """Hydra's words, as one line for the user."""
     text = str(error)
@@ -166,6 +174,8 @@ def _explained(error: Exception, overrides: list[str]) -> UserError:
         listed = next((name for name, folder in GROUPS.items() if folder == group), None)
         where = f"there are: {', '.join(known)}" if listed is None else f"`genbench list {listed}` shows all"
         return UserError(f"{group} {name!r}: no such {group}{nearest(name, known)}; {where}")
+    if isinstance(error, MissingMandatoryValue):
+        return UserError(f"{error.full_key}: has no default; add {error.full_key}=VALUE")
     if isinstance(error, OverrideParseException):
         reason = text.splitlines()[1] if "\n" in text else text
         return UserError(f"cannot read {error.override!r} ({reason}); write KEY=VALUE, and quote spaces and brackets")

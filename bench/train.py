@@ -33,6 +33,7 @@ from bench.provenance import device_name
 from bench.rng import rng_state, seeded, set_rng_state
 from bench.seeds import derive_seed
 from models.base import ClosedForm, GenerativeModel
+from models.transforms.base import checkpoint_activations
 
 __all__ = ["Hardware", "Progress", "Schedule", "TrainingReport", "fit", "load_model_weights"]
 
@@ -89,13 +90,19 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where a model is trained (group ``trainer``): one CPU, one GPU, or several processes with DDP."""
+    """Where a model is trained (group ``trainer``): one CPU, one GPU, or several processes with DDP.
+
+    Attributes:
+        checkpoint_activations: Spend about one more forward pass a step to keep a flow's activations out of memory.
+            Gradients are the same. Models without chains of transforms have nothing to checkpoint.
+    """
 
     accelerator: str = "cpu"
     devices: int = 1
     strategy: str = "auto"
     precision: str = "32-true"
     compile: bool = False
+    checkpoint_activations: bool = False
 
     def __post_init__(self) -> None:
         if self.devices < 1:
@@ -174,9 +181,10 @@ def fit(
         first_step=supervisor.progress.steps,
         last_step=supervisor.total_steps,
     )
+    if hardware.checkpoint_activations:
+        checkpoint_activations(model)
     if hardware.compile:
-        for part in model.children():
-            part.compile()
+        supervisor.to_compile = list(model.children())
     try:
         with _quiet_lightning(), seeded(derive_seed(seed, "train")):
             trainer.fit(model, train_dataloaders=batches, ckpt_path=resume, weights_only=True)
@@ -221,6 +229,8 @@ class _Supervisor(Callback):
         self.progress = Progress()
         self.total_steps = None if schedule.examples is None else -(-schedule.examples // schedule.batch_size)
         self.interval = max(1, schedule.validate_every // schedule.batch_size)
+        # After the first step, in which layers that set themselves from data do so eagerly.
+        self.to_compile: list[nn.Module] = []
         self._restored: dict[str, Any] | None = None
         self._ema: EMA | None = None
         self._generator = torch.Generator()
@@ -269,6 +279,8 @@ class _Supervisor(Callback):
         progress.examples_seen += self.schedule.batch_size
         loss = outputs["loss"].detach()
         self._outputs = outputs
+        while self.to_compile:
+            self.to_compile.pop().compile()
         # A sum keeps every NaN and infinity, so that a GPU need not be waited for at every step.
         self._loss_sum = loss if self._loss_sum is None else self._loss_sum + loss
         spent = progress.steps == self.total_steps

@@ -80,20 +80,25 @@ class View:
 
 
 def view_of(section: Section, checkpoint: str) -> View:
+    """Columns that apply to no model of the section are named among its facts, and left out where others remain."""
     notes: dict[str, int] = {}
-    cells = [
-        [_shown(section, line, column, notes) for column in range(len(section.columns))]
-        for line in range(len(section.lines))
-    ]
+    kept = _applicable(section)
+    cells = [[_shown(section, line, column, notes) for column in kept] for line in range(len(section.lines))]
     return View(
         title=plain(section.dataset),
         facts=_facts(section, checkpoint),
         lead=_lead(section.lines),
-        heads=[_head(column) for column in section.columns],
+        heads=[_head(section.columns[column]) for column in kept],
         cells=cells,
         notes=list(notes),
         legend=_legend(section),
     )
+
+
+def _applicable(section: Section) -> list[int]:
+    """The columns in which something was or should have been measured; all, where there are none."""
+    kept = sorted({column for (_, column), cell in section.cells.items() if cell.status is not Status.SKIPPED})
+    return kept or list(range(len(section.columns)))
 
 
 def _shown(section: Section, line: int, index: int, notes: dict[str, int]) -> Shown:
@@ -130,6 +135,7 @@ def _facts(section: Section, checkpoint: str) -> str:
     if any(row.dirty is True for row in rows):
         commits.append("dirty")
     draws = sorted({count for index in range(len(section.columns)) for count in _all_draws(section, index)})
+    without = sorted(set(range(len(section.columns))) - set(_applicable(section)))
     instead = " (where a run has none: the other)" if checkpoint != "both" and shown != {checkpoint} else ""
     facts: dict[str, list[Any]] = {
         "revision": sorted({row.data_revision[:10] for row in rows}),
@@ -142,6 +148,7 @@ def _facts(section: Section, checkpoint: str) -> str:
         "draws K": draws,
         "features": sorted({f"{row.extractor} #{row.extractor_hash[:6]}" for row in rows if row.extractor}),
         "commit": commits,
+        "not applicable": [section.columns[index].title for index in without],
     }
     listed = [f"{name} {_listed(values)}" for name, values in facts.items() if values]
     if section.repeated:

@@ -16,7 +16,7 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Generator, Tensor, nn
 
-__all__ = ["Autoencodes", "Batch", "ClosedForm", "GenerativeModel", "HasLikelihood", "Relation"]
+__all__ = ["Autoencodes", "Batch", "ClosedForm", "GenerativeModel", "HasLikelihood", "Relation", "ReportsCost"]
 
 Relation = Literal["exact", "lower_bound", "estimate"]
 """How ``log E[exp log_weight]`` from finitely many draws relates to log p(x)."""
@@ -126,6 +126,23 @@ class Autoencodes(ABC):
     @abstractmethod
     def decode(self, z: Tensor) -> Tensor:
         """``(B, Z)`` latent codes to ``(B, *shape)`` data, in the data's own space and dtype."""
+
+
+class ReportsCost(ABC):
+    """A model whose size does not tell what a call costs: solvers, power series and fixed points take as many steps as
+    they need, and it counts them.
+
+    Attributes:
+        cost_names: What it counts: ``nfe_log_weight`` and ``nfe_sample``, evaluations of its networks in one call,
+            summed over its parts; ``series_terms``, terms of a power series in one call of ``log_weight``, the mean
+            over its parts.
+    """
+
+    cost_names: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def cost_report(self, x: Tensor, *, generator: Generator | None = None) -> dict[str, float]:
+        """The counts, by name, for one ``log_weight`` of x, ``(B, *shape)``, and one ``sample`` of as many."""
 
 
 class ClosedForm(ABC):

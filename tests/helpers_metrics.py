@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from bench.data.base import Modes
 from bench.schema import DataSpec
 
 EMPTY = torch.zeros(0)
+ONE_MODE = Modes(1, lambda x: torch.zeros(len(x), dtype=torch.int64))
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,10 @@ class FakeContext:
     extractor: FakeExtractor = FakeExtractor()
     seed: int = 0
     costs: dict[str, float] = field(default_factory=dict)
+    cost_names: tuple[str, ...] = ()
+    modes: Modes = ONE_MODE
+    mode_classifier: str = ""
+    mode_extractor: FakeExtractor | None = None
 
     def features(self, x: Tensor) -> Tensor:
         return self.extractor.features(x)

@@ -5,17 +5,17 @@ import hashlib
 import io
 import json
 import struct
-import tarfile
 import time
-import zlib
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
+from helpers_data import Bytes, cached, complaint, examples, pinned, resized, tarball
 from PIL import Image
 from scipy.io import savemat
 
@@ -25,33 +25,15 @@ from bench.data.base import Data
 from bench.data.cifar import CIFAR10_FILES, PicturePackage, read_records
 from bench.data.digits import MNIST_FILES, mnist
 from bench.data.fashion import FASHION_MNIST_FILES
-from bench.data.fetch import ArchiveDownload, DataFile, sha256
+from bench.data.fetch import ArchiveDownload
 from bench.data.svhn import SVHN_FILES, read_mat
 from bench.errors import UserError
-
-Bytes = NDArray[np.uint8]
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("GENBENCH_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-def pinned(name: str, content: bytes) -> DataFile:
-    return DataFile(name, hashlib.sha256(content).hexdigest(), len(content))
-
-
-def cached(cache: Path) -> list[str]:
-    return sorted(str(path.relative_to(cache)) for path in cache.rglob("*") if path.is_file())
-
-
-def complaint(load: Callable[[str | None], Data], path: Path | None) -> str:
-    with pytest.raises(UserError) as caught:
-        load(None if path is None else str(path))
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
 
 
 def check_splits(data: Data, train: tuple[Bytes, Bytes], test: tuple[Bytes, Bytes], n_val: int) -> None:
@@ -68,12 +50,6 @@ def check_splits(data: Data, train: tuple[Bytes, Bytes], test: tuple[Bytes, Byte
     spec = data.spec
     assert (spec.n_train, spec.n_val, spec.n_test) == (n, n_val, len(test[0]))
     assert (spec.shape, spec.levels, spec.classes) == (train[0].shape[1:], 256, 10)
-
-
-def examples(n: int, shape: tuple[int, ...], seed: int) -> tuple[Bytes, Bytes]:
-    """Images of noise, so that a plane or a row in the wrong place is seen, and labels."""
-    rng = np.random.RandomState(seed)
-    return rng.randint(256, size=(n, *shape)).astype(np.uint8), rng.randint(10, size=n).astype(np.uint8)
 
 
 # Decoded arrays
@@ -96,9 +72,53 @@ def test_arrays_are_decoded_once_and_then_mapped(cache: Path) -> None:
         for name, array in small_arrays().items():
             assert isinstance(found[name], np.memmap)
             assert np.array_equal(found[name], array)
-    assert cached(cache) == [f"set/decoded-k/{name}" for name in ("SHA256SUMS", "images.npy", "labels.npy")]
+    files = ("SHA256SUMS", "STAMPS", "images.npy", "labels.npy")
+    assert cached(cache) == [f"set/decoded-k/{name}" for name in files]
     with pytest.raises(AssertionError, match="decoded although"):
         decoded("set", "other", forbidden)
+
+
+def small_chunks() -> Iterator[tuple[str, Bytes]]:
+    """The same arrays in pieces of many sizes, one of them empty, in turns."""
+    made, start = small_arrays(), 0
+    for n in (1, 0, 12, 7):
+        for name, array in made.items():
+            yield name, array[start : start + n]
+        start += n
+
+
+def test_arrays_in_pieces_are_the_same_files(cache: Path) -> None:
+    whole, pieces = decoded("set", "whole", small_arrays), decoded("set", "pieces", small_chunks)
+    for name, array in small_arrays().items():
+        assert np.array_equal(pieces[name], array)
+        assert pieces[name].dtype == whole[name].dtype == array.dtype
+        content = [(cache / "set" / f"decoded-{key}" / f"{name}.npy").read_bytes() for key in ("whole", "pieces")]
+        assert content[0] == content[1]
+
+
+def test_pieces_that_end_in_an_error_leave_nothing(cache: Path) -> None:
+    def broken() -> Iterator[tuple[str, Bytes]]:
+        yield from small_chunks()
+        raise UserError("no more")
+
+    with pytest.raises(UserError, match="no more"):
+        decoded("set", "k", broken)
+    assert cached(cache) == []
+
+
+def test_pieces_are_never_in_memory_at_once(cache: Path) -> None:
+    def many() -> Iterator[tuple[str, Bytes]]:
+        for k in range(64):
+            yield "images", np.full((1, 1 << 20), k, np.uint8)
+
+    tracemalloc.start()
+    try:
+        images = decoded("set", "k", many)["images"]
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+    assert images.shape == (64, 1 << 20)
+    assert (images[:, -1] == np.arange(64)).all()
 
 
 def test_writing_to_an_array_leaves_the_file_alone(cache: Path) -> None:
@@ -137,7 +157,7 @@ def test_what_fails_to_decode_leaves_nothing(cache: Path, monkeypatch: pytest.Mo
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(arrays.np, "save", full)
+    monkeypatch.setattr(arrays.os, "fsync", full)
     with pytest.raises(UserError, match=r"No space left on device.*GENBENCH_CACHE"):
         decoded("set", "k", small_arrays)
     assert cached(cache) == []
@@ -148,7 +168,7 @@ def test_many_decoders_at_once_do_no_harm(cache: Path) -> None:
         for run in [pool.submit(decoded, "set", "k", small_arrays) for _ in range(8)]:
             assert np.array_equal(run.result()["images"], small_arrays()["images"])
     decoded("set", "k", forbidden)
-    assert len(cached(cache)) == 3
+    assert len(cached(cache)) == 4
 
 
 def test_revision_tells_recipes_apart() -> None:
@@ -222,21 +242,6 @@ def picture(images: Bytes, mode: str = "RGB") -> bytes:
     stream = io.BytesIO()
     Image.fromarray(rows).convert(mode).save(stream, "PNG")
     return stream.getvalue()
-
-
-def resized(png: bytes, width: int, height: int) -> bytes:
-    """The same file with a header that promises another size."""
-    header = b"IHDR" + struct.pack(">II", width, height) + png[24:29]
-    return png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]
-
-
-def tarball(path: Path, members: dict[str, bytes]) -> str:
-    with tarfile.open(path, "w:gz") as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return sha256(path)
 
 
 def package_members() -> dict[str, bytes]:
@@ -406,6 +411,34 @@ def test_read_mat_refuses_other_files(tmp_path: Path) -> None:
             read_mat(path)
 
 
+# Fewer levels
+
+
+@pytest.mark.parametrize("name", ["cifar10", "svhn"])
+def test_five_bits_are_another_data_set(name: str, request: pytest.FixtureRequest, cache: Path) -> None:
+    folder = str(request.getfixturevalue(f"small_{name.rstrip('10')}"))
+    load = {"cifar10": cifar.cifar10, "svhn": svhn.svhn}[name]
+    fine, coarse = load(folder), load(folder, bits=5)
+    assert (fine.spec.name, fine.spec.levels) == (name, 256)
+    assert (coarse.spec.name, coarse.spec.levels) == (f"{name}-5bit", 32)
+    assert fine.spec.revision != coarse.spec.revision
+    for whole, part in ((fine.train, coarse.train), (fine.val, coarse.val), (fine.test, coarse.test)):
+        assert torch.equal(part.x, whole.x // 8)
+        assert part.y is not None
+        assert whole.y is not None
+        assert torch.equal(part.y, whole.y)
+    assert int(coarse.train.x.max()) == 31
+    for bits in (0, 3, 9, -8):
+        assert f"not {bits}; set data.bits" in complaint(partial(load, bits=bits), Path(folder))
+
+
+def test_eight_bits_have_the_revision_of_published_rows(small_cifar: Path) -> None:
+    """A hash of the files and of what is done with them: nothing else may move it."""
+    hashes = [file.sha256 for file in cifar.CIFAR10_FILES]
+    expected = revision("cifar10", *hashes, "validation: the last 5,000 of train")
+    assert cifar.cifar10(str(small_cifar)).spec.revision == expected
+
+
 # The real ones, fetched from wherever they can be had: pytest -m slow
 
 
@@ -446,6 +479,7 @@ def test_real_idx_data(cache: Path, load: Callable[[], Data], mean: float, std: 
 def test_real_cifar10(cache: Path) -> None:
     data = real(cifar.cifar10, cache)
     images, labels = whole(data)
+    assert data.spec.revision == "65965f88e4aef316"
     assert images.shape == (50_000, 3, 32, 32)
     assert (images.mean((0, 2, 3)) / 255).tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=5e-5)
     assert (images.std((0, 2, 3)) / 255).tolist() == pytest.approx([0.2470, 0.2435, 0.2616], abs=5e-5)

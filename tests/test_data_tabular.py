@@ -1,7 +1,9 @@
 """Tables: the user's own by our rules, the benchmark's by the published ones, and one clear line for every bad file."""
 
+import gzip
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from numpy.random import RandomState
 from bench.cli import main
 from bench.data import uci
 from bench.data.base import Data
-from bench.data.fetch import cache_dir
+from bench.data.fetch import DataFile, cache_dir
 from bench.data.tabular import CASP_FILE, COVERTYPE_FILE, MAGIC_FILE, casp, covertype, csv, magic
 from bench.data.uci import PUBLISHED, bsds300, gas, hepmass, miniboone, power
 from bench.errors import UserError
@@ -389,30 +391,194 @@ def test_missing_files_say_where_to_get_them(tmp_path: Path, name: str) -> None:
     assert len(PUBLISHED) == 5
 
 
-def test_bad_arrays_are_one_line(tmp_path: Path) -> None:
+# What is wrong with a file: nothing there, nothing in it, a folder in its place, cut short, another shape, no numbers
+
+
+def refused(make: Callable[[str], Data], folder: Path) -> str:
+    """The one line that a data set refuses a folder with."""
+    with pytest.raises(UserError) as caught:
+        make(str(folder))
+    text = str(caught.value)
+    assert "\n" not in text
+    assert str(folder) in text, "it says where"
+    return text
+
+
+@pytest.mark.parametrize(
+    ("make", "file"),
+    [(casp, CASP_FILE), (magic, MAGIC_FILE), (covertype, COVERTYPE_FILE)],
+    ids=["casp", "magic", "covertype"],
+)
+def test_bad_pinned_files_are_one_line(make: Callable[[str], Data], file: DataFile, tmp_path: Path) -> None:
+    target, packed = tmp_path / file.name, tmp_path / f"{file.name}.gz"
+    assert f"has neither {file.name} nor {file.name}.gz" in refused(make, tmp_path)
+    target.mkdir()
+    assert f"has neither {file.name} nor {file.name}.gz" in refused(make, tmp_path)
+    target.rmdir()
+    target.write_bytes(b"")
+    assert f"holds other bytes; expected {file.size} bytes with SHA-256 {file.sha256}" in refused(make, tmp_path)
+    with target.open("wb") as stream:
+        stream.truncate(file.size)  # the right size and nothing else
+    assert "holds other bytes" in refused(make, tmp_path)
+    target.unlink()
+    packed.write_bytes(gzip.compress(b"1,2\n" * 1000)[:-9])
+    assert "cannot be unpacked" in refused(make, tmp_path)
+    packed.write_bytes(gzip.compress(b"1,2\n" * 1000))
+    assert "unpacks to other bytes" in refused(make, tmp_path)
+    packed.write_bytes(b"")
+    assert file.name in refused(make, tmp_path)
+    assert not list((tmp_path / "cache").rglob("*.*")), "nothing of it enters the cache"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENBENCH_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("power", "data.npy"), ("miniboone", "data.npy"), ("bsds300", "BSDS300.hdf5"), ("gas", "ethylene_CO.csv"),
+        ("hepmass", "1000_train.csv"), ("hepmass", "1000_test.csv"),
+    ],
+)  # fmt: skip
+def test_nothing_there_and_nothing_in_it(name: str, file: str, tmp_path: Path) -> None:
+    if name == "bsds300":
+        pytest.importorskip("h5py")
+    make = getattr(uci, name)
+    if name == "hepmass":
+        for other in ("1000_train.csv", "1000_test.csv"):
+            (tmp_path / other).write_text("# label,f0\n" + "".join(f"1,{i}.5\n" for i in range(30)))
+        (tmp_path / file).unlink()
+    assert f"has no {file}" in refused(make, tmp_path)
+    (tmp_path / file).mkdir()
+    assert f"has no {file}" in refused(make, tmp_path), "a folder is no file"
+    (tmp_path / file).rmdir()
+    for content in (b"", b"\x93NUMPY\x01\x00", b"\x89HDF\r\n\x1a\n", b"\xff\xfe,\xff\n1,2\n"):
+        (tmp_path / file).write_bytes(content)
+        assert refused(make, tmp_path).startswith(f"{name}: {tmp_path / file}")
+
+
+@pytest.mark.parametrize(("name", "columns"), [("power", 8), ("miniboone", 43)])
+def test_bad_arrays_are_one_line(name: str, columns: int, tmp_path: Path) -> None:
     file = tmp_path / "data.npy"
-    good = reals(40, 8)
+    good = reals(40, columns)
+    make = getattr(uci, name)
 
     def complaint() -> str:
-        with pytest.raises(UserError) as caught:
-            power(str(tmp_path))
-        assert "\n" not in str(caught.value)
-        return str(caught.value)
+        return refused(make, tmp_path)
 
     np.save(file, good)
-    assert "instead of the published (1659917, 184435, 204928, 6)" in complaint()
-    file.write_bytes(file.read_bytes()[:-9])
+    assert f"instead of the published {PUBLISHED[name]}" in complaint()
+    whole = file.read_bytes()
+    for end in (len(whole) - 9, 128, 60, 7):  # in the numbers, before them, in the header, in the magic number
+        file.write_bytes(whole[:end])
+        assert "cannot be read" in complaint()
+    promised = f"({10**15}, {columns}), }}".encode()  # more than there is
+    assert f"(40, {columns}), }}".encode().ljust(len(promised)) in whole
+    file.write_bytes(whole.replace(f"(40, {columns}), }}".encode().ljust(len(promised)), promised))
     assert "cannot be read" in complaint()
-    file.write_bytes(b"")
-    assert "cannot be read" in complaint()
-    np.save(file, np.array([[{}] * 8]), allow_pickle=True)
+    np.save(file, np.array([[{}] * columns]), allow_pickle=True)
     assert "cannot be read" in complaint()
     with file.open("wb") as stream:
         np.savez(stream, good)
     assert "cannot be read" in complaint()
-    np.save(file, good[:, :5])
-    assert "is float64 (40, 5) instead of numbers (N, 8)" in complaint()
+    for other, said in (
+        (good[:, :5], "float64 (40, 5)"),
+        (good[0], f"float64 ({columns},)"),
+        (good[None], f"float64 (1, 40, {columns})"),
+        (good.astype(complex), f"complex128 (40, {columns})"),
+        (good > 0, f"bool (40, {columns})"),
+        (good.astype(str), f"(40, {columns})"),
+    ):
+        np.save(file, other)
+        text = complaint()
+        assert said in text
+        assert f"instead of numbers (N, {columns})" in text
     np.save(file, np.where(good == good[3, 2], np.nan, good))
     assert "row 4, column 3 is not finite" in complaint()
-    np.save(file, np.where(np.arange(8) == 7, 1.0, good))
-    assert "a column holds one value only" in complaint()
+    np.save(file, np.where(good == good[0, 7], -np.inf, good))
+    assert "row 1, column 8 is not finite" in complaint()
+    constant = good.copy()
+    constant[:, 4 if name == "miniboone" else 7] = 1.0
+    np.save(file, constant)
+    assert "has a column that holds one value only" in complaint()
+    for rows in (0, 1):
+        np.save(file, good[:rows])
+        assert f"gives {rows} training rows" in complaint()
+
+
+def write_bad(path: Path, names: str, cells: list[list[str]]) -> None:
+    path.write_text("\n".join([names, *map(",".join, cells)]) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "cell", "said"),
+    [
+        (4, 6, "nan", "row 5, column 'c6' is nan"),
+        (4, 6, "inf", "row 5, column 'c6' is inf"),
+        (4, 6, "", "row 5, column 'c6' is empty"),
+        (0, 3, "red", "row 1, column 'c3' is 'red'"),
+        (7, 18, None, "row 8 has 18 cells instead of 19"),
+    ],
+)
+def test_bad_gas_tables_are_one_line(row: int, column: int, cell: str | None, said: str, tmp_path: Path) -> None:
+    names = "Time,Meth,Eth," + ",".join(f"c{j}" for j in range(3, 19))
+    cells = [[repr(float(x)) for x in line] for line in reals(30, 19)]
+    cells[row][column : column + 1] = [] if cell is None else [cell]
+    write_bad(tmp_path / "ethylene_CO.csv", names, cells)
+    assert said in refused(gas, tmp_path)
+
+
+def test_gas_tables_of_another_shape_are_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "ethylene_CO.csv"
+    cells = [[repr(float(x)) for x in line] for line in reals(30, 19)]
+    names = ["Time", "Meth", "Eth", *(f"c{j}" for j in range(3, 19))]
+    write_bad(file, ",".join(names), cells)
+    assert "instead of the published (852174, 94685, 105206, 8)" in refused(gas, tmp_path)
+    write_bad(file, ",".join(names[1:]), [line[1:] for line in cells])
+    assert "has 18 columns, no Time" in refused(gas, tmp_path)
+    write_bad(file, ",".join(names), [[*line[:7], "3.5", *line[8:]] for line in cells])
+    assert "has a column that holds one value only" in refused(gas, tmp_path)
+    write_bad(file, ",".join(names), [])
+    assert "has no rows" in refused(gas, tmp_path)
+
+
+@pytest.mark.parametrize("bad", ["1000_train.csv", "1000_test.csv"])
+def test_bad_hepmass_tables_are_one_line(bad: str, tmp_path: Path) -> None:
+    cells = [["1", *(repr(float(x)) for x in line)] for line in reals(30, 5)]
+    names = "# label,a,b,c,d,e"
+    for name in ("1000_train.csv", "1000_test.csv"):
+        write_bad(tmp_path / name, names, cells)
+    assert "instead of the published (315123, 35013, 174987, 21)" in refused(hepmass, tmp_path)
+
+    def complaint(changed: list[list[str]], header: str = names) -> str:
+        write_bad(tmp_path / bad, header, changed)
+        return refused(hepmass, tmp_path)
+
+    assert f"{bad}, row 3, column 'b' is nan" in complaint([*cells[:2], ["1", "0.5", "nan", *cells[2][3:]], *cells[3:]])
+    assert f"{bad}, row 30, column 'e' is empty" in complaint([*cells[:-1], [*cells[-1][:-1], ""]])
+    assert f"{bad} has no rows" in complaint([])
+    assert "1000_test.csv do not begin with those of" in complaint(cells, "label,a,b,c,d,e")
+    only_background = complaint([["0", *line[1:]] for line in cells])
+    learnt = "gives 0 training rows" if bad == "1000_train.csv" else "(27, 3, 0, 5) instead of the published"
+    assert learnt in only_background
+
+
+def test_bad_bsds300_files_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    h5py = pytest.importorskip("h5py")
+    monkeypatch.setitem(PUBLISHED, "bsds300", (40, 5, 9, 63))
+    good = {name: reals(n, 63).astype(np.float32) for name, n in (("train", 40), ("validation", 5), ("test", 9))}
+
+    def complaint(key: str, value: np.ndarray) -> str:
+        with h5py.File(tmp_path / "BSDS300.hdf5", "w") as opened:
+            for name, part in (good | {key: value}).items():
+                opened[name] = part
+        return refused(bsds300, tmp_path)
+
+    bad = good["validation"].copy()
+    bad[2, 60] = np.nan
+    assert "validation, row 3, column 61 is not finite" in complaint("validation", bad)
+    assert "test is float32 (9, 64) instead of floats (9, 63)" in complaint("test", reals(9, 64).astype(np.float32))
+    assert "train is int64 (40, 63) instead of floats" in complaint("train", np.zeros((40, 63), dtype=np.int64))
+    assert "train is float32 (0, 63)" in complaint("train", np.zeros((0, 63), dtype=np.float32))

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from scipy import integrate, stats
 
 from bench.data import toy
-from bench.data.base import Data
+from bench.data.base import Data, Modes
 from bench.errors import UserError
 
-NAMES = ("two_moons", "eight_gaussians", "grid25", "pinwheel", "checkerboard", "two_spirals")
+NAMES = ("two_moons", "eight_gaussians", "grid25", "ring8", "pinwheel", "checkerboard", "two_spirals")
+MIXTURES = ("eight_gaussians", "grid25", "ring8")
 SMALL = {"n_train": 200, "n_val": 100, "n_test": 150}
 LogDensity = Callable[[torch.Tensor], torch.Tensor]
 
@@ -58,6 +59,9 @@ class Grid:
 def grid_of(name: str) -> Grid:
     if name == "grid25":  # inside the modes and between them
         return Grid(np.array([m + 0.05 * k for m in (-4, -2, 0, 2, 4) for k in (-8, -1, 0, 1, 8)]), 16)
+    if name == "ring8":
+        far = math.sqrt(0.5)
+        return Grid(np.array([m + 0.01 * k for m in (-1, -far, 0, far, 1) for k in (-8, -1, 0, 1, 8)]), 16)
     if name == "pinwheel":  # the outer ends of the arms are thin
         return Grid(np.linspace(-6, 6, 25), 20)
     if name == "two_spirals":
@@ -131,6 +135,7 @@ def test_entropy_of_checkerboard_is_the_logarithm_of_its_area(data: dict[str, Da
 
 def test_entropy_of_separated_modes(data: dict[str, Data]) -> None:
     entropy_check(data["grid25"], math.log(25) + math.log(2 * math.pi * math.e * 0.05**2))
+    entropy_check(data["ring8"], math.log(8) + math.log(2 * math.pi * math.e * 0.01**2))
 
 
 def test_entropy_of_eight_gaussians(data: dict[str, Data]) -> None:
@@ -147,19 +152,28 @@ def test_entropy_of_eight_gaussians(data: dict[str, Data]) -> None:
     assert separate - overlap * math.log(8) - error < float(minus.mean()) < separate + error
 
 
-@pytest.mark.parametrize("name", ["eight_gaussians", "grid25"])
-def test_mixtures_against_scipy(name: str, data: dict[str, Data]) -> None:
+def means_and_std(name: str) -> tuple[NDArray[np.float64], float]:
+    """Written down apart from the code under test."""
     angles = np.arange(8) * np.pi / 4
-    ring = math.sqrt(8) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    ticks = np.array([(x, y) for x in range(-4, 5, 2) for y in range(-4, 5, 2)])
-    means, std = (ring, math.sqrt(1 / 8)) if name == "eight_gaussians" else (ticks, 0.05)
+    circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    ticks = np.array([(x, y) for x in range(-4, 5, 2) for y in range(-4, 5, 2)], dtype=np.float64)
+    return {
+        "eight_gaussians": (math.sqrt(8) * circle, math.sqrt(1 / 8)),
+        "ring8": (circle, 0.01),
+        "grid25": (ticks, 0.05),
+    }[name]
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_mixtures_against_scipy(name: str, data: dict[str, Data]) -> None:
+    means, std = means_and_std(name)
     x = RandomState(0).uniform(-5, 5, (500, 2))
     x[250:] = means[RandomState(1).randint(len(means), size=250)] + std * RandomState(2).standard_normal((250, 2))
     each = stats.norm.logpdf(x[:, None], means, std).sum(2)
     expected = np.logaddexp.reduce(each, axis=1) - np.log(len(means))
     log_density = data[name].log_density
     assert log_density is not None
-    assert np.allclose(log_density(torch.from_numpy(x)).numpy(), expected, rtol=1e-12, atol=1e-10)
+    assert np.allclose(log_density(torch.from_numpy(x)).numpy(), expected, rtol=1e-11, atol=1e-9)
 
 
 @pytest.mark.parametrize("density", [toy.TwoMoons(), toy.TwoSpirals()])
@@ -231,6 +245,93 @@ def test_log_density_takes_any_batch_and_is_finite_far_out(name: str, data: dict
         assert (far < -1e4).all()
 
 
+# Modes
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_points_belong_to_the_nearest_mean_within_three_standard_deviations(name: str, data: dict[str, Data]) -> None:
+    means, std = means_and_std(name)
+    modes = data[name].modes
+    assert isinstance(modes, Modes)
+    assert (modes.n, modes.probabilities) == (len(means), None)
+    x = data[name].test.x
+    distance = np.linalg.norm(x.numpy().astype(np.float64)[:, None] - means, axis=2)  # (N, K)
+    near = distance.min(axis=1) < 3 * std
+    found = modes.assign(x).numpy()
+    assert found.dtype == np.int64
+    assert ((found >= 0) == near).all()
+    # Modes are numbered as the means of the density are, in whatever order: each stands for one mean.
+    pairs = {(int(mode), int(mean)) for mode, mean in zip(found[near], distance.argmin(axis=1)[near], strict=True)}
+    assert len(pairs) == len(means) == len({mode for mode, _ in pairs}) == len({mean for _, mean in pairs})
+    # 1 - exp(-9/2) of a normal on the plane lies within three standard deviations.
+    share = -math.expm1(-4.5)
+    assert near.mean() == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / len(x)))
+    edge = torch.from_numpy(np.array([means[0] * (1 + r * std / np.linalg.norm(means[0])) for r in (2.99, 3.01)]))
+    assert [mode >= 0 for mode in modes.assign(edge).tolist()] == [True, False]
+    assert modes.assign(x[:0]).shape == (0,)
+
+
+def test_only_mixtures_have_modes(data: dict[str, Data]) -> None:
+    assert {name for name in NAMES if data[name].modes is not None} == set(MIXTURES)
+
+
+# Mixtures in any dimension
+
+
+@pytest.mark.parametrize("dim", [1, 3, 16, 200])
+def test_mixture_of_any_dimension_against_scipy(dim: int) -> None:
+    means = RandomState(dim).uniform(-2, 2, (5, dim))
+    density = toy.GaussianMixture(tuple(map(tuple, means.tolist())), 0.7)
+    x = density.sample(300, RandomState(7))
+    each = np.stack([stats.multivariate_normal.logpdf(x, mean, 0.49 * np.eye(dim)) for mean in means], axis=1)
+    expected = np.logaddexp.reduce(each, axis=1) - math.log(5)
+    assert np.allclose(density.log_density(torch.from_numpy(x)).numpy(), expected, rtol=1e-11, atol=1e-9)
+
+
+@pytest.mark.parametrize("dim", [1, 3, 16, 200])
+def test_separated_mixture_of_any_dimension(dim: int) -> None:
+    data = toy.gaussian_mixture(dim, 6, 4.0, n_train=20_000, n_val=10, n_test=10)
+    assert (data.spec.shape, data.train.x.shape) == ((dim,), (20_000, dim))
+    assert isinstance(data.modes, Modes)
+    mode = data.modes.assign(data.train.x)
+    x, members = data.train.x.double(), [mode == k for k in range(6)]
+    assert min(int(member.sum()) for member in members) > 3000
+    share = -math.expm1(-4.5)  # in every dimension
+    assert float((mode >= 0).double().mean()) == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / 20_000))
+    # The two nearest means are c std sqrt(D) apart, to what the means of samples can tell.
+    means = torch.stack([x[member].mean(0) for member in members])
+    std = float(torch.cat([x[member] - mean for member, mean in zip(members, means, strict=True)]).std())
+    nearest = float(torch.nn.functional.pdist(means).min())
+    assert nearest / (std * math.sqrt(dim)) == pytest.approx(4, rel=0.1 if dim == 1 else 0.03)
+
+
+def test_density_of_an_overlapping_mixture_integrates_to_one_and_describes_its_samples() -> None:
+    data = toy.gaussian_mixture(2, 5, 0.5, n_train=20_000, n_val=10, n_test=10)
+    assert data.log_density is not None
+    grid = Grid(np.linspace(-12, 12, 41), 10)
+    masses = grid.masses(data.log_density)
+    assert masses.sum() == pytest.approx(1, abs=1e-9)
+    assert chi_square(grid.counts(data.train.x.numpy()), masses, len(data.train)) > 1e-3
+
+
+def test_separation_scales_the_noise_and_leaves_the_means() -> None:
+    far, near = (toy.gaussian_mixture(4, 5, c, n_train=50, n_val=1, n_test=1).train.x.double() for c in (4.0, 1.0))
+    finest = toy.gaussian_mixture(4, 5, 1e9, n_train=50, n_val=1, n_test=1).train.x.double()  # the means themselves
+    assert torch.allclose(4 * (far - finest), near - finest, rtol=1e-3, atol=1e-5)
+    assert finest.abs().max() <= 2
+    specs = [
+        toy.gaussian_mixture(*shape, **SMALL).spec for shape in ((4, 5, 1.0), (4, 5, 2.0), (4, 6, 1.0), (5, 5, 1.0))
+    ]
+    assert len({spec.revision for spec in specs}) == 4
+    assert {spec.name for spec in specs} == {"gaussian_mixture"}
+
+
+@pytest.mark.parametrize("shape", [(0, 8, 2.0), (2, 1, 2.0), (2, 8, 0.0), (2, 8, math.inf), (2, 8, math.nan)])
+def test_mixtures_that_are_none_are_refused(shape: tuple[int, int, float]) -> None:
+    with pytest.raises(UserError, match=r"gaussian_mixture: data\.dim=.*data\.components=.*data\.separation="):
+        toy.gaussian_mixture(*shape, **SMALL)
+
+
 # The data sets
 
 
@@ -280,10 +381,12 @@ def test_empty_splits_are_refused(sizes: tuple[int, int, int]) -> None:
     [
         ("two_moons", "29d6cc01da3059bd", (-118.52495, 332.31722, -504.16525, -2.39683)),
         ("eight_gaussians", "89c05afcb1af6c70", (-445.04860, -321.09894, 525.93023, -2.82303)),
+        ("ring8", "4e7f0b586ba492df", (70.68408, 139.61026, -138.15308, 4.28800)),
         ("grid25", "9a86f0b370c9b984", (-453.52689, 87.24270, 614.57650, -0.06118)),
         ("pinwheel", "07ffccf6ff62c1dc", (-176.37176, 237.32587, -928.54199, -2.32572)),
         ("checkerboard", "b0c4b8e6d49128c8", (-412.06161, -1.62743, -760.11039, -3.46574)),
         ("two_spirals", "a9737c0a94799351", (581.72202, 104.99455, 29.24483, -2.54240)),
+        ("gaussian_mixture", "a91ee2f1332af158", (-14683.01688, -9919.88581, 376.77497, -16.22205)),
     ],
 )
 def test_numbers_are_the_same_everywhere(
@@ -291,14 +394,15 @@ def test_numbers_are_the_same_everywhere(
 ) -> None:
     # Cosines may differ in their last digit between machines, so sums instead of bytes: sum x, sum y, a sum that
     # depends on the order, and the mean log-density of the test split. A change here needs a new _VERSION.
-    assert data[name].spec.revision == revision
-    log_density = data[name].log_density
+    one = toy.gaussian_mixture() if name == "gaussian_mixture" else data[name]
+    assert one.spec.revision == revision
+    log_density = one.log_density
     assert log_density is not None
-    x = data[name].train.x.double()
+    x = one.train.x.double()
     order = torch.arange(len(x), dtype=torch.float64).cos()
     found = [
-        *x.sum(0).tolist(),
+        *x.sum(0)[:2].tolist(),
         float(order @ x[:, 0] * 2 + order @ x[:, 1]),
-        float(log_density(data[name].test.x).mean()),
+        float(log_density(one.test.x).mean()),
     ]
     assert found == pytest.approx(checksum, rel=0, abs=1e-3)

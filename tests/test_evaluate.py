@@ -7,6 +7,7 @@ import torch
 from helpers_models import new_model, small_data
 from torch import Generator, Tensor
 
+from bench.data.base import Data
 from bench.evaluate import DataDensity, EvalContext, evaluate, failed_estimates
 from bench.measure import validation_score
 from bench.metrics.base import Context, Metric, Need
@@ -38,7 +39,7 @@ class Broken(Metric):
         raise ZeroDivisionError("no\nluck")
 
 
-def no_classifier() -> Any:
+def no_classifier(data: Data) -> Any:
     raise AssertionError("not asked for")
 
 

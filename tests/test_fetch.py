@@ -417,6 +417,17 @@ def test_a_terminal_shows_a_bar(
     assert shown.out == ""
 
 
+def test_without_a_terminal_there_are_lines(
+    flaky: tuple[type[Flaky], str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("bench.data.download._LINE_SECONDS", 0.0)
+    caplog.set_level("INFO", "bench.data")
+    source = Download(flaky[1], gzipped=False)
+    fetch("set", [LARGE], [Given((), failure="cable cut"), source])
+    assert caplog.messages[:3] == ["set: a given source", "a given source (cable cut)", f"set: {source}"]
+    assert caplog.messages[3:] == ["large.bin: 1 of 3 MB", "large.bin: 2 of 3 MB", "large.bin: 3 of 3 MB"]
+
+
 # Archives
 
 

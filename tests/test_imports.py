@@ -89,7 +89,7 @@ def test_data_metrics_and_features_do_not_import_each_other() -> None:
 
 def test_only_the_composer_and_the_builder_know_hydra() -> None:
     assert importers("hydra", "omegaconf") == {"bench.run", "bench.build"}
-    assert importers("bench.run") == {"bench.cli"}
+    assert importers("bench.run") == {"bench.cli", "bench.cli_data"}
 
 
 def test_there_is_no_circle() -> None:

@@ -7,7 +7,8 @@ import torch
 from helpers_metrics import FakeContext, FakeExtractor, spec
 from torch import Generator, Tensor
 
-from bench.metrics.extractor import ExtractorAccuracy, wilson_interval
+from bench.intervals import wilson_interval
+from bench.metrics.extractor import ExtractorAccuracy
 from bench.metrics.inception_score import InceptionScore, inception_score
 from bench.schema import Status
 

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from torch.distributions import MultivariateNormal, Normal
 
 from bench.metrics.cost import Cost
-from bench.metrics.likelihood import LogLikelihood, bits_per_dim, k_draw_bound, log_mean_exp
+from bench.metrics.likelihood import LogLikelihood, bits_per_dim, estimate_errors, k_draw_bound, log_mean_exp
 from bench.schema import Relation, Status
 
 
@@ -94,6 +94,62 @@ def test_weights_that_are_not_finite_fail_and_are_counted(bad: float) -> None:
 def test_one_draw_of_weight_zero_among_others_is_no_failure() -> None:
     log_w = torch.tensor([[-math.inf, 0.0], [0.0, 0.0]], dtype=torch.float64)
     assert LogLikelihood().compute(FakeContext(spec(2), log_weights=log_w))[0].value == pytest.approx(-math.log(2) / 2)
+
+
+@pytest.mark.parametrize(("of_examples", "of_draws", "rest"), [(1.0, 0.5, 2.0), (1.0, 0.0, 2.0), (0.0, 0.3, 1.0)])
+def test_errors_of_an_estimated_likelihood_are_those_of_repeated_runs(
+    of_examples: float, of_draws: float, rest: float
+) -> None:
+    """Simulated: every run has other examples and other draws, and draws share noise among examples."""
+    draws, n, runs = 8, 60, 4000
+    g = Generator().manual_seed(0)
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+    y = of_examples * noise(runs, 1, n) + of_draws * noise(runs, draws, 1) + rest * noise(runs, draws, n)
+    errors = torch.tensor([estimate_errors(run) for run in y], dtype=torch.float64)
+    variance = y.mean((1, 2)).var().item()
+    mean_squares = errors.square().mean(0)
+    # A variance from 4000 runs is known to 2.2 %; cutting a negative component off at 0 adds a little.
+    assert mean_squares[0].item() == pytest.approx(variance, rel=0.12)
+    assert mean_squares[0].item() > 0.9 * variance
+    fixed = of_examples * noise(1, 1, n)
+    y = fixed + of_draws * noise(runs, draws, 1) + rest * noise(runs, draws, n)
+    errors = torch.tensor([estimate_errors(run) for run in y], dtype=torch.float64)
+    assert errors[:, 1].square().mean().item() == pytest.approx(y.mean((1, 2)).var().item(), rel=0.1)
+
+
+def test_noise_that_draws_share_is_part_of_the_standard_error() -> None:
+    """The error over examples alone would miss it: here all examples are alike."""
+    g = Generator().manual_seed(1)
+    log_w = torch.randn(16, 1, generator=g, dtype=torch.float64).expand(16, 100)
+    nats, bits, estimator = LogLikelihood().compute(FakeContext(spec(2, 4), log_weights=log_w, relation="estimate"))
+    expected = log_w[:, 0].std().item() / 4
+    assert nats.stderr == pytest.approx(expected)
+    assert estimator.value == pytest.approx(expected)
+    assert bits.stderr == pytest.approx(expected / (2 * math.log(2)))
+    assert (estimator.info.name, estimator.info.unit, estimator.n_draws) == ("estimator_stderr", "nats", 16)
+
+
+def test_only_estimates_have_an_estimator_error() -> None:
+    for relation, n in (("exact", 2), ("lower_bound", 2), ("estimate", 3), ("", 2)):
+        assert len(LogLikelihood().infos(FakeContext(spec(2, 4), relation=relation))) == n
+    one_draw = FakeContext(spec(2, 4), log_weights=torch.zeros(1, 5), relation="estimate")
+    nats, _, estimator = LogLikelihood().compute(one_draw)
+    assert nats.stderr == 0
+    assert estimator.status is Status.SKIPPED
+    assert "n_draws" in estimator.reason
+    bad = FakeContext(spec(2), log_weights=torch.full((2, 5), math.nan), relation="estimate")
+    assert [estimate.status for estimate in LogLikelihood().compute(bad)] == [Status.FAILED] * 3
+
+
+def test_counts_have_rows_where_a_model_counts() -> None:
+    context = FakeContext(spec(2), cost_names=("nfe_sample", "series_terms"), costs={"nfe_sample": 26.0})
+    estimates = {estimate.info.name: estimate for estimate in Cost().compute(context)}
+    assert estimates["nfe_sample"].value == 26
+    assert estimates["series_terms"].status is Status.SKIPPED
+    assert "nfe_log_weight" not in estimates
 
 
 def test_costs_are_passed_on_or_skipped() -> None:

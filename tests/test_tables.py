@@ -252,6 +252,24 @@ def test_failed_and_skipped_rows_stay_in_sight() -> None:
     assert [row["value"] for row in csv_rows(rows)] == ["1.0", "", "", ""]
 
 
+def test_a_metric_that_applies_to_no_model_is_named_but_has_no_column() -> None:
+    shared = {"metric": "modes", "metric_title": "modes", "extractor": "", "extractor_hash": ""}
+    nowhere = [run(model, **SKIPPED, **shared, reason="no modes") for model in ("a", "b")]
+    table = make_table([run("a"), run("b"), *nowhere])
+    markdown = to_markdown(table)
+    assert "| modes" not in markdown
+    assert "no modes" not in markdown
+    assert "not applicable modes" in markdown
+    assert {entry["reason"] for entry in csv.DictReader(io.StringIO(to_csv(table))) if entry["metric"] == "modes"} == {
+        "no modes"
+    }
+    # One model that has it, or should have it, brings the column back.
+    for row in (run("b", **shared), run("b", **FAILED, **shared, reason="broke")):
+        assert "| modes" in to_markdown(make_table([run("a"), run("b"), nowhere[0], row]))
+    # And where there is nothing else, it stays.
+    assert "| modes" in to_markdown(make_table(nowhere))
+
+
 def test_a_model_with_nothing_but_failures_appears() -> None:
     section = only([run(**FAILED, n_fake=None), run(**FAILED, metric="kid", metric_title="KID")])
     assert [line.label for line in section.lines] == ["dcgan"]

@@ -223,12 +223,12 @@ def test_moving_average_follows_its_formula_and_only_its_own_optimizer() -> None
     module, other = nn.Linear(2, 1, bias=False), nn.Linear(2, 1)
     sgd, foreign = torch.optim.SGD(module.parameters(), lr=0.5), torch.optim.SGD(other.parameters(), lr=0.5)
     ema = EMA(module, [foreign, sgd], decay=0.5)
-    expected = module.weight.detach().clone()
+    expected = torch.zeros(1, 2)  # whatever it was before the first step
     for step in range(1, 6):
         foreign.step()
         module.weight.grad = torch.randn(1, 2, generator=torch.Generator().manual_seed(step))
         sgd.step()
-        decay = min(0.5, (1 + step) / (10 + step))
+        decay = min(0.5, (step - 1) / (step + 8))
         expected = decay * expected + (1 - decay) * module.weight.detach()
     raw = module.weight.detach().clone()
     with ema.swapped_in():

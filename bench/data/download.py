@@ -1,17 +1,21 @@
-"""One file from the web: capped in size, with a progress bar, and taken up again where it broke off."""
+"""One file from the web: capped in size, its progress shown, and taken up again where it broke off."""
 
 import fcntl
 import hashlib
+import logging
 import os
 import shutil
 import sys
+import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
 __all__ = ["DownloadError", "download"]
 
+_log = logging.getLogger(__name__)
 _CHUNK = 1 << 20
+_LINE_SECONDS = 10.0  # between two lines where there is no bar
 _CONNECT_AND_READ_SECONDS = (10, 60)
 # HTTP: the answer holds the asked range; the range begins behind the end
 _PARTIAL, _NOTHING_LEFT = 206, 416
@@ -95,9 +99,18 @@ def _receive(url: str, file: IO[bytes], name: str, limit: int) -> None:
         os.fsync(file.fileno())
 
 
-class _Silent:
+class _Lines:
+    """A line in the log every now and then."""
+
+    def __init__(self, name: str, total: int | None) -> None:
+        self._name = name
+        self._total = "" if total is None else f" of {total / 1e6:,.0f}"
+        self._next = time.monotonic() + _LINE_SECONDS
+
     def update(self, have: int) -> None:
-        pass
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + _LINE_SECONDS
+            _log.info("%s: %.0f%s MB", self._name, have / 1e6, self._total)
 
 
 class _Bar:
@@ -116,10 +129,10 @@ class _Bar:
         self._progress.stop()
 
 
-def _bar(name: str, total: int | None) -> AbstractContextManager[_Bar | _Silent]:
-    """A bar on the terminal; none where standard error goes elsewhere."""
+def _bar(name: str, total: int | None) -> AbstractContextManager[_Bar | _Lines]:
+    """A bar on the terminal, lines in the log where standard error goes elsewhere."""
     if not sys.stderr.isatty():
-        return nullcontext(_Silent())
+        return nullcontext(_Lines(name, total))
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -21,9 +21,10 @@ import tempfile
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Literal
 
@@ -37,13 +38,17 @@ __all__ = [
     "DataFile",
     "Download",
     "Package",
+    "Request",
     "Source",
     "SourceError",
     "Staging",
+    "announce",
     "cache_dir",
     "fetch",
+    "hand_on",
     "publish",
     "read_member",
+    "request_of",
     "sha256",
 ]
 
@@ -238,8 +243,71 @@ class Package(Bundle):
         return archives[0]
 
 
+@dataclass(frozen=True)
+class Request:
+    """What a data set is made of, known before anything of it is fetched or read.
+
+    Attributes:
+        name: Of the data set; also its folder in the cache.
+        paths: Where its bytes lie, or will lie once they are fetched.
+        files: The same files with their pinned hashes; none where nothing is pinned and loading is the only check.
+        sources: Where the files can be had.
+        path: The folder or archive that the user named, or None.
+        carrier: The installed package that holds the bytes, or empty.
+        decoded: The folder of arrays decoded from the files, or None.
+    """
+
+    name: str
+    paths: tuple[Path, ...]
+    files: tuple[DataFile, ...] = ()
+    sources: tuple[Source, ...] = ()
+    path: str | None = None
+    carrier: str = ""
+    decoded: Path | None = None
+
+
+class _Announced(BaseException):
+    """Ends a data function that was asked what it needs. No error, so nothing on its way takes it for one."""
+
+    def __init__(self, request: Request) -> None:
+        super().__init__(request.name)
+        self.request = request
+
+
+_asking = ContextVar("asking", default=False)
+
+
+def request_of(make: Callable[[], object]) -> Request | None:
+    """What ``make``, which makes a data set, asks for first; it goes no further than that.
+
+    None where it has come to its end without asking for anything: its bytes are computed, or of no file of ours.
+    """
+    before = _asking.set(True)
+    try:
+        make()
+    except _Announced as announced:
+        return announced.request
+    finally:
+        _asking.reset(before)
+    return None
+
+
+def announce(request: Request) -> None:
+    """Say what a data set is about to read; within ``request_of`` that is the end of it. ``fetch`` does it itself."""
+    if _asking.get():
+        raise _Announced(request)
+
+
+def hand_on(name: str, decode: Callable[[], object], decoded: Path) -> None:
+    """Within ``request_of``: say what ``decode`` asks for, be it nothing, and where its arrays go."""
+    if _asking.get():
+        raise _Announced(replace(request_of(decode) or Request(name, ()), decoded=decoded))
+
+
 def fetch(name: str, files: Sequence[DataFile], sources: Sequence[Source], path: str | None = None) -> list[Path]:
     """Paths of the checked files, in the order of ``files``.
+
+    A data set asks for all its files at once: ``genbench data`` tells the user what the first call asks for.
 
     Order: the user's ``path``, and then nothing else, for who names a place means it; otherwise the cache
     ``cache_dir()/name``, then each source in turn for what is still missing. A cached file with wrong bytes counts as
@@ -258,6 +326,7 @@ def fetch(name: str, files: Sequence[DataFile], sources: Sequence[Source], path:
             cache not be written.
     """
     home = cache_dir() / name
+    announce(Request(name, tuple(home / file.name for file in files), tuple(files), tuple(sources), path))
     try:
         return _fetch(name, files, sources, path, home)
     except OSError as error:
@@ -293,6 +362,8 @@ def _fetch(name: str, files: Sequence[DataFile], sources: Sequence[Source], path
                     publish(folder / file.name, home / file.name)
         missing = [file for file in missing if not file.matches(home / file.name)]
         tried.append(f"{source} ({_one_line(reason)})")
+        if len(missing) > 0:
+            _log.info("%s", tried[-1])
     if len(missing) > 0:
         names = ", ".join(file.name for file in missing)
         raise UserError(

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from bench.data.arrays import revision
-from bench.data.base import Data, Split
+from bench.data.base import Data
 from bench.data.fetch import DataFile, Source, fetch
-from bench.schema import DataSpec
+from bench.data.images import image_data, split_of
 
 __all__ = ["like_mnist", "read_idx"]
 
@@ -37,21 +36,18 @@ def like_mnist(
         UserError: The files are nowhere to be had, or hold other bytes.
     """
     images, labels, test_images, test_labels = map(read_idx, fetch(name, files, sources, path))
-    train, val = _split(images[:-_VAL], labels[:-_VAL]), _split(images[-_VAL:], labels[-_VAL:])
-    test = _split(test_images, test_labels)
-    spec = DataSpec(
-        name=name,
-        revision=revision(name, *(file.sha256 for file in files), "validation: the last 10,000 of train"),
-        shape=(1, 28, 28),
+    images, test_images = images[:, None], test_images[:, None]
+    return image_data(
+        name,
+        revision(name, *(file.sha256 for file in files), "validation: the last 10,000 of train"),
+        split_of(images[:-_VAL], labels[:-_VAL]),
+        split_of(images[-_VAL:], labels[-_VAL:]),
+        split_of(test_images, test_labels),
         levels=256,
-        n_train=len(train),
-        n_val=len(val),
-        n_test=len(test),
         classes=_CLASSES,
         licence=licence,
         source=source,
     )
-    return Data(spec, train, val, test)
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
@@ -68,7 +64,3 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     if len(raw) - start != np.prod(shape, dtype=np.int64):
         raise ValueError(f"{path} has {len(raw) - start} entries instead of {shape}")
     return raw[start:].reshape(shape)
-
-
-def _split(images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Split:
-    return Split(torch.from_numpy(images[:, None]), torch.from_numpy(labels.astype(np.int64)))

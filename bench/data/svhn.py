@@ -6,13 +6,11 @@ Netzer, Wang, Coates, Bissacco, Wu, Ng 2011, "Reading digits in natural images w
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from bench.data.arrays import decoded, revision
-from bench.data.base import Data, Split
+from bench.data.base import Data
 from bench.data.fetch import DataFile, Download, fetch
-from bench.schema import DataSpec
+from bench.data.images import photographs
 
 __all__ = ["SVHN_FILES", "read_mat", "svhn"]
 
@@ -30,7 +28,7 @@ SVHN_FILES = (
 _SOURCES = (Download("http://ufldl.stanford.edu/housenumbers", gzipped=False),)
 
 
-def svhn(path: str | None = None) -> Data:
+def svhn(path: str | None = None, bits: int = 8) -> Data:
     """SVHN's cropped digits, ``(N, 3, 32, 32)`` uint8, channels red, green, blue: 68,257 / 5,000 / 26,032.
 
     The test split is SVHN's own. Validation is the last 5,000 of the 73,257 training images and train the first
@@ -38,9 +36,10 @@ def svhn(path: str | None = None) -> Data:
 
     Arguments:
         path: A folder with ``train_32x32.mat`` and ``test_32x32.mat``. None: the cache, then a download.
+        bits: 8, or 5 for ``svhn-5bit``: the levels 0 to 31 of x // 8.
 
     Raises:
-        UserError: The files are nowhere to be had, or hold other bytes than SVHN's.
+        UserError: The files are nowhere to be had, or hold other bytes than SVHN's; another number of bits.
     """
     given = None if path is None else fetch("svhn", SVHN_FILES, _SOURCES, path)
 
@@ -51,24 +50,11 @@ def svhn(path: str | None = None) -> Data:
             arrays[f"{split}_images"], arrays[f"{split}_labels"] = read_mat(file)
         return arrays
 
-    key = revision("svhn", *(file.sha256 for file in SVHN_FILES), "validation: the last 5,000 of train")
-    arrays = decoded("svhn", key, decode)
-    images, labels = arrays["train_images"], arrays["train_labels"]
-    train, val = _split(images[:-_VAL], labels[:-_VAL]), _split(images[-_VAL:], labels[-_VAL:])
-    test = _split(arrays["test_images"], arrays["test_labels"])
-    spec = DataSpec(
-        name="svhn",
-        revision=key,
-        shape=(3, 32, 32),
-        levels=256,
-        n_train=len(train),
-        n_val=len(val),
-        n_test=len(test),
-        classes=_CLASSES,
-        licence="for non-commercial use only",
+    return photographs(
+        "svhn", [*(file.sha256 for file in SVHN_FILES), "validation: the last 5,000 of train"], decode,
+        bits=bits, n_val=_VAL, classes=_CLASSES, licence="for non-commercial use only",
         source="Netzer, Wang, Coates, Bissacco, Wu, Ng 2011",
-    )
-    return Data(spec, train, val, test)
+    )  # fmt: skip
 
 
 def read_mat(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -89,7 +75,3 @@ def read_mat(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     if digits.size == 0 or digits.min() < 1 or digits.max() > 10:
         raise ValueError(f"{path} has labels outside 1 to 10")
     return images.transpose(3, 2, 0, 1), (digits.ravel() % 10).astype(np.uint8)
-
-
-def _split(images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Split:
-    return Split(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)))

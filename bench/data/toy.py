@@ -1,10 +1,10 @@
-"""Toy densities on the plane: one function each, with the true log-density.
+"""Toy densities: one function each, with the true log-density. All but ``gaussian_mixture`` are on the plane.
 
 Every density is one small frozen object that can be sampled and evaluated; a test holds the two against each other. The
 examples come from a fixed seed of the data set, never from the run's, through ``numpy.random.RandomState``, whose
 streams are frozen by numpy's policy. Each split has its own stream. The recipes follow Grathwohl et al. 2019, "FFJORD:
 Free-form continuous dynamics for scalable reversible generative models", except where that would leave the density
-without a formula; coordinates lie within about [-4, 4].
+without a formula; coordinates lie within about [-4, 4]. The modes of mixtures are known, and so are counted.
 """
 
 import functools
@@ -17,10 +17,12 @@ import numpy as np
 import torch
 from numpy.random import RandomState
 from numpy.typing import NDArray
+from scipy import stats
+from scipy.spatial.distance import pdist
 from scipy.special import roots_legendre
 from torch import Tensor
 
-from bench.data.base import Data, Split
+from bench.data.base import Data, Modes, Split
 from bench.errors import UserError
 from bench.schema import DataSpec
 from bench.seeds import derive_seed
@@ -35,28 +37,30 @@ __all__ = [
     "TwoSpirals",
     "checkerboard",
     "eight_gaussians",
+    "gaussian_mixture",
     "grid25",
     "pinwheel",
+    "ring8",
     "two_moons",
     "two_spirals",
 ]
 
 _SEED = 20250601
 _VERSION = 1  # raised whenever a formula changes: the same parameters would give other numbers
+_CHUNK = 2048  # examples at a time: a density may hold many numbers for each
 _LOG_2PI = math.log(2 * math.pi)
 
 
 class Density(ABC):
-    """A distribution on the plane. Subclasses are frozen, and final or abstract."""
+    """A distribution of points in D dimensions. Subclasses are frozen, and final or abstract."""
 
     @abstractmethod
     def sample(self, n: int, rng: RandomState) -> NDArray[np.float64]:
-        """n independent points, ``(n, 2)``."""
+        """n independent points, ``(n, D)``."""
 
     def log_density(self, x: Tensor) -> Tensor:
-        """log p(x) in nats, ``(B, 2) -> (B,)``, float64 on the CPU whatever the dtype of x."""
-        # In chunks, for a density may hold many numbers for each point.
-        return torch.cat([self._log_density(chunk) for chunk in x.detach().cpu().double().split(2048)])
+        """log p(x) in nats, ``(B, D) -> (B,)``, float64 on the CPU whatever the dtype of x."""
+        return torch.cat([self._log_density(chunk) for chunk in x.detach().cpu().double().split(_CHUNK)])
 
     @abstractmethod
     def _log_density(self, x: Tensor) -> Tensor: ...
@@ -64,25 +68,51 @@ class Density(ABC):
 
 @dataclass(frozen=True)
 class GaussianMixture(Density):
-    r"""Equal mixture of K round Gaussians, :math:`p(x) = \frac1K \sum_k N(x; \mu_k, \sigma^2 I)`.
+    r"""Equal mixture of K round Gaussians in D dimensions, :math:`p(x) = \frac1K \sum_k N(x; \mu_k, \sigma^2 I)`.
+
+    Each component is a mode. A point belongs to the one whose mean is nearest, if that is nearer than the radius which
+    holds :math:`1 - e^{-9/2} = 98.9\,\%` of a component: :math:`3\sigma` on the plane (Srivastava et al. 2017, "VEEGAN:
+    Reducing mode collapse in GANs using implicit variational learning"), elsewhere the quantile of
+    :math:`\sigma\chi_D` of the same share, because at :math:`3\sigma` there is nobody in many dimensions.
 
     Attributes:
-        means: The K means :math:`\mu_k`.
+        means: The K means :math:`\mu_k`, all different.
         std: :math:`\sigma > 0` of every coordinate.
     """
 
-    means: tuple[tuple[float, float], ...]
+    means: tuple[tuple[float, ...], ...]
     std: float
 
+    @property
+    def dim(self) -> int:
+        return len(self.means[0])
+
+    @property
+    def modes(self) -> Modes:
+        return Modes(len(self.means), self.nearest)
+
     def sample(self, n: int, rng: RandomState) -> NDArray[np.float64]:
-        centres = np.array(self.means)[rng.randint(len(self.means), size=n)]  # (n, 2)
-        return centres + self.std * rng.standard_normal((n, 2))
+        centres = np.array(self.means)[rng.randint(len(self.means), size=n)]  # (n, D)
+        return centres + self.std * rng.standard_normal((n, self.dim))
+
+    def nearest(self, x: Tensor) -> Tensor:
+        """The mode that a point belongs to, ``(B, D) -> (B,)`` int64, or -1 where it is too far from all."""
+        radius = self.std * math.sqrt(stats.chi2.isf(math.exp(-9 / 2), self.dim))
+        found = []
+        for chunk in x.detach().cpu().double().split(_CHUNK):
+            square, mode = self._squares(chunk).min(dim=1)  # (B,) each
+            found.append(torch.where(square < radius**2, mode, -1))
+        return torch.cat(found)
 
     def _log_density(self, x: Tensor) -> Tensor:
-        centres = torch.tensor(self.means, dtype=torch.float64)  # (K, 2)
-        square = (x[:, None] - centres).square().sum(2)  # (B, K)
-        parts = -square / (2 * self.std**2) - _LOG_2PI - 2 * math.log(self.std)
+        constant = self.dim / 2 * _LOG_2PI
+        parts = -self._squares(x) / (2 * self.std**2) - constant - self.dim * math.log(self.std)  # (B, K)
         return parts.logsumexp(1) - math.log(len(self.means))
+
+    def _squares(self, x: Tensor) -> Tensor:
+        """Squared distances to the means, ``(B, D) -> (B, K)``."""
+        # One mean after the other: B x K x D numbers may not fit.
+        return torch.stack([(x - mean).square().sum(1) for mean in torch.tensor(self.means, dtype=torch.float64)], 1)
 
 
 @dataclass(frozen=True)
@@ -247,6 +277,49 @@ def grid25(n_train: int = 50_000, n_val: int = 5_000, n_test: int = 10_000) -> D
     return _make("grid25", GaussianMixture(tuple((x, y) for x in ticks for y in ticks), 0.05), (n_train, n_val, n_test))
 
 
+def ring8(n_train: int = 50_000, n_val: int = 5_000, n_test: int = 10_000) -> Data:
+    """Eight Gaussians of standard deviation 0.01 on the unit circle, at multiples of 45 degrees (Lin et al. 2018, as
+    ``grid25``; they count the modes of 2,500 samples)."""
+    far = math.sqrt(0.5)
+    axes = ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))
+    diagonals = ((far, far), (-far, far), (-far, -far), (far, -far))
+    return _make("ring8", GaussianMixture(axes + diagonals, 0.01), (n_train, n_val, n_test))
+
+
+def gaussian_mixture(
+    dim: int = 16,
+    components: int = 8,
+    separation: float = 2.0,
+    n_train: int = 50_000,
+    n_val: int = 5_000,
+    n_test: int = 10_000,
+) -> Data:
+    r"""K round Gaussians in D dimensions, equally likely, their means drawn uniformly from [-2, 2]^D.
+
+    Arguments:
+        dim: D.
+        components: K, at least 2.
+        separation: c > 0. The standard deviation :math:`\sigma` is such that the two nearest means are
+            :math:`c\,\sigma\sqrt D` apart, to four digits: the mixture is c-separated (Dasgupta 1999, "Learning
+            mixtures of Gaussians"). At c = 2 hardly any of the components overlap, at c = 1/2 they do.
+        n_train, n_val, n_test: Sizes of the splits.
+
+    Raises:
+        UserError: A number is out of its range.
+    """
+    if dim < 1 or components < 2 or not 0 < separation < math.inf:
+        raise UserError(
+            f"gaussian_mixture: data.dim={dim} must be at least 1, data.components={components} at least 2 and "
+            f"data.separation={separation} above 0 and finite"
+        )
+    rng = RandomState(derive_seed(_SEED, "gaussian_mixture", "means") % 2**32)
+    means = 4 * rng.random_sample((components, dim)) - 2
+    # Rounded, because the last digits of a sum are not the same on every machine.
+    std = float(f"{pdist(means).min() / (separation * math.sqrt(dim)):.4g}")
+    density = GaussianMixture(tuple(map(tuple, means.tolist())), std)
+    return _make("gaussian_mixture", density, (n_train, n_val, n_test))
+
+
 def pinwheel(n_train: int = 50_000, n_val: int = 5_000, n_test: int = 10_000) -> Data:
     """``Pinwheel``: five arms, bent by a twist that preserves volume."""
     return _make("pinwheel", Pinwheel(), (n_train, n_val, n_test))
@@ -277,7 +350,7 @@ def _make(name: str, density: Density, sizes: tuple[int, int, int]) -> Data:
     spec = DataSpec(
         name=name,
         revision=hashlib.sha256(recipe.encode()).hexdigest()[:16],
-        shape=(2,),
+        shape=tuple(train.x.shape[1:]),
         levels=None,
         n_train=sizes[0],
         n_val=sizes[1],
@@ -285,7 +358,8 @@ def _make(name: str, density: Density, sizes: tuple[int, int, int]) -> Data:
         licence="none needed: generated",
         source="generated",
     )
-    return Data(spec, train, val, test, log_density=density.log_density)
+    modes = density.modes if isinstance(density, GaussianMixture) else None
+    return Data(spec, train, val, test, log_density=density.log_density, modes=modes)
 
 
 def _draw(density: Density, n: int, seed: int) -> Split:

@@ -18,7 +18,7 @@ from numpy.random import RandomState
 from numpy.typing import NDArray
 
 from bench.data.base import Data, Split
-from bench.data.fetch import cache_dir, sha256
+from bench.data.fetch import Request, announce, cache_dir, sha256
 from bench.data.tabular import read_table, recipe_hash
 from bench.errors import UserError
 from bench.schema import DataSpec
@@ -66,7 +66,7 @@ def power(path: str | None = None) -> Data:
     voltage, active, meters = 0.01 * rng.rand(n, 1), 0.001 * rng.rand(n, 1), rng.rand(n, 3)
     x += np.hstack([active, voltage, meters, np.zeros((n, 1))])
     source = f"Hebrail and Berard 2012, UCI machine learning repository; {_MIRROR}"
-    return _make("power", [file], _standardized("power", *_tenths(x)), "CC BY 4.0", source)
+    return _make("power", [file], _standardized("power", file, *_tenths(x)), "CC BY 4.0", source)
 
 
 def gas(path: str | None = None) -> Data:
@@ -98,7 +98,7 @@ def gas(path: str | None = None) -> Data:
             "Eth and 16 sensors, make it with index=False from the archive's ethylene_CO.pickle"
         )
     x = x[:, [name not in ("Time", "Meth", "Eth") for name in names]]
-    _not_constant("gas", x)
+    _not_constant("gas", file, x)
     correlated = np.asarray(np.corrcoef(x.T)) > _CORRELATED
     kept = list(range(x.shape[1]))
     while True:
@@ -134,7 +134,7 @@ def hepmass(path: str | None = None) -> Data:
             f"hepmass: the columns of {files[1]} do not begin with those of {files[0]}; take both of {_ARCHIVE}"
         )
     learn, test = (x[x[:, 0] == 1, 1:] for x in (learn, test))
-    _not_constant("hepmass", learn)
+    _not_constant("hepmass", files[0], learn)
     mean, std = learn.mean(0), learn.std(0, ddof=1)
     learn, test = (learn - mean) / std, (test - mean) / std
     kept = (learn == learn.min(0)).sum(0) <= _REPEATS
@@ -159,7 +159,7 @@ def miniboone(path: str | None = None) -> Data:
     (file,) = _files("miniboone", path, "miniboone", ["data.npy"])
     x = np.array(_load("miniboone", file, 43), dtype=np.float64)
     source = f"Roe 2010, UCI machine learning repository; {_MIRROR}"
-    return _make("miniboone", [file], _standardized("miniboone", *_tenths(x)), "CC BY 4.0", source)
+    return _make("miniboone", [file], _standardized("miniboone", file, *_tenths(x)), "CC BY 4.0", source)
 
 
 def bsds300(path: str | None = None) -> Data:
@@ -202,7 +202,11 @@ def _patches(h5py: Any, opened: Any, key: str) -> NDArray[np.float32]:
     size = PUBLISHED["bsds300"][("train", "validation", "test").index(key)]
     if found.shape != (size, 63) or found.dtype.kind != "f":
         raise ValueError(f"{key} is {found.dtype} {found.shape} instead of floats ({size}, 63)")
-    return np.asarray(found[:], dtype=np.float32)
+    x = np.asarray(found[:], dtype=np.float32)
+    bad = np.argwhere(~np.isfinite(x))
+    if len(bad) > 0:
+        raise ValueError(f"{key}, row {bad[0][0] + 1}, column {bad[0][1] + 1} is not finite")
+    return x
 
 
 def _files(name: str, path: str | None, inner: str, wanted: Sequence[str], made: str = "") -> list[Path]:
@@ -214,7 +218,9 @@ def _files(name: str, path: str | None, inner: str, wanted: Sequence[str], made:
             f"{name}: {home} has no {' and no '.join(missing)}; unpack {_ARCHIVE} and set data.path to its folder "
             f"{inner}, with {' and '.join(wanted)} in it{made}"
         )
-    return [folder / file for file in wanted]
+    files = [folder / file for file in wanted]
+    announce(Request(name, tuple(files), path=path))
+    return files
 
 
 def _load(name: str, file: Path, columns: int) -> NDArray[Any]:
@@ -240,16 +246,18 @@ def _tenths(x: NDArray[np.float64]) -> _Parts:
     return learn[: len(learn) - val], learn[len(learn) - val :], x[len(x) - test :]
 
 
-def _standardized(name: str, train: NDArray[Any], val: NDArray[Any], test: NDArray[Any]) -> _Parts:
+def _standardized(name: str, file: Path, train: NDArray[Any], val: NDArray[Any], test: NDArray[Any]) -> _Parts:
     learn = np.vstack([train, val])
-    _not_constant(name, learn)
+    _not_constant(name, file, learn)
     mean, std = learn.mean(0), learn.std(0)
     return (train - mean) / std, (val - mean) / std, (test - mean) / std
 
 
-def _not_constant(name: str, x: NDArray[np.float64]) -> None:
-    if len(x) < 2 or (x.min(0) == x.max(0)).any():
-        raise UserError(f"{name}: a column holds one value only; take the file of {_ARCHIVE}")
+def _not_constant(name: str, file: Path, x: NDArray[np.float64]) -> None:
+    if len(x) < 2:
+        raise UserError(f"{name}: {file} gives {len(x)} training rows; take the file of {_ARCHIVE}")
+    if (x.min(0) == x.max(0)).any():
+        raise UserError(f"{name}: {file} has a column that holds one value only; take the file of {_ARCHIVE}")
 
 
 def _make(name: str, files: Sequence[Path], parts: Sequence[NDArray[Any]], licence: str, source: str) -> Data:

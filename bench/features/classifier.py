@@ -93,6 +93,10 @@ class Classifier:
         """``(N, C, H, W)`` levels to ``(N, classes)`` float32 class probabilities; rows sum to 1."""
         return _in_batches(self._network, x).softmax(dim=1)
 
+    def classes(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W)`` levels to the most probable class of each, ``(N,)`` int64."""
+        return _in_batches(self._network, x).argmax(dim=1)
+
 
 def load_or_train(data: Data, cache_dir: Path, progress: Callable[[str], None] | None = None) -> Classifier:
     """The classifier of a labelled image data set: from the cache, or trained now and then cached.
@@ -166,7 +170,7 @@ def _config(data: Data) -> dict[str, Any]:
 def _digest(*tensors: Tensor) -> str:
     digest = hashlib.sha256()
     for tensor in tensors:
-        digest.update(tensor.contiguous().numpy().tobytes())
+        digest.update(tensor.contiguous().view(-1).numpy().data)  # of a mapped file no copy is made
     return digest.hexdigest()
 
 

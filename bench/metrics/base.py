@@ -6,6 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from bench.data.base import Modes
 from bench.schema import DataSpec, Estimate, MetricInfo
 
 __all__ = ["Context", "Extractor", "Metric", "Need", "classifier_name"]
@@ -18,6 +19,7 @@ class Need(StrEnum):
     LIKELIHOOD = "a likelihood"
     INTEGER_DATA = "integer-valued data"
     CLASSIFIER = "an in-domain classifier"
+    MODES = "known modes"
 
 
 def classifier_name(spec: DataSpec) -> str:
@@ -68,7 +70,7 @@ class Context(Protocol):
 
     @property
     def relation(self) -> str:
-        """The model's likelihood relation."""
+        """The model's likelihood relation; empty where there is no likelihood."""
 
     @property
     def extractor(self) -> Extractor:
@@ -81,12 +83,29 @@ class Context(Protocol):
         """``(N, classes)`` float32 class probabilities under the extractor; rows sum to 1."""
 
     @property
+    def modes(self) -> Modes:
+        """The data's modes."""
+
+    @property
+    def mode_classifier(self) -> str:
+        """Name of the classifier that tells the data's modes apart, known without it; empty where none does."""
+
+    @property
+    def mode_extractor(self) -> Extractor | None:
+        """That classifier, or None."""
+
+    @property
     def seed(self) -> int:
         """For metrics that draw random numbers: derive from it, never use the global generator."""
 
     @property
+    def cost_names(self) -> tuple[str, ...]:
+        """What the model counts besides, known without counting; empty for most."""
+
+    @property
     def costs(self) -> dict[str, float]:
-        """``parameters``, ``train_seconds``, ``train_examples_per_second``, ``samples_per_second``; those known."""
+        """``parameters``, ``train_seconds``, ``train_examples_per_second``, ``samples_per_second``; those known. And
+        the model's own counts."""
 
 
 class Metric(ABC):

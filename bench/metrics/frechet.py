@@ -46,13 +46,17 @@ def frechet_distance_from_features(x: Tensor, y: Tensor) -> float:
     the nuclear norm of :math:`X_c Y_c^\top / \sqrt{(N-1)(M-1)}`, which needs no root of a rounding error.
     """
     x, y = x.double(), y.double()
-    cov1, cov2 = torch.cov(x.T).view(x.shape[1], -1), torch.cov(y.T).view(y.shape[1], -1)
-    if min(len(x), len(y)) > x.shape[1] and _cholesky(cov1) is not None and _cholesky(cov2) is not None:
-        return frechet_distance(x.mean(dim=0), cov1, y.mean(dim=0), cov2)
-    _, r1 = torch.linalg.qr(_scaled(x), mode="r")  # X_c Y_c^T = Q1 R1 R2^T Q2^T has the singular values of R1 R2^T
-    _, r2 = torch.linalg.qr(_scaled(y), mode="r")
+    if min(len(x), len(y)) > x.shape[1]:
+        cov1, cov2 = torch.cov(x.T).view(x.shape[1], -1), torch.cov(y.T).view(y.shape[1], -1)
+        if _cholesky(cov1) is not None and _cholesky(cov2) is not None:
+            return frechet_distance(x.mean(dim=0), cov1, y.mean(dim=0), cov2)
+    # Without D x D matrices: D may be the number of pixels.
+    scaled1, scaled2 = _scaled(x), _scaled(y)
+    _, r1 = torch.linalg.qr(scaled1, mode="r")  # X_c Y_c^T = Q1 R1 R2^T Q2^T has the singular values of R1 R2^T
+    _, r2 = torch.linalg.qr(scaled2, mode="r")
     root = torch.linalg.svdvals(r1 @ r2.T).sum()
-    return float((x.mean(dim=0) - y.mean(dim=0)).square().sum() + cov1.trace() + cov2.trace() - 2 * root)
+    traces = scaled1.square().sum() + scaled2.square().sum()
+    return float((x.mean(dim=0) - y.mean(dim=0)).square().sum() + traces - 2 * root)
 
 
 def frechet_stderr(x: Tensor, y: Tensor) -> float:

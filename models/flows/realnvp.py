@@ -1,17 +1,25 @@
 """RealNVP: affine couplings; on images with checkerboard and channel masks at several scales."""
 
 from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from torch import nn
 
 from models.flows.base import Flow, OptimizerFactory, class_context, to_reals
 from models.nn.mlp import MLP
 from models.nn.resnet import ResNet
 from models.transforms.base import Chain, Transform
 from models.transforms.coupling import Coupling, MaskedCoupling, alternating, checkerboard_mask, halves
+from models.transforms.dequantize import VariationalDequantization
+from models.transforms.logit import Logit
 from models.transforms.multiscale import MultiScale
 from models.transforms.squeeze import Squeeze
 from models.transforms.univariate import Affine
 
 __all__ = ["RealNVP"]
+
+# Of variational dequantization, the sizes of Flow++: couplings, residual blocks in each, features of x.
+DEQUANTIZING_COUPLINGS, DEQUANTIZING_BLOCKS, DEQUANTIZING_FEATURES = 4, 2, 32
 
 
 class RealNVP(Flow):
@@ -34,6 +42,8 @@ class RealNVP(Flow):
         couplings, hidden, depth: For vectors: number of couplings; units and hidden layers of each conditioner.
         channels, blocks: For images: channels and residual blocks of each conditioner.
         alpha: For integer data: the logit's margin. 1e-6 suits MNIST; the paper has 0.05 for colour images.
+        dequantization: For integer data: "uniform" noise as in the paper, or "variational": noise from four couplings
+            that see features of x (Ho, Chen, Srinivas, Duan, Abbeel 2019, Flow++).
         classes, conditional: With ``conditional`` the flow is one of p(x|y), mixed over the data's ``classes``.
 
     Raises:
@@ -53,6 +63,7 @@ class RealNVP(Flow):
         channels: int = 64,
         blocks: int = 8,
         alpha: float = 1e-6,
+        dequantization: Literal["uniform", "variational"] = "uniform",
         classes: int | None = None,
         conditional: bool = False,
     ) -> None:
@@ -64,7 +75,28 @@ class RealNVP(Flow):
             body = _image_transform(shape, channels, blocks, n_context)
         else:
             raise ValueError(f"RealNVP takes vectors (D,) and images (C, H, W), not examples of shape {shape}")
-        super().__init__(shape, levels, Chain(*to_reals(levels, alpha), body), optimizer, classes=n_context)
+        if dequantization not in ("uniform", "variational"):
+            raise ValueError(f"dequantization is uniform or variational, not {dequantization}")
+        first = to_reals(levels, alpha)
+        if levels is not None and dequantization == "variational":
+            width = hidden if len(shape) == 1 else channels
+            first = [_variational_dequantization(shape, levels, width, n_context), Logit(alpha)]
+        super().__init__(shape, levels, Chain(*first, body), optimizer, classes=n_context)
+
+
+def _variational_dequantization(
+    shape: Sequence[int], levels: int, width: int, n_context: int
+) -> VariationalDequantization:
+    flow: Transform
+    n_features = DEQUANTIZING_FEATURES
+    if len(shape) == 1:
+        features: nn.Module = MLP(shape[0], n_features, hidden=width, depth=2, n_context=n_context)
+        flow = _vector_transform(shape[0], DEQUANTIZING_COUPLINGS, width, 2, n_features)
+    else:
+        features = ResNet(shape[0], n_features, channels=width, blocks=DEQUANTIZING_BLOCKS, n_context=n_context)
+        c, h, w = shape
+        flow = Chain(*_checkerboard(DEQUANTIZING_COUPLINGS, c, h, w, width, DEQUANTIZING_BLOCKS, n_features))
+    return VariationalDequantization(levels, flow, features)
 
 
 def _vector_transform(dim: int, couplings: int, hidden: int, depth: int, n_context: int) -> Transform:
@@ -77,20 +109,28 @@ def _vector_transform(dim: int, couplings: int, hidden: int, depth: int, n_conte
 
 
 def _image_transform(shape: Sequence[int], channels: int, blocks: int, n_context: int) -> Transform:
-    def conditioner(n_in: int, n_out: int) -> ResNet:
-        return ResNet(n_in, 2 * n_out, channels=channels, blocks=blocks, n_context=n_context, zero_last=True)
-
-    def checkerboard(n: int, c: int, h: int, w: int) -> list[Transform]:
-        return [MaskedCoupling(checkerboard_mask(h, w, parity=i % 2), conditioner(c, c), Affine()) for i in range(n)]
-
-    def channelwise(n: int, c: int) -> list[Transform]:
-        splits = [halves(c, parity=i % 2) for i in range(n)]
-        return [Coupling(kept, moved, conditioner(len(kept), len(moved)), Affine()) for kept, moved in splits]
-
+    network = (channels, blocks, n_context)
     c, h, w = shape
     scales: list[Transform] = []
     while h % 2 == 0 and w % 2 == 0 and min(h, w) > 4:
-        scales.append(Chain(*checkerboard(3, c, h, w), Squeeze(), *channelwise(3, 4 * c)))
+        scales.append(Chain(*_checkerboard(3, c, h, w, *network), Squeeze(), *_channelwise(3, 4 * c, *network)))
         c, h, w = 2 * c, h // 2, w // 2
-    scales.append(Chain(*checkerboard(4, c, h, w)))
+    scales.append(Chain(*_checkerboard(4, c, h, w, *network)))
     return MultiScale(shape, scales)
+
+
+def _checkerboard(n: int, c: int, h: int, w: int, channels: int, blocks: int, n_context: int) -> list[Transform]:
+    masks = [checkerboard_mask(h, w, parity=i % 2) for i in range(n)]
+    return [MaskedCoupling(mask, _conditioner(c, c, channels, blocks, n_context), Affine()) for mask in masks]
+
+
+def _channelwise(n: int, c: int, channels: int, blocks: int, n_context: int) -> list[Transform]:
+    splits = [halves(c, parity=i % 2) for i in range(n)]
+    return [
+        Coupling(kept, moved, _conditioner(len(kept), len(moved), channels, blocks, n_context), Affine())
+        for kept, moved in splits
+    ]
+
+
+def _conditioner(n_in: int, n_out: int, channels: int, blocks: int, n_context: int) -> ResNet:
+    return ResNet(n_in, 2 * n_out, channels=channels, blocks=blocks, n_context=n_context, zero_last=True)

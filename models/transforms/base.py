@@ -4,11 +4,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Generator, Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from models.base import Relation
 
-__all__ = ["Chain", "InverseKind", "Transform", "weakest_inverse", "weakest_relation"]
+__all__ = [
+    "Chain",
+    "InverseKind",
+    "Transform",
+    "checkpoint_activations",
+    "vectors_of",
+    "weakest_inverse",
+    "weakest_relation",
+]
 
 InverseKind = Literal["closed form", "iterative", "one-way"]
 """How ``inverse`` works: in one pass and exact up to rounding; by repeated passes (a fixed point, a root, an ODE, one
@@ -64,6 +74,11 @@ class Transform(nn.Module, ABC):
         """``exact`` for bijections, ``lower_bound`` for dequantizers, ``estimate`` for estimated log-determinants."""
         return "exact"
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether a second forward pass in training computes the same: nothing is drawn, and no buffer moves."""
+        return self.relation == "exact"
+
     def output_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Shape of one latent, given that of one example. ValueError if the transform cannot take such examples."""
         return tuple(shape)
@@ -85,16 +100,25 @@ class Chain(Transform):
         self.parts = nn.ModuleList(parts)
         self.inverse_kind = weakest_inverse(parts)
         self._relation = weakest_relation(parts)
+        self.checkpointing = False  # see checkpoint_activations
+        # Parts that can be computed twice: those that draw nothing, and whose own parts are not computed twice already.
+        self._repeatable = [
+            all(module.repeatable for module in part.modules() if isinstance(module, Transform))
+            and not any(isinstance(module, Chain) for module in part.modules())
+            for part in parts
+        ]
 
     def forward(
         self, x: Tensor, *, context: Tensor | None = None, generator: Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        first, *rest = self.parts
-        x, log_term = first(x, context=context, generator=generator)
-        for part in rest:
-            x, term = part(x, context=context, generator=generator)
-            log_term = log_term + term
-        return x, log_term
+        log_terms: list[Tensor] = []
+        for part, repeatable in zip(self.parts, self._repeatable, strict=True):
+            if self.checkpointing and repeatable and torch.is_grad_enabled():
+                x, term = checkpoint(part, x, context=context, use_reentrant=False)
+            else:
+                x, term = part(x, context=context, generator=generator)
+            log_terms.append(term)
+        return x, sum(log_terms[1:], start=log_terms[0])
 
     def inverse(self, z: Tensor, *, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         last, *rest = reversed(self._transforms)
@@ -118,6 +142,19 @@ class Chain(Transform):
         return list(self.parts)  # type: ignore[arg-type]  # a ModuleList forgets the type of its modules
 
 
+def checkpoint_activations(module: nn.Module) -> None:
+    """Trade time for memory in every chain within ``module``, from now on: a step costs about one more forward pass.
+
+    Between a forward and its backward pass only the input of each part of a chain is kept; what the part computes from
+    it is computed again when its gradient is wanted, to the same bits, random numbers of the global generator
+    (dropout) included (Chen, Xu, Zhang, Guestrin 2016, Training deep nets with sublinear memory cost). Parts that draw
+    from an explicit generator keep everything. State and gradients are the same as without.
+    """
+    for chain in module.modules():
+        if isinstance(chain, Chain):
+            chain.checkpointing = True
+
+
 def weakest_relation(parts: Sequence[Transform]) -> Relation:
     """The relation of transforms put together."""
     return max((part.relation for part in parts), key=RELATIONS.index)
@@ -126,3 +163,10 @@ def weakest_relation(parts: Sequence[Transform]) -> Relation:
 def weakest_inverse(parts: Sequence[Transform]) -> InverseKind:
     """The kind of inverse of transforms put together."""
     return max((part.inverse_kind for part in parts), key=INVERSE_KINDS.index)
+
+
+def vectors_of(dim: int, shape: Sequence[int]) -> tuple[int, ...]:
+    """``(dim,)``, the output shape of a transform of vectors. ValueError if examples are of another shape."""
+    if tuple(shape) != (dim,):
+        raise ValueError(f"made for vectors of {dim}, not examples of shape {tuple(shape)}")
+    return (dim,)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import torch
 from torch import Generator, Tensor, nn
@@ -20,19 +21,31 @@ class MultiScale(Transform):
     another in the latent vector, the finest first: nothing is lost, and the log-det is the sum over levels.
     (Dinh, Sohl-Dickstein, Bengio 2017, Density estimation using Real NVP, section 3.6.)
 
+    With ``priors``, what is factored out goes through one more transform, whose context is what is kept:
+
+    .. math:: z_{out} = g(x_{out};\, x_{kept}, c)
+
+    If that is affine and z standard normal, x_out given x_kept is normal with a mean and a scale that depend on x_kept
+    (the learned prior in the code of Kingma, Dhariwal 2018, Glow: Generative flow with invertible 1x1 convolutions).
+
     Arguments:
         shape: Of one example, ``(C, H, W)``.
         levels: At least one transform; all but the last leave at least two channels.
+        priors: None, or for each level but the last a transform that keeps the shape of its second half. Its context
+            has the channels of the first half, then those of the context of all, as pictures.
     """
 
-    def __init__(self, shape: Sequence[int], levels: Sequence[Transform]) -> None:
+    def __init__(self, shape: Sequence[int], levels: Sequence[Transform], priors: Sequence[Transform] = ()) -> None:
         super().__init__()
         if not levels:
             raise ValueError("MultiScale needs at least one level")
+        if priors and len(priors) != len(levels) - 1:
+            raise ValueError(f"{len(levels)} levels have {len(levels) - 1} priors, not {len(priors)}")
         self.shape = tuple(shape)
         self.levels = nn.ModuleList(levels)
-        self.inverse_kind = weakest_inverse(levels)
-        self._relation = weakest_relation(levels)
+        self.priors = nn.ModuleList(priors)
+        self.inverse_kind = weakest_inverse([*levels, *priors])
+        self._relation = weakest_relation([*levels, *priors])
         self.kept_shapes: list[tuple[int, ...]] = []  # what goes on after each level but the last
         self.latent_shapes: list[tuple[int, ...]] = []  # what leaves after each level
         for level in levels[:-1]:
@@ -50,11 +63,14 @@ class MultiScale(Transform):
         *finer, last = self.levels
         latents: list[Tensor] = []
         log_terms: list[Tensor] = []
-        for level, kept in zip(finer, self.kept_shapes, strict=True):
+        for level, kept, prior in zip_longest(finer, self.kept_shapes, self.priors):
             z, log_term = level(x, context=context, generator=generator)
-            x = z[:, : kept[0]]
-            latents.append(z[:, kept[0] :].flatten(1))
             log_terms.append(log_term)
+            x, latent = z[:, : kept[0]], z[:, kept[0] :]
+            if prior is not None:
+                latent, log_term = prior(latent, context=_joined(x, context), generator=generator)
+                log_terms.append(log_term)
+            latents.append(latent.flatten(1))
         z, log_term = last(x, context=context, generator=generator)
         return torch.cat([*latents, z.flatten(1)], 1), sum(log_terms, start=log_term)
 
@@ -65,7 +81,11 @@ class MultiScale(Transform):
             part.unflatten(1, shape) for part, shape in zip(z.split(sizes, dim=1), self.latent_shapes, strict=True)
         ]
         x, log_det = levels[-1].inverse(latents[-1], context=context)
-        for level, latent in zip(reversed(levels[:-1]), reversed(latents[:-1]), strict=True):
+        priors: list[Transform] = list(self.priors)  # type: ignore[arg-type]
+        for level, latent, prior in zip_longest(reversed(levels[:-1]), reversed(latents[:-1]), reversed(priors)):
+            if prior is not None:
+                latent, term = prior.inverse(latent, context=_joined(x, context))
+                log_det = log_det + term
             x, term = level.inverse(torch.cat([x, latent], 1), context=context)
             log_det = log_det + term
         return x, log_det
@@ -78,3 +98,11 @@ class MultiScale(Transform):
         if tuple(shape) != self.shape:
             raise ValueError(f"made for examples of shape {self.shape}, not {tuple(shape)}")
         return (math.prod(self.shape),)
+
+
+def _joined(kept: Tensor, context: Tensor | None) -> Tensor:
+    """The context of a prior, ``(B, C + K, H, W)``."""
+    if context is None:
+        return kept
+    pictures = context[:, :, None, None].expand(-1, -1, *kept.shape[2:]) if context.dim() == 2 else context
+    return torch.cat([kept, pictures.to(kept.dtype)], 1)

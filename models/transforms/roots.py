@@ -23,7 +23,7 @@ def increasing_root(
         function: x to f(x) and f'(x), all of the shape of ``target``.
         target: Any shape.
         low, high: Of the same shape, with f(low) <= target <= f(high).
-        tolerance: Enough where the last bits are not needed: \|f(x) - target\| <= tolerance max(1, \|target\|).
+        tolerance: Enough where the last bits are not needed: |f(x) - target| <= tolerance max(1, |target|).
     """
     x, last = (low + high) / 2, high - low
     enough = tolerance * target.abs().clamp(min=1)

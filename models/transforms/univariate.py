@@ -9,15 +9,15 @@ from torch import Tensor
 
 from models.transforms.base import InverseKind
 
-__all__ = ["Affine", "Shift", "Univariate"]
+__all__ = ["Affine", "Scaling", "Shift", "SigmoidAffine", "Univariate"]
 
 
 class Univariate(ABC):
     """An increasing bijection of the reals for every entry, given P parameters for each.
 
     Subclasses are final and frozen: they have settings, no weights. Parameters are raw numbers, any reals a network
-    gives; all of them 0 is the identity. Entries are independent, so log-derivatives are entrywise too. Everything has
-    the dtype of x, float32 or float64.
+    gives; all of them 0 is the identity, or a map near it where a subclass says so. Entries are independent, so
+    log-derivatives are entrywise too. Everything has the dtype of x, float32 or float64.
 
     Attributes:
         inverse_kind: How ``inverse`` works, see :data:`InverseKind`.
@@ -57,6 +57,28 @@ class Shift(Univariate):
 
 
 @dataclass(frozen=True)
+class Scaling(Univariate):
+    r"""z = x exp(s) (Dinh, Krueger, Bengio 2015, NICE, section 3.3). P = 1: the log-scale s, as it is.
+
+    Nothing bounds s: it is meant to be learned itself. What a network gives goes through :class:`Affine`.
+    """
+
+    inverse_kind = "closed form"
+
+    @property
+    def n_parameters(self) -> int:
+        return 1
+
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        log_scale = parameters[:, 0]
+        return x * log_scale.exp(), log_scale
+
+    def inverse(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        log_scale = parameters[:, 0]
+        return z * (-log_scale).exp(), -log_scale
+
+
+@dataclass(frozen=True)
 class Affine(Univariate):
     r"""A scale and a shift. P = 2: the shift t, then the raw log-scale r.
 
@@ -88,3 +110,38 @@ class Affine(Univariate):
     def _shift_and_log_scale(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         shift, raw = parameters.unbind(1)
         return shift, self.bound * (raw / self.bound).tanh()
+
+
+@dataclass(frozen=True)
+class SigmoidAffine(Univariate):
+    r"""A shift and a scale below 1. P = 2: the shift t, then the raw scale r.
+
+    .. math:: z = (x + t)\,\sigma, \quad \sigma = \epsilon + (1 - \epsilon) \operatorname{sigmoid}(r + 2), \quad
+        \log dz/dx = \log\sigma
+
+    (The released code of Kingma, Dhariwal 2018, Glow: Generative flow with invertible 1x1 convolutions.) All-zero
+    parameters are not the identity but z = 0.88 x. That the scale cannot grow steadies training; the normalization
+    after it grows instead. The code has :math:`\epsilon = 0`, with which a scale can round to 0 and has no inverse.
+
+    Attributes:
+        floor: Epsilon, the smallest scale, in [0, 1).
+    """
+
+    floor: float = 1e-3
+    inverse_kind = "closed form"
+
+    @property
+    def n_parameters(self) -> int:
+        return 2
+
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        shift, scale = self._shift_and_scale(parameters)
+        return (x + shift) * scale, scale.log()
+
+    def inverse(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        shift, scale = self._shift_and_scale(parameters)
+        return z / scale - shift, -scale.log()
+
+    def _shift_and_scale(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        shift, raw = parameters.unbind(1)
+        return shift, self.floor + (1 - self.floor) * (raw + 2).sigmoid()

@@ -1,0 +1,195 @@
+"""``genbench data``: what there is, what of it is on this machine, and whether its bytes are right.
+
+A data set is not described anywhere but in its own function. The function is asked what it would read, and what it
+asks for is fetched, hashed or shown; so a data set of the user's own package works here without another line.
+"""
+
+import argparse
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import UserError
+
+if TYPE_CHECKING:
+    from bench.data.fetch import Request
+    from bench.schema import DataSpec
+
+__all__ = ["add_arguments", "main"]
+
+EPILOG = """\
+genbench data fetch cifar10                    once; a run does it by itself too
+genbench data fetch cifar10 data.path=FOLDER   what you have already
+genbench data verify mnist cifar10             hashes every byte
+genbench data where svhn                       or what to put where, for a machine without a network
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``genbench data`` to a parser."""
+    parser.epilog, parser.formatter_class = EPILOG, argparse.RawDescriptionHelpFormatter
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions.add_parser("list", help="every data set, and whether its bytes are here")
+    for action, words in (
+        ("fetch", "get the bytes into the cache; an interrupted download goes on where it stopped"),
+        ("verify", "hash everything that is cached: is it what it should be?"),
+        ("where", "the files, or what exactly to put where"),
+    ):
+        asked = actions.add_parser(action, help=words, description=f"{words[0].upper()}{words[1:]}.")
+        asked.add_argument("asked", nargs="+", metavar="NAME", help="a data set, or KEY=VALUE for all of them")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Do what ``args`` asks for.
+
+    Returns:
+        0; or 1 where bytes could not be had, are wrong, or are not here.
+
+    Raises:
+        bench.errors.UserError: A name or a key is wrong; nothing was done.
+    """
+    if args.action == "list":
+        print(_listing())
+        return 0
+    overrides = [text for text in args.asked if "=" in text]
+    names = [text for text in args.asked if "=" not in text]
+    if not names:
+        raise UserError(f"data {args.action}: name a data set; `genbench data list` shows all")
+    configs = {name: _checked(name, overrides) for name in names}  # a typo in the last one costs no download
+    action = {"fetch": _fetch, "verify": _verify, "where": _where}[args.action]
+    failed = False
+    for name, config in configs.items():
+        try:
+            failed |= not action(name, config)
+        except (UserError, OSError) as error:
+            print(f"genbench: {error}", file=sys.stderr)
+            failed = True
+    return 1 if failed else 0
+
+
+def _checked(name: str, overrides: list[str]) -> dict[str, Any]:
+    """The part of a run's configuration that says what the data are, refused where a run would refuse it."""
+    from bench.build import check_arguments, check_targets
+    from bench.run import compose_runs
+
+    whole = compose_runs([f"data={name}", *overrides])[0]
+    config = {"data": whole["data"], "trust": whole["trust"]}
+    check_targets(config)
+    check_arguments(config)
+    return config
+
+
+def _listing() -> str:
+    import conf
+    from bench.catalogue import describe
+
+    files = sorted((Path(conf.__file__).parent / "data").glob("*.yaml"))
+    rows = [(file.stem, _state(file.stem), describe(file)) for file in files]
+    first, second = (max(len(row[column]) for row in rows) for column in (0, 1))
+    return "\n".join(f"  {name:<{first}}  {state:<{second}}  {words}" for name, state, words in rows)
+
+
+def _state(name: str) -> str:
+    from bench.data.inventory import state
+    from bench.run import stored
+
+    node = stored("data", name)
+    open_keys = [key for key, value in node.items() if value == "???"]
+    if open_keys:
+        return f"needs data.{open_keys[0]}="
+    try:
+        return state(_request({"data": node}))
+    except UserError:  # what nobody can fetch is not where it would be looked for
+        return "needs data.path=" if "path" in node else "not here"
+
+
+def _request(config: dict[str, Any]) -> "Request | None":
+    """What the data set asks for; None where it needs no bytes."""
+    from bench.build import build_data
+    from bench.data.fetch import Request, fetch, request_of
+
+    request = request_of(lambda: build_data(config))
+    path = config["data"].get("path")
+    if path is None:
+        return request
+    if request is None or not request.paths:  # it reads what the user brings, and looks for nothing in particular
+        decoded = None if request is None else request.decoded
+        return Request(path, (Path(path).expanduser(),), path=path, decoded=decoded)
+    if not request.files:
+        return request
+    # Files at the user's own path are found and hashed, as every use of them does.
+    return replace(request, paths=tuple(fetch(request.name, request.files, request.sources, path)))
+
+
+def _fetch(name: str, config: dict[str, Any]) -> bool:
+    from bench.build import build_data
+    from bench.data.inventory import places, state
+
+    talk = logging.StreamHandler(sys.stderr)
+    log = logging.getLogger("bench.data")
+    log.addHandler(talk)
+    log.setLevel(logging.INFO)
+    try:
+        spec = build_data(config).spec
+    finally:
+        log.removeHandler(talk)
+    request = _request(config)
+    print(f"{name}: {state(request)}")
+    folders = [] if request is None else sorted({str(path.parent) for path in places(request)})
+    for folder in folders:
+        print(f"  {folder}")
+    print(f"  {_sizes(spec)}")
+    return True
+
+
+def _sizes(spec: "DataSpec") -> str:
+    parts = [f"{spec.n_train:,} train, {spec.n_val:,} validation, {spec.n_test:,} test", "x".join(map(str, spec.shape))]
+    parts.append("real" if spec.levels is None else f"{spec.levels} levels")
+    if spec.classes is not None:
+        parts.append(f"{spec.classes} classes")
+    return "; ".join([*parts, f"revision {spec.revision}", f"licence: {spec.licence}"])
+
+
+def _verify(name: str, config: dict[str, Any]) -> bool:
+    from bench.build import build_data
+    from bench.data.inventory import faults, is_here, places, state
+
+    request = _request(config)
+    if request is None:
+        print(f"{name}: ok, generated: no bytes are stored")
+        return True
+    if not places(request):
+        print(f"{name}: nothing to verify, not cached; `genbench data fetch {name}` gets it")
+        return False
+    if not request.files:
+        build_data(config)  # no hash is published: the data set itself knows what it must find
+    wrong = faults(request)
+    for fault in wrong:
+        print(f"{name}: {fault}")
+    if wrong:
+        print(f"{name}: WRONG; delete what is named above, then `genbench data fetch {name}`")
+    elif not is_here(request):
+        print(f"{name}: {state(request)}, and what is here is ok; `genbench data fetch {name}` gets the rest")
+    else:
+        found = [path for path in places(request) if path.is_file()]
+        print(f"{name}: ok, {len(found)} files, {sum(path.stat().st_size for path in found):,} bytes")
+    return not wrong and is_here(request)
+
+
+def _where(name: str, config: dict[str, Any]) -> bool:
+    from bench.data.inventory import advice, is_here, places, state
+
+    request = _request(config)
+    if request is None:
+        print(f"{name}: generated, there are no files")
+        return True
+    print(f"{name}: {state(request)}")
+    for path in places(request):
+        print(f"  {path}")
+    if is_here(request):
+        return True
+    print(f"  `genbench data fetch {name}` tries: {'; '.join(map(str, request.sources)) or 'nobody offers it'}")
+    print("\n".join(f"  {line}" for line in advice(request)))
+    return False

@@ -1,0 +1,66 @@
+"""Block neural autoregressive flow."""
+
+import math
+from collections.abc import Iterable
+
+from models.flows.base import Flow, OptimizerFactory, class_context, to_reals
+from models.transforms.base import Chain, Transform
+from models.transforms.block_autoregressive import BlockAutoregressive
+from models.transforms.flatten import Flatten
+from models.transforms.permute import reversal
+
+__all__ = ["BNAF"]
+
+
+class BNAF(Flow):
+    """Block neural autoregressive flow: networks with block-triangular weights that are themselves the transforms, with
+    the order of the variables reversed between them.
+
+    De Cao, Titov, Aziz 2019, Block neural autoregressive flow. Likelihoods take one pass, samples D small steps a layer
+    with a root to find in each. Integer data are dequantized and mapped to the reals by a logit first; images are
+    flattened. A hidden layer has ``units`` units for each variable, and weights between all of them: a model of tables,
+    too large for all but small images.
+
+    Differs from the paper: each layer mixes its input in, the last too, and so is a bijection of the whole space
+    (:class:`BlockAutoregressive` says how); the scales of weights are bounded.
+
+    Arguments:
+        shape: Of one example.
+        levels: Number of integer levels, or None for real-valued data.
+        optimizer: Makes the optimizer from the parameters.
+        layers: Number of block networks.
+        units, depth: Units for each variable and hidden layers of each network.
+        alpha: For integer data: the logit's margin.
+        classes, conditional: With ``conditional`` the flow is one of p(x|y), mixed over the data's ``classes``.
+
+    Raises:
+        ValueError: A number is out of range, or the data have no classes to condition on.
+    """
+
+    def __init__(
+        self,
+        shape: Iterable[int],
+        levels: int | None,
+        optimizer: OptimizerFactory,
+        *,
+        layers: int = 5,
+        units: int = 10,
+        depth: int = 1,
+        alpha: float = 1e-6,
+        classes: int | None = None,
+        conditional: bool = False,
+    ) -> None:
+        shape = tuple(shape)
+        dim = math.prod(shape)
+        n_context = class_context(classes, conditional)
+        if layers < 1:
+            raise ValueError(f"BNAF needs at least one layer, not {layers}")
+        blocks = [BlockAutoregressive(dim, units=units, depth=depth, n_context=n_context) for _ in range(layers)]
+        parts: list[Transform] = [*to_reals(levels, alpha), Flatten(shape), blocks[0]]
+        for block in blocks[1:]:
+            parts += [reversal(dim), block]
+        super().__init__(shape, levels, Chain(*parts), optimizer, classes=n_context)
+
+    @property
+    def n_parameters(self) -> int:
+        return super().n_parameters - sum(m.n_masked for m in self.modules() if isinstance(m, BlockAutoregressive))

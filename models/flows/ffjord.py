@@ -1,0 +1,115 @@
+"""FFJORD: a continuous flow with free-form dynamics."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+from torch import Generator, Tensor
+
+from models.base import Batch, ReportsCost
+from models.flows.base import Flow, OptimizerFactory, to_reals
+from models.nn.dynamics import ConvDynamics, MLPDynamics
+from models.transforms.base import Chain, Transform
+from models.transforms.continuous import Continuous, Noise, Tolerance
+from models.transforms.jacobian import EXACT_DIM
+from models.transforms.multiscale import MultiScale
+from models.transforms.squeeze import Squeeze
+
+__all__ = ["FFJORD"]
+
+
+class FFJORD(Flow, ReportsCost):
+    """Free-form Jacobian of reversible dynamics.
+
+    Grathwohl, Chen, Bettencourt, Sutskever, Duvenaud 2019, FFJORD: Free-form continuous dynamics for scalable
+    reversible generative models.
+
+    Integer data are dequantized and mapped to the reals by a logit first. Vectors then follow one or more differential
+    equations with fully connected dynamics. Images follow equations with convolutional dynamics at several scales, with
+    a squeeze and half of the channels factored out in between, while height and width are even.
+
+    Differs from the paper: every equation is solved from 0 to 1, where the paper learns the end.
+
+    Arguments:
+        shape: Of one example, ``(D,)`` or ``(C, H, W)``.
+        levels: Number of integer levels, or None for real-valued data.
+        optimizer: Makes the optimizer from the parameters.
+        blocks: Differential equations one after another; for images, at each scale.
+        hidden, depth: Units of each hidden layer of the dynamics for vectors; hidden layers, of images too.
+        channels, scales: For images: channels of each hidden layer; number of scales at most.
+        noise: Of the trace's estimate, ``rademacher`` or ``gaussian``.
+        train_tolerance: Of the solver in training, absolute and relative.
+        vector_tolerance, image_tolerance: In evaluation, absolute and relative.
+        exact_dim: Largest number of variables for which evaluation takes the exact trace.
+        alpha: For integer data: the logit's margin.
+
+    Raises:
+        ValueError: The shape is neither a vector's nor an image's, a number is out of range, or torchdiffeq is not
+            installed.
+    """
+
+    cost_names: ClassVar[tuple[str, ...]] = ("nfe_log_weight", "nfe_sample")
+
+    def __init__(
+        self,
+        shape: Iterable[int],
+        levels: int | None,
+        optimizer: OptimizerFactory,
+        *,
+        blocks: int = 1,
+        hidden: int = 64,
+        depth: int = 3,
+        channels: int = 64,
+        scales: int = 3,
+        noise: Noise = "rademacher",
+        train_tolerance: Sequence[float] = (1e-5, 1e-5),
+        vector_tolerance: Sequence[float] = (1e-8, 1e-6),
+        image_tolerance: Sequence[float] = (1e-5, 1e-5),
+        exact_dim: int = EXACT_DIM,
+        alpha: float = 1e-6,
+    ) -> None:
+        shape = tuple(shape)
+
+        def equations(of: Sequence[int]) -> Transform:
+            def one() -> Continuous:
+                vector = len(of) == 1
+                return Continuous(
+                    MLPDynamics(of[0], hidden=hidden, depth=depth)
+                    if vector
+                    else ConvDynamics(of[0], channels=channels, depth=depth),
+                    math.prod(of),
+                    train_tolerance=Tolerance(*train_tolerance),
+                    eval_tolerance=Tolerance(*(vector_tolerance if vector else image_tolerance)),
+                    noise=noise,
+                    exact_dim=exact_dim,
+                )
+
+            return Chain(*[one() for _ in range(blocks)])
+
+        if len(shape) == 1:
+            body = equations(shape)
+        elif len(shape) == 3:
+            levels_of_scale: list[Transform] = []
+            c, h, w = shape
+            while h % 2 == 0 and w % 2 == 0 and len(levels_of_scale) < scales - 1:
+                levels_of_scale.append(Chain(equations((c, h, w)), Squeeze()))
+                c, h, w = 2 * c, h // 2, w // 2
+            body = MultiScale(shape, [*levels_of_scale, equations((c, h, w))])
+        else:
+            raise ValueError(f"FFJORD takes vectors (D,) and images (C, H, W), not examples of shape {shape}")
+        super().__init__(shape, levels, Chain(*to_reals(levels, alpha), body), optimizer)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:  # type: ignore[override]
+        """The loss, and the evaluations of the dynamics that its forward pass took: they grow with training."""
+        loss = super().training_step(batch, batch_idx)
+        return {"loss": loss, "nfe": loss.new_tensor(self._evaluations())}
+
+    def cost_report(self, x: Tensor, *, generator: Generator | None = None) -> dict[str, float]:
+        self.log_weight(x, generator=generator)
+        forward = self._evaluations()
+        self.sample(len(x), generator=generator)
+        return {"nfe_log_weight": forward, "nfe_sample": self._evaluations()}
+
+    def _evaluations(self) -> float:
+        """In the last pass through all equations."""
+        return float(sum(part.evaluations for part in self.transform.modules() if isinstance(part, Continuous)))

@@ -1,0 +1,119 @@
+"""Glow: normalization, an invertible 1x1 convolution and an affine coupling, step after step at several scales."""
+
+from collections.abc import Iterable, Sequence
+
+from models.flows.base import Flow, OptimizerFactory, class_context
+from models.nn.convnet import ConvNet, ZeroConv
+from models.nn.mlp import MLP
+from models.transforms.actnorm import ActNorm
+from models.transforms.base import Chain, Transform
+from models.transforms.coupling import Coupling, MaskedCoupling, checkerboard_mask, halves
+from models.transforms.dequantize import UniformDequantization
+from models.transforms.linear import Conv1x1, LULinear
+from models.transforms.multiscale import MultiScale
+from models.transforms.scale import Scale
+from models.transforms.squeeze import Squeeze
+from models.transforms.univariate import Affine, SigmoidAffine
+
+__all__ = ["Glow"]
+
+
+class Glow(Flow):
+    """Generative flow with invertible 1x1 convolutions.
+
+    Kingma, Dhariwal 2018, Glow: Generative flow with invertible 1x1 convolutions.
+
+    Integer data are dequantized and shifted, x / L - 1/2; what the flow puts outside of that interval is lost, so
+    likelihoods are too low rather than too high (see :class:`Scale`). A step is activation normalization, a linear map
+    in LU form, and a coupling that moves the second half by a shift and a scale sigmoid(r + 2). Images go through
+    scales of a squeeze and ``steps`` steps; after each but the last, half of the channels is factored out, its mean
+    and scale a 3x3 convolution of the half that is kept. Vectors go through ``steps`` steps.
+
+    There are ``scales`` scales, or as many as height and width can be halved. Images of odd height or width have one,
+    without a squeeze; where they have one channel, which no 1x1 convolution can mix and no coupling split, the steps
+    are normalization and a coupling with a checkerboard mask, its parity alternating.
+
+    Differs from the released code: the last latent has no learned mean and scale, which the last step has already; the
+    log-scales of normalization are learned without a factor, those of the conditional priors are bounded by 5; no
+    channel marks the borders; scales keep above 0.001; the class reaches every coupling and every prior.
+
+    Arguments:
+        shape: Of one example, ``(D,)`` or ``(C, H, W)``.
+        levels: Number of integer levels, or None for real-valued data.
+        optimizer: Makes the optimizer from the parameters.
+        steps: Steps in each scale, the paper's K; for vectors in all.
+        scales: For images: the paper's L.
+        channels: For images: channels of each conditioner.
+        hidden, depth: For vectors: units and hidden layers of each conditioner.
+        classes, conditional: With ``conditional`` the flow is one of p(x|y), mixed over the data's ``classes``.
+
+    Raises:
+        ValueError: The shape is neither a vector's nor an image's, a number is out of range, or the data have no
+            classes to condition on.
+    """
+
+    def __init__(
+        self,
+        shape: Iterable[int],
+        levels: int | None,
+        optimizer: OptimizerFactory,
+        *,
+        steps: int = 32,
+        scales: int = 3,
+        channels: int = 512,
+        hidden: int = 128,
+        depth: int = 2,
+        classes: int | None = None,
+        conditional: bool = False,
+    ) -> None:
+        shape = tuple(shape)
+        n_context = class_context(classes, conditional)
+        if min(steps, scales) < 1:
+            raise ValueError(f"Glow needs at least one step and one scale, not {steps} and {scales}")
+        if len(shape) == 1:
+            body = _vector_transform(shape[0], steps, hidden, depth, n_context)
+        elif len(shape) == 3:
+            body = _image_transform(shape, steps, scales, channels, n_context)
+        else:
+            raise ValueError(f"Glow takes vectors (D,) and images (C, H, W), not examples of shape {shape}")
+        first: list[Transform] = [] if levels is None else [UniformDequantization(levels), Scale(1.0, -0.5)]
+        super().__init__(shape, levels, Chain(*first, body), optimizer, classes=n_context)
+
+
+def _vector_transform(dim: int, steps: int, hidden: int, depth: int, n_context: int) -> Transform:
+    kept, moved = halves(dim, parity=0)
+
+    def step() -> list[Transform]:
+        conditioner = MLP(len(kept), 2 * len(moved), hidden=hidden, depth=depth, n_context=n_context, zero_last=True)
+        return [ActNorm(dim), LULinear(dim), Coupling(kept, moved, conditioner, SigmoidAffine())]
+
+    return Chain(*[part for _ in range(steps) for part in step()])
+
+
+def _image_transform(shape: Sequence[int], steps: int, scales: int, channels: int, n_context: int) -> Transform:
+    def step(c: int) -> list[Transform]:
+        kept, moved = halves(c, parity=0)
+        conditioner = ConvNet(len(kept), 2 * len(moved), channels=channels, n_context=n_context)
+        return [ActNorm(c), Conv1x1(c), Coupling(kept, moved, conditioner, SigmoidAffine())]
+
+    def checkerboard_step(h: int, w: int, parity: int) -> list[Transform]:
+        conditioner = ConvNet(1, 2, channels=channels, n_context=n_context)
+        return [ActNorm(1), MaskedCoupling(checkerboard_mask(h, w, parity), conditioner, SigmoidAffine())]
+
+    def prior(n_kept: int, n_out: int) -> Transform:
+        network = ZeroConv(0, 2 * n_out, n_context=n_kept + n_context)
+        return Coupling([], range(n_out), network, Affine(bound=5.0))
+
+    c, h, w = shape
+    if h % 2 or w % 2:
+        parts = [part for i in range(steps) for part in (checkerboard_step(h, w, i % 2) if c == 1 else step(c))]
+        return MultiScale(shape, [Chain(*parts)])
+    levels: list[Transform] = []
+    priors: list[Transform] = []
+    while len(levels) < scales and h % 2 == 0 and w % 2 == 0:
+        if levels:
+            priors.append(prior(c, c))
+        c, h, w = 4 * c, h // 2, w // 2
+        levels.append(Chain(Squeeze(), *[part for _ in range(steps) for part in step(c)]))
+        c = c // 2
+    return MultiScale(shape, levels, priors)

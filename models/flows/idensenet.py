@@ -1,0 +1,96 @@
+"""i-DenseNet: a residual flow whose blocks are densely connected."""
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import ClassVar
+
+from torch import Generator, Tensor, nn
+
+from models.base import ReportsCost
+from models.flows.base import Flow, OptimizerFactory, to_reals
+from models.nn.lipschitz import LipschitzDenseNet
+from models.transforms.base import Chain
+from models.transforms.jacobian import EXACT_DIM
+from models.transforms.residual import (
+    Residual,
+    Roulette,
+    inverse_evaluations,
+    mean_series_terms,
+    residual_scales,
+    residual_stack,
+)
+
+__all__ = ["IDenseNet"]
+
+
+class IDenseNet(Flow, ReportsCost):
+    """Invertible dense network.
+
+    Perugachi-Diaz, Tomczak, Bhulai 2021, Invertible DenseNets with concatenated LipSwish.
+
+    Integer data are dequantized and mapped to the reals by a logit first. Vectors then go through residual blocks of
+    densely connected layers; images through stacks of such blocks with a squeeze in between, while height and width are
+    even, and then, flattened, through more of them. Nothing is factored out. Activations are concatenated LipSwish,
+    concatenations have learned weights, and activation normalization stands before every block.
+
+    The log-determinant is estimated as in residual flows, by Russian roulette; for few variables evaluation is exact
+    (:class:`models.transforms.residual.Residual`).
+
+    Arguments:
+        shape: Of one example, ``(D,)`` or ``(C, H, W)``.
+        levels: Number of integer levels, or None for real-valued data.
+        optimizer: Makes the optimizer from the parameters.
+        blocks: Residual blocks; for images, in each stack.
+        growth, depth: Channels (or units) that each dense layer adds, an even number; dense layers of each block.
+        scales: For images: number of stacks at most.
+        flat_blocks: For images: blocks on the flattened image at the end.
+        coefficient: Bound c on the norm of every layer, below 1.
+        exact_terms, eval_terms: Terms of the power series before the roulette begins, in training and in evaluation.
+        exact_dim: Largest number of variables for which evaluation is exact.
+        alpha: For integer data: the logit's margin.
+
+    Raises:
+        ValueError: The shape is neither a vector's nor an image's, or a number is out of range.
+    """
+
+    cost_names: ClassVar[tuple[str, ...]] = ("series_terms", "nfe_sample")
+
+    def __init__(
+        self,
+        shape: Iterable[int],
+        levels: int | None,
+        optimizer: OptimizerFactory,
+        *,
+        blocks: int = 8,
+        growth: int = 64,
+        depth: int = 3,
+        scales: int = 3,
+        flat_blocks: int = 4,
+        coefficient: float = 0.98,
+        exact_terms: int = 2,
+        eval_terms: int = 20,
+        exact_dim: int = EXACT_DIM,
+        alpha: float = 1e-6,
+    ) -> None:
+        shape = tuple(shape)
+
+        def branch(of: Sequence[int], first: bool) -> nn.Module:
+            return LipschitzDenseNet(of, growth=growth, depth=depth, coefficient=coefficient)
+
+        block = partial(
+            Residual, train_series=Roulette(exact_terms), eval_series=Roulette(eval_terms), exact_dim=exact_dim
+        )
+        if len(shape) == 1:
+            body = residual_stack(shape, blocks, branch, block)
+        elif len(shape) == 3:
+            pictures = residual_scales(shape, scales, blocks, branch, block, factor_out=False)
+            body = Chain(pictures, residual_stack(pictures.output_shape(shape), flat_blocks, branch, block))
+        else:
+            raise ValueError(f"i-DenseNet takes vectors (D,) and images (C, H, W), not examples of shape {shape}")
+        super().__init__(shape, levels, Chain(*to_reals(levels, alpha), body), optimizer)
+
+    def cost_report(self, x: Tensor, *, generator: Generator | None = None) -> dict[str, float]:
+        self.log_weight(x, generator=generator)
+        terms = mean_series_terms(self)
+        self.sample(len(x), generator=generator)
+        return {"series_terms": terms, "nfe_sample": inverse_evaluations(self)}

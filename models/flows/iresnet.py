@@ -1,0 +1,106 @@
+"""i-ResNet: contractive residual blocks, trained on a truncated power series."""
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import ClassVar
+
+from torch import Generator, Tensor, nn
+
+from models.base import ReportsCost
+from models.flows.base import Flow, OptimizerFactory, to_reals
+from models.nn.lipschitz import lipschitz_convnet, lipschitz_mlp
+from models.transforms.base import Chain
+from models.transforms.jacobian import EXACT_DIM
+from models.transforms.residual import (
+    Residual,
+    Roulette,
+    Truncated,
+    inverse_evaluations,
+    mean_series_terms,
+    residual_scales,
+    residual_stack,
+)
+
+__all__ = ["IResNet"]
+
+
+class IResNet(Flow, ReportsCost):
+    """Invertible residual network.
+
+    Behrmann, Grathwohl, Chen, Duvenaud, Jacobsen 2019, Invertible residual networks.
+
+    Integer data are dequantized and mapped to the reals by a logit first. Vectors then go through residual blocks of
+    fully connected layers; images through stacks of convolutional blocks (3x3, 1x1, 3x3) with a squeeze and half of the
+    channels factored out in between, while height and width are even. All activations are ELU, and activation
+    normalization stands before every block.
+
+    Training takes the first terms of the log-determinant's power series. Evaluation does not: it has no bias, and is
+    exact for few variables (:class:`models.transforms.residual.Residual`).
+
+    Differs from the paper: evaluation, for which the paper truncates too; the gradient is the Neumann series'; spectral
+    norms are of the convolutions themselves; no zero padding adds channels.
+
+    Arguments:
+        shape: Of one example, ``(D,)`` or ``(C, H, W)``.
+        levels: Number of integer levels, or None for real-valued data.
+        optimizer: Makes the optimizer from the parameters.
+        blocks: Residual blocks; for images, in each stack.
+        hidden, depth: For vectors: units and hidden layers of each block.
+        channels, scales: For images: channels inside a block; number of stacks at most.
+        coefficient: Bound c on the norm of every layer, below 1.
+        series_terms: Terms of the power series in training.
+        eval_terms: Terms in evaluation before the roulette begins.
+        exact_dim: Largest number of variables for which evaluation is exact.
+        alpha: For integer data: the logit's margin.
+
+    Raises:
+        ValueError: The shape is neither a vector's nor an image's, or a number is out of range.
+    """
+
+    cost_names: ClassVar[tuple[str, ...]] = ("series_terms", "nfe_sample")
+
+    def __init__(
+        self,
+        shape: Iterable[int],
+        levels: int | None,
+        optimizer: OptimizerFactory,
+        *,
+        blocks: int = 10,
+        hidden: int = 128,
+        depth: int = 3,
+        channels: int = 32,
+        scales: int = 3,
+        coefficient: float = 0.9,
+        series_terms: int = 5,
+        eval_terms: int = 20,
+        exact_dim: int = EXACT_DIM,
+        alpha: float = 1e-6,
+    ) -> None:
+        shape = tuple(shape)
+
+        def branch(of: Sequence[int], first: bool) -> nn.Module:
+            if len(of) == 1:
+                return lipschitz_mlp(of[0], hidden=hidden, depth=depth, activation=nn.ELU, coefficient=coefficient)
+            return lipschitz_convnet(
+                of, channels=channels, activation=nn.ELU, coefficient=coefficient, activation_first=not first
+            )
+
+        block = partial(
+            Residual,
+            train_series=Truncated(series_terms),
+            eval_series=Roulette(eval_terms),
+            exact_dim=exact_dim,
+        )
+        if len(shape) == 1:
+            body = residual_stack(shape, blocks, branch, block)
+        elif len(shape) == 3:
+            body = residual_scales(shape, scales, blocks, branch, block, factor_out=True)
+        else:
+            raise ValueError(f"i-ResNet takes vectors (D,) and images (C, H, W), not examples of shape {shape}")
+        super().__init__(shape, levels, Chain(*to_reals(levels, alpha), body), optimizer)
+
+    def cost_report(self, x: Tensor, *, generator: Generator | None = None) -> dict[str, float]:
+        self.log_weight(x, generator=generator)
+        terms = mean_series_terms(self)
+        self.sample(len(x), generator=generator)
+        return {"series_terms": terms, "nfe_sample": inverse_evaluations(self)}

@@ -1,0 +1,43 @@
+"""The linear flow: a normal with any mean and covariance, by gradient descent."""
+
+import math
+from collections.abc import Iterable
+
+from models.flows.base import Flow, OptimizerFactory, to_reals
+from models.transforms.base import Chain, Transform
+from models.transforms.flatten import Flatten
+from models.transforms.linear import FullLinear, LULinear
+
+__all__ = ["LinearFlow"]
+
+
+class LinearFlow(Flow):
+    r"""One linear map: :math:`z = W x + b`, hence :math:`x \sim N(-W^{-1} b,\, (W^\top W)^{-1})`.
+
+    What any deeper flow must beat. Its best likelihood is known, that of the sample's mean and covariance, so that it
+    measures an optimizer as well. (Kingma, Dhariwal 2018, Glow: Generative flow with invertible 1x1 convolutions, for
+    W in LU form.) Integer data are dequantized and mapped to the reals by a logit first; images are flattened.
+
+    Arguments:
+        shape: Of one example.
+        levels: Number of integer levels, or None for real-valued data.
+        optimizer: Makes the optimizer from the parameters.
+        lu: Whether W is learned in the form of its LU decomposition, whose log-det costs O(D), or entry by entry, with
+            a factorization of :math:`O(D^3)` at every step.
+        alpha: For integer data: the logit's margin.
+    """
+
+    def __init__(
+        self,
+        shape: Iterable[int],
+        levels: int | None,
+        optimizer: OptimizerFactory,
+        *,
+        lu: bool = False,
+        alpha: float = 1e-6,
+    ) -> None:
+        shape = tuple(shape)
+        dim = math.prod(shape)
+        linear: Transform = LULinear(dim) if lu else FullLinear(dim)
+        transform = Chain(*to_reals(levels, alpha), Flatten(shape), linear)
+        super().__init__(shape, levels, transform, optimizer)

@@ -1,0 +1,73 @@
+"""Neural autoregressive flow."""
+
+import math
+from collections.abc import Iterable
+
+from models.flows.base import Flow, OptimizerFactory, class_context, to_reals
+from models.nn.made import MADE, n_masked
+from models.transforms.autoregressive import Autoregressive
+from models.transforms.base import Chain, Transform
+from models.transforms.deep_sigmoid import DeepSigmoid
+from models.transforms.flatten import Flatten
+from models.transforms.permute import reversal
+
+__all__ = ["NAF"]
+
+
+class NAF(Flow):
+    r"""Neural autoregressive flow: autoregressive layers that move each variable by a monotone network, with the order
+    of the variables reversed between them.
+
+    .. math:: z_i = \operatorname{logit}\Big(\sum_k w_{ik}\, \sigma(a_{ik} x_i + b_{ik})\Big), \quad
+        (a_i, b_i, w_i) = \mathrm{MADE}_i(x_1, \dots, x_{i-1})
+
+    Huang, Krueger, Lacoste, Courville 2018, Neural autoregressive flows. Each layer is a bijection of the whole space
+    (:class:`DeepSigmoid` says how). Likelihoods take one pass, samples D small steps a layer with a root to find in
+    each. Integer data are dequantized and mapped to the reals by a logit first; images are flattened.
+
+    Differs from the paper: this is its deep sigmoidal flow, DSF; its dense variant, DDSF, has matrices between several
+    layers of sigmoids, mostly made of weights that depend on nothing. Slopes are bounded; hidden units are SiLU.
+
+    Arguments:
+        shape: Of one example.
+        levels: Number of integer levels, or None for real-valued data.
+        optimizer: Makes the optimizer from the parameters.
+        layers: Number of autoregressive layers.
+        units: Sigmoid units of each monotone network.
+        hidden, depth: Units and hidden layers of each MADE.
+        alpha: For integer data: the logit's margin.
+        classes, conditional: With ``conditional`` the flow is one of p(x|y), mixed over the data's ``classes``.
+
+    Raises:
+        ValueError: A number is out of range, or the data have no classes to condition on.
+    """
+
+    def __init__(
+        self,
+        shape: Iterable[int],
+        levels: int | None,
+        optimizer: OptimizerFactory,
+        *,
+        layers: int = 5,
+        units: int = 16,
+        hidden: int = 128,
+        depth: int = 2,
+        alpha: float = 1e-6,
+        classes: int | None = None,
+        conditional: bool = False,
+    ) -> None:
+        shape = tuple(shape)
+        dim = math.prod(shape)
+        n_context = class_context(classes, conditional)
+        if layers < 1:
+            raise ValueError(f"NAF needs at least one layer, not {layers}")
+        transformer = DeepSigmoid(units)
+        parts: list[Transform] = [*to_reals(levels, alpha), Flatten(shape)]
+        for i in range(layers):
+            network = MADE(dim, transformer.n_parameters, hidden=hidden, depth=depth, n_context=n_context)
+            parts += [reversal(dim)] * (i > 0) + [Autoregressive(network, transformer)]
+        super().__init__(shape, levels, Chain(*parts), optimizer, classes=n_context)
+
+    @property
+    def n_parameters(self) -> int:
+        return super().n_parameters - n_masked(self)

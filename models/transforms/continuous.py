@@ -1,0 +1,162 @@
+"""Continuous flows: the solution of a differential equation, and its log-determinant along the way."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor, nn
+
+from models.base import Relation
+from models.distributions import standard_normal, uniform
+from models.transforms.base import Transform
+from models.transforms.jacobian import EXACT_DIM, jacobian
+
+__all__ = ["Continuous", "Noise", "Tolerance"]
+
+Noise = Literal["rademacher", "gaussian"]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Of an adaptive solver: the error of a step may be ``absolute + relative |state|``, root mean square over a batch.
+
+    The error of the solution is of the same order, as long as the dynamics are not unstable.
+    """
+
+    absolute: float
+    relative: float
+
+
+class Continuous(Transform):
+    r"""z = x(1), the solution of an ordinary differential equation from x(0) = x.
+
+    .. math:: \frac{dx}{dt} = f(t, x), \qquad \log|\det| = \int_0^1 \operatorname{tr} \frac{\partial f}{\partial x}\,dt
+
+    (Chen, Rubanova, Bettencourt, Duvenaud 2018, Neural ordinary differential equations; Grathwohl, Chen, Bettencourt,
+    Sutskever, Duvenaud 2019, FFJORD.) In training, and where examples have more than ``exact_dim`` entries, the trace
+    is estimated by Hutchinson's :math:`\epsilon^\top (\partial f/\partial x)\,\epsilon` with one epsilon an example,
+    held fixed within a solve, so that the integrand is smooth and the integral without bias. Otherwise it is exact.
+
+    The relation is then ``exact``: evaluation is deterministic, and the solver's error is a numerical one, like
+    rounding: it is bounded by a stated tolerance, has no distribution to average over, and goes to 0 with the
+    tolerance. Step sizes are chosen for a batch as a whole, so that an example's result depends on the others of its
+    batch, within that tolerance.
+
+    Gradients are those of the adjoint equation, solved backwards at the same tolerance, its step size chosen without
+    regard to the parameters' part (Kidger, Chen, Lyons 2021, "Hey, that's not an ODE": Faster ODE adjoints via
+    seminorms). With more than ``exact_dim`` entries the log-determinant of ``inverse`` is NaN: an estimate needs random
+    numbers, which an inverse does not draw.
+
+    Everything is computed in the dtype of x, also under autocast: a solver takes rounding for stiffness. The solver is
+    Dormand and Prince's of order 5, from torchdiffeq, which is imported when it is needed.
+
+    Arguments:
+        dynamics: f, called with t ``()`` and x ``(B, *shape)``. It must treat examples independently.
+        dim: Number D of entries of one example.
+        train_tolerance, eval_tolerance: Of the solver in training and in evaluation.
+        noise: What epsilon is drawn from: both have the identity for covariance.
+        exact_dim: Largest D for which evaluation takes the exact trace.
+
+    Attributes:
+        evaluations: Of f, in the last forward pass or inverse, its gradient not included.
+    """
+
+    inverse_kind = "iterative"
+
+    def __init__(
+        self,
+        dynamics: nn.Module,
+        dim: int,
+        *,
+        train_tolerance: Tolerance,
+        eval_tolerance: Tolerance,
+        noise: Noise = "rademacher",
+        exact_dim: int = EXACT_DIM,
+    ) -> None:
+        super().__init__()
+        if noise not in ("rademacher", "gaussian"):
+            raise ValueError(f"the trace's noise must be rademacher or gaussian, not {noise}")
+        _solvers()  # now rather than at the first step
+        self.dynamics = dynamics
+        self.train_tolerance = train_tolerance
+        self.eval_tolerance = eval_tolerance
+        self.noise = noise
+        self.exact = dim <= exact_dim
+        self.evaluations = 0
+
+    @property
+    def relation(self) -> Relation:
+        return "exact" if self.exact else "estimate"
+
+    @property
+    def repeatable(self) -> bool:
+        return False  # training draws probes, whatever evaluation does
+
+    def forward(
+        self, x: Tensor, *, context: Tensor | None = None, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if self.exact and not self.training:
+            return self._solve(x, _trace, backwards=False)
+        draw = standard_normal if self.noise == "gaussian" else _rademacher
+        epsilon = draw(x.shape, x, generator)
+
+        def estimate(velocity: Tensor, x: Tensor, create_graph: bool) -> Tensor:
+            (product,) = torch.autograd.grad(velocity, x, epsilon, create_graph=create_graph)
+            return (product * epsilon).flatten(1).sum(1)
+
+        return self._solve(x, estimate, backwards=False)
+
+    def inverse(self, z: Tensor, *, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self._solve(z, _trace if self.exact else None, backwards=True)
+
+    def _solve(self, x: Tensor, trace: "Trace | None", *, backwards: bool) -> tuple[Tensor, Tensor]:
+        odeint, odeint_adjoint = _solvers()
+        evaluations = 0
+
+        def field(t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            nonlocal evaluations
+            evaluations += 1
+            x, differentiable = state[0], torch.is_grad_enabled()
+            if trace is None:
+                return self.dynamics(t, x), torch.zeros_like(state[1])
+            with torch.enable_grad():
+                x = x if differentiable and x.requires_grad else x.detach().requires_grad_()
+                velocity = self.dynamics(t, x)
+                divergence = trace(velocity, x, differentiable)
+            return (velocity, divergence) if differentiable else (velocity.detach(), divergence.detach())
+
+        tolerance = self.train_tolerance if self.training else self.eval_tolerance
+        settings = {"atol": tolerance.absolute, "rtol": tolerance.relative, "method": "dopri5"}
+        times = torch.tensor([1.0, 0.0] if backwards else [0.0, 1.0], dtype=x.dtype, device=x.device)
+        with torch.autocast(x.device.type, enabled=False):
+            start = (x, x.new_zeros(len(x)))
+            if torch.is_grad_enabled():
+                parameters = tuple(self.dynamics.parameters())
+                adjoint = {"adjoint_params": parameters, "adjoint_options": {"norm": "seminorm"}}
+                ends, log_dets = odeint_adjoint(field, start, times, **settings, **adjoint)
+            else:
+                ends, log_dets = odeint(field, start, times, **settings)
+        self.evaluations = evaluations
+        return ends[-1], log_dets[-1] if trace is not None else torch.full_like(log_dets[-1], torch.nan)
+
+
+Trace = Callable[[Tensor, Tensor, bool], Tensor]
+"""From a velocity and its point, ``(B, *shape)`` each, the divergence ``(B,)``; whether it is to be differentiable."""
+
+
+def _trace(velocity: Tensor, x: Tensor, create_graph: bool) -> Tensor:
+    return jacobian(velocity, x, create_graph=create_graph).diagonal(dim1=1, dim2=2).sum(1)
+
+
+def _rademacher(shape: torch.Size, like: Tensor, generator: Generator | None) -> Tensor:
+    """1 or -1 with equal probability."""
+    return 2 * (uniform(shape, like, generator) < 0.5).to(like.dtype) - 1
+
+
+def _solvers() -> tuple[Callable[..., tuple[Tensor, Tensor]], Callable[..., tuple[Tensor, Tensor]]]:
+    try:
+        from torchdiffeq import odeint, odeint_adjoint
+    except ImportError as error:
+        raise ValueError("continuous flows need torchdiffeq: pip install 'genbench[ode]'") from error
+    return odeint, odeint_adjoint
