@@ -287,7 +287,7 @@ def test_a_training_step_tells_its_evaluations() -> None:
     outputs = flow.training_step((torch.randn(8, 2), None), 0)
     assert outputs["loss"].requires_grad
     parts = [module for module in flow.modules() if isinstance(module, Continuous)]
-    assert outputs["nfe"] == sum(part.evaluations for part in parts) >= 3 * 8
+    assert outputs["nfe"] == sum(part.evaluations for part in parts) >= 3 * 7
     outputs["loss"].backward()
     assert outputs["nfe"] == sum(part.evaluations for part in parts), "those of the backward pass are not counted"
 
@@ -303,9 +303,9 @@ def test_evaluations_are_rows(shape: tuple[int, ...]) -> None:
     )  # fmt: skip
     rows = {row.info.name: row.value for row in Cost().compute(context)}
     equations = sum(isinstance(module, Continuous) for module in flow.modules())
-    assert rows["nfe_log_weight"] >= 8 * equations
-    assert rows["nfe_sample"] >= 8 * equations
-    assert (rows["nfe_log_weight"] - 2 * equations) % 6 == 0, "Dormand and Prince: two to begin with, six a step"
+    assert rows["nfe_log_weight"] >= 7 * equations
+    assert rows["nfe_sample"] >= 7 * equations
+    assert (rows["nfe_log_weight"] - equations) % 6 == 0, "Dormand and Prince: one to begin with, six a step"
     assert "series_terms" not in rows
 
 

@@ -108,7 +108,7 @@ def test_density_of_one_variable_integrates_to_one(shape: tuple[int, ...], std: 
         assert (density * t.cosh()).sum().item() * 2 * reach / points == pytest.approx(1, abs=1e-6)
 
 
-@pytest.mark.parametrize(("std", "half_width"), [(0.0, 10), (0.3, 12), (0.6, 25), (1.0, 25)])
+@pytest.mark.parametrize(("std", "half_width"), [(0.0, 10), (0.3, 12), (0.6, 20), (1.0, 12)])
 def test_density_of_two_variables_integrates_to_one(std: float, half_width: float) -> None:
     for seed in (0, 1):
         flow = small((2,), None)
@@ -118,8 +118,8 @@ def test_density_of_two_variables_integrates_to_one(std: float, half_width: floa
         x = flow.sample(10_000, generator=Generator().manual_seed(0)).double()
         outside = (x.abs().amax(1) > half_width).double().mean().item()
         assert outside < 0.5
-        mass = quadrature(flow, half_width=half_width, points=500)
-        assert mass + outside == pytest.approx(1, abs=4 * math.sqrt(outside / len(x)) + 2e-4)
+        mass = quadrature(flow, half_width=half_width, points=300)
+        assert mass + outside == pytest.approx(1, abs=4 * math.sqrt(outside / len(x)) + 5e-4)
 
 
 def test_the_image_is_the_whole_space() -> None:
@@ -132,18 +132,15 @@ def test_the_image_is_the_whole_space() -> None:
         tolerance = 1e-3 if dtype == torch.float32 else 1e-8
         torch.testing.assert_close(again, z, rtol=0, atol=tolerance)
         torch.testing.assert_close(log_det, -inverse_log_det, rtol=0, atol=tolerance)
-    # Far out the density falls exponentially, and is never 0 on a logarithmic scale.
-    near, far = flow.log_weight(torch.tensor([[1e4, 0.0], [1e5, 0.0]], dtype=torch.float64)).tolist()
-    assert -1e7 < far < near < -1e2
+    # Far out the density falls as fast as a normal one, and is never 0 on a logarithmic scale.
+    with torch.no_grad():
+        near, far = flow.log_weight(torch.tensor([[1e3, 0.0], [1e4, 0.0]], dtype=torch.float64)).tolist()
+    assert far / near == pytest.approx(100, rel=0.1)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 2), (2,), (1,)])
 def test_masses_of_integers_sum_to_one(shape: tuple[int, ...]) -> None:
     flow = randomized(small(shape, 4), 0.3)
-    with torch.no_grad():
-        for module in flow.modules():
-            if isinstance(module, Elementwise):
-                module.raw[6:] -= 1  # log-scales: tails wider than the logit's own are peaks at the ends of [0, 1]
     mass, stderr = discrete_mass(flow, draws=4000)
     assert 0 < stderr < 0.03
     assert mass == pytest.approx(1, abs=4 * stderr)
@@ -176,8 +173,7 @@ def test_it_starts_near_a_rotation_of_normalized_data() -> None:
     flow.training_step((x, None), 0).backward()  # normalizes, as the first step of training does
     z = flow.encode(x)
     off = (z.norm(dim=1) - ((x - x.mean(0)) / x.std(0, correction=0)).norm(dim=1)).abs()
-    assert off.median() < 0.3
-    assert off.max() < 3
+    assert off.max() < 0.5
     assert all(p.grad is not None and p.grad.isfinite().all() for p in flow.parameters())
     gradients = [m.raw.grad[16:32] for m in flow.modules() if isinstance(m, Elementwise)]
     assert all(g.unique().numel() == g.numel() for g in gradients)  # no two kernels stay equal
@@ -209,9 +205,9 @@ def test_training_finds_a_known_density() -> None:
         each = [torch.distributions.Normal(m, 0.3).log_prob(own) for m in (-1.0, 1.0)]
         return (torch.stack(each).logsumexp(0) - math.log(2)).sum(1)
 
-    flow = Gaussianization((2,), None, functools.partial(torch.optim.Adam, lr=0.02), layers=3, components=8)
+    flow = Gaussianization((2,), None, functools.partial(torch.optim.Adam, lr=0.02), layers=3, components=6)
     optimizer = flow.configure_optimizers()
-    for step in range(400):
+    for step in range(300):
         optimizer.zero_grad()
         flow.training_step((draw(256), None), step).backward()
         optimizer.step()

@@ -10,7 +10,7 @@ from models.transforms.actnorm import ActNorm
 from models.transforms.base import Chain, Transform
 from models.transforms.elementwise import Elementwise
 from models.transforms.flatten import Flatten
-from models.transforms.gaussianize import Gaussianize
+from models.transforms.normal_mixture import NormalMixtureCDF
 from models.transforms.rotation import Rotation
 
 __all__ = ["Gaussianization"]
@@ -22,13 +22,13 @@ class Gaussianization(Flow):
     .. math:: f = \Psi_L \circ Q_{L-1} \circ \Psi_{L-1} \circ \cdots \circ Q_1 \circ \Psi_1
 
     Meng, Song, Song, Ermon 2020, Gaussianization flows. A kernel layer :math:`\Psi` takes every variable through the
-    CDF of a mixture of its own and the quantile function of N(0, 1) (:class:`Gaussianize`); a rotation Q shows the next
-    layer other directions. Every layer is a bijection of the whole space, far in the tails too. Images are flattened;
-    integer data are dequantized and mapped to the reals by a logit first.
+    CDF of a mixture of its own and the quantile function of N(0, 1) (:class:`NormalMixtureCDF`); a rotation Q shows
+    the next layer other directions. Every layer is a bijection of the whole space, far in the tails too. Images are
+    flattened; integer data are dequantized and mapped to the reals by a logit first.
 
-    Differs from the paper: kernels have learned weights, and start near the identity, with data standardized by
-    activation normalization, not at examples; images have no rotations of their own kind; no rotation follows the last
-    kernel layer, where it would change nothing.
+    Differs from the paper: kernels are normal, with learned weights, and start near the identity, with data
+    standardized by activation normalization, not at examples; images have no rotations of their own kind; no rotation
+    follows the last kernel layer, where it would change nothing.
 
     Arguments:
         shape: Of one example.
@@ -65,7 +65,7 @@ class Gaussianization(Flow):
 
 
 def _kernel_layer(dim: int, components: int) -> Elementwise:
-    law = Gaussianize(components)
+    law = NormalMixtureCDF(components)
     layer = Elementwise(law, (dim,))
     with torch.no_grad():
         layer.raw.copy_(law.spread()[:, None])

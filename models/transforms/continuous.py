@@ -16,6 +16,10 @@ __all__ = ["Continuous", "Noise", "Tolerance"]
 
 Noise = Literal["rademacher", "gaussian"]
 
+# Of the interval. The solver's own guess is so careful that it costs a tenth of all evaluations on a trained flow, and
+# a third on a smooth one; too long a step is taken back, at the price of one.
+FIRST_STEP = 0.1
+
 
 @dataclass(frozen=True)
 class Tolerance:
@@ -127,13 +131,14 @@ class Continuous(Transform):
             return (velocity, divergence) if differentiable else (velocity.detach(), divergence.detach())
 
         tolerance = self.train_tolerance if self.training else self.eval_tolerance
-        settings = {"atol": tolerance.absolute, "rtol": tolerance.relative, "method": "dopri5"}
+        steps = {"first_step": FIRST_STEP}
+        settings = {"atol": tolerance.absolute, "rtol": tolerance.relative, "method": "dopri5", "options": steps}
         times = torch.tensor([1.0, 0.0] if backwards else [0.0, 1.0], dtype=x.dtype, device=x.device)
         with torch.autocast(x.device.type, enabled=False):
             start = (x, x.new_zeros(len(x)))
             if torch.is_grad_enabled():
                 parameters = tuple(self.dynamics.parameters())
-                adjoint = {"adjoint_params": parameters, "adjoint_options": {"norm": "seminorm"}}
+                adjoint = {"adjoint_params": parameters, "adjoint_options": {"norm": "seminorm", **steps}}
                 ends, log_dets = odeint_adjoint(field, start, times, **settings, **adjoint)
             else:
                 ends, log_dets = odeint(field, start, times, **settings)
