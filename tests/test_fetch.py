@@ -272,6 +272,7 @@ def test_the_second_mirror_gives_what_the_first_lacks(web: tuple[Path, str], cac
         (gzip.compress(b"?" * B.size), "other bytes"),
         (gzip.compress(bytes(20_000_000)), "longer than"),
     ],
+    ids=["missing", "no gzip", "truncated", "other bytes", "too long"],  # gzip writes the time: bytes are no name
 )
 def test_bad_downloads_are_refused(web: tuple[Path, str], cache: Path, served: bytes | None, reason: str) -> None:
     if served is not None:
