@@ -25,7 +25,7 @@ SMALL |= dict.fromkeys(
     ["model.steps=2", "model.scales=2", "model.channels=8", "model.hidden=16"],
 )
 SMALL |= dict.fromkeys(
-    ["nsf", "nsf_conditional"],
+    ["nsf", "nsf_small", "nsf_conditional"],
     ["model.couplings=4", "model.hidden=16", "model.steps=2", "model.scales=2", "model.channels=8", "model.blocks=1"],
 )
 # The mass tests weigh the codes of an untrained posterior: with many dimensions few draws count.
