@@ -18,46 +18,29 @@ from models.base import GenerativeModel
 
 __all__ = ["names", "new_model", "small_data"]
 
-# The published sizes of an image flow are for a GPU; every other hyperparameter is as in the YAML.
-SMALL = dict.fromkeys(["realnvp", "realnvp_conditional"], ["model.channels=8", "model.blocks=1"])
-SMALL |= dict.fromkeys(
-    ["glow", "glow_small", "glow_conditional"],
-    ["model.steps=2", "model.scales=2", "model.channels=8", "model.hidden=16"],
-)
-SMALL |= dict.fromkeys(
-    ["nsf", "nsf_small", "nsf_conditional"],
-    ["model.couplings=4", "model.hidden=16", "model.steps=2", "model.scales=2", "model.channels=8", "model.blocks=1"],
-)
-# The mass tests weigh the codes of an untrained posterior: with many dimensions few draws count.
-SMALL |= dict.fromkeys(["vae_planar", "vae_radial", "vae_sylvester", "vae_iaf"], ["model.latent_dim=4"])
-SMALL["nice"] = ["model.hidden=32", "model.depth=2"]
-
-_RESIDUAL = ["model.blocks=2", "model.hidden=16", "model.depth=2", "model.scales=2"]
-SMALL |= {
-    "iresnet": [*_RESIDUAL, "model.channels=8"],
-    "residual_flow": [*_RESIDUAL, "model.channels=8", "model.flat_blocks=1"],
-    "idensenet": ["model.blocks=1", "model.depth=2", "model.scales=2", "model.growth=8", "model.flat_blocks=1"],
-    "ffjord": [
-        *["model.depth=1", "model.hidden=8", "model.channels=2", "model.scales=2"],
-        *["model.vector_tolerance=[1e-6,1e-5]", "model.image_tolerance=[1e-7,1e-7]"],
-    ],
+# The published sizes of many flows are for a GPU; every other hyperparameter is as in the YAML.
+SIZES: dict[str, str] = {
+    "realnvp realnvp_conditional": "channels=8 blocks=1",
+    "realnvp_vardeq": "channels=8 blocks=1 hidden=32",
+    "glow glow_small glow_conditional": "steps=2 scales=2 channels=8 hidden=16",
+    "nsf nsf_small nsf_conditional": "couplings=4 hidden=16 steps=2 scales=2 channels=8 blocks=1",
+    "nice": "hidden=32 depth=2",
+    "flowpp flowpp_small": "components=2 channels=8 blocks=1 heads=2 couplings=4 hidden=16",
+    "tarflow tarflow_conditional": "blocks=2 layers=1 channels=16 heads=2",
+    "gaussianization": "layers=3 components=4",
+    "maf iaf": "layers=2 hidden=32",
+    "nsf_ar": "layers=2 hidden=32 bins=4",
+    "naf": "layers=2 hidden=32 units=4",
+    "bnaf": "layers=2 units=3",
+    "iresnet": "blocks=2 scale_blocks=2 hidden=16 depth=2 scales=2 channels=8",
+    "residual_flow": "blocks=2 scale_blocks=2 hidden=16 depth=2 scales=2 channels=8 flat_blocks=1",
+    "idensenet": "blocks=1 scale_blocks=1 depth=2 scales=2 growth=8 flat_blocks=1",
+    "ffjord": "depth=1 hidden=8 channels=2 scales=2 exact_dim=10 "
+    "vector_tolerance=[1e-6,1e-5] image_tolerance=[1e-7,1e-7]",
+    # The mass tests weigh the codes of an untrained posterior: with many dimensions few draws count.
+    "vae_planar vae_radial vae_sylvester vae_iaf": "latent_dim=4",
 }
-SMALL["realnvp_vardeq"] = ["model.channels=8", "model.blocks=1", "model.hidden=32"]
-SMALL |= dict.fromkeys(
-    ["flowpp", "flowpp_small"],
-    ["model.components=2", "model.channels=8", "model.blocks=1", "model.heads=2", "model.couplings=4", "model.hidden=16"],
-)
-SMALL["gaussianization"] = ["model.layers=3", "model.components=4"]
-SMALL |= dict.fromkeys(
-    ["tarflow", "tarflow_conditional"],
-    ["model.blocks=2", "model.layers=1", "model.channels=16", "model.heads=2"],
-)
-SMALL |= dict.fromkeys(["maf", "iaf"], ["model.layers=2", "model.hidden=32"])
-SMALL |= {
-    "nsf_ar": ["model.layers=2", "model.hidden=32", "model.bins=4"],
-    "naf": ["model.layers=2", "model.hidden=32", "model.units=4"],
-    "bnaf": ["model.layers=2", "model.units=3"],
-}
+SMALL = {name: [f"model.{size}" for size in sizes.split()] for named, sizes in SIZES.items() for name in named.split()}
 
 
 def names(group: str) -> list[str]:

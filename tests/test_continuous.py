@@ -189,6 +189,16 @@ def test_beyond_the_bound_it_is_an_estimate_and_the_inverse_has_no_log_determina
     assert unknown.isnan().all()
 
 
+def test_sampling_computes_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = FFJORD((3,), None, ADAM, blocks=2, hidden=8, depth=1).double().eval()
+    z = normal(4, 3)
+    with torch.no_grad():
+        expected, log_det = flow.transform.inverse(z)
+        assert log_det.isfinite().all()
+        monkeypatch.setattr(continuous, "_trace", lambda *a: pytest.fail("not asked for"))
+        torch.testing.assert_close(flow.transform.decode(z), expected, rtol=1e-5, atol=1e-5)
+
+
 # The tolerance.
 
 

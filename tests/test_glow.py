@@ -35,6 +35,7 @@ from models.transforms.coupling import Coupling, MaskedCoupling, alternating, ha
 from models.transforms.dequantize import UniformDequantization
 from models.transforms.elementwise import Elementwise
 from models.transforms.linear import Conv1x1, LULinear
+from models.transforms.logit import Logit
 from models.transforms.multiscale import MultiScale
 from models.transforms.scale import Scale
 from models.transforms.squeeze import Squeeze
@@ -294,6 +295,19 @@ def test_codes_are_exact_and_samples_are_data(shape: tuple[int, ...], levels: in
     assert torch.equal(cold, flow.decode(torch.zeros(3, flow.dim)))
     spread = [flow.sample(200, temperature=t, generator=Generator().manual_seed(0)).float().std() for t in (0.5, 1.0)]
     assert spread[0] < spread[1]
+
+
+def test_a_logit_takes_the_place_of_the_scale() -> None:
+    flow = glow((1, 4, 4), 256, alpha=0.05)
+    transform = flow.transform
+    assert isinstance(transform, Chain)
+    assert [type(part) for part in transform.parts] == [UniformDequantization, Logit, MultiScale]
+    assert transform.parts[1].alpha == 0.05
+    x = examples((1, 4, 4), 256, 16)
+    assert torch.equal(flow.decode(flow.encode(x, generator=Generator().manual_seed(0))), x)
+    assert isinstance(glow((3,), None, alpha=0.05).transform, Chain)  # reals need neither
+    with pytest.raises(ValueError, match="alpha"):
+        glow((3,), 256, alpha=0.5)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from models.transforms.base import Transform
 from models.transforms.flatten import Flatten
 from models.transforms.linear import Conv1x1, FullLinear, LULinear
 
-ADAM = functools.partial(torch.optim.Adam, lr=1e-2)
+ADAM = functools.partial(torch.optim.Adam, lr=1e-3)
 VECTORS = [FullLinear, LULinear]
 
 
@@ -195,13 +195,13 @@ def test_its_likelihood_is_the_multivariate_normals(dim: int, lu: bool) -> None:
     model = flow(dim, lu)
     randomize(model, 0.7)
     model.double()
-    linear = model.get_submodule("transform.parts")[-1]
-    weight = matrix_of(linear, dim)
-    mean = -torch.linalg.solve(weight, linear.bias.detach())
-    expected = MultivariateNormal(mean, torch.linalg.inv(weight.T @ weight)).log_prob(normal(20, dim))
+    model.eval()
+    matrix = matrix_of(model.transform, dim)
+    mean = -torch.linalg.solve(matrix, model.encode(torch.zeros(1, dim).double())[0].detach())
+    expected = MultivariateNormal(mean, torch.linalg.inv(matrix.T @ matrix)).log_prob(normal(20, dim))
     torch.testing.assert_close(model.log_weight(normal(20, dim)), expected)
     draws = model.sample(20_000, generator=Generator().manual_seed(0)).double()
-    whitened = (draws - mean) @ weight.T
+    whitened = (draws - mean) @ matrix.T
     torch.testing.assert_close(whitened.T.cov().reshape(dim, dim), torch.eye(dim).double(), rtol=0, atol=0.06)
 
 
@@ -218,7 +218,7 @@ def test_gradient_descent_finds_the_likelihood_in_closed_form(lu: bool) -> None:
         value.backward()
         return value
 
-    assert -loss().item() < best - 1
+    assert -loss().item() < best - 0.5
     optimizer.step(loss)
     assert -loss().item() == pytest.approx(best, abs=1e-6)
 
@@ -228,7 +228,7 @@ def test_adam_in_float32_comes_near_it_by_minibatches(lu: bool) -> None:
     data = (normal(4000, 3) @ normal(3, 3, seed=5) + 1).float()
     best = MultivariateNormal(data.mean(0), data.T.cov(correction=0)).log_prob(data).mean().item()
     model = flow(3, lu)
-    optimizer = model.configure_optimizers()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, 600)
     for step in range(600):
         batch = data[(step * 200) % 4000 :][:200]
@@ -245,7 +245,7 @@ def test_adam_in_float32_comes_near_it_by_minibatches(lu: bool) -> None:
 def test_the_density_integrates_to_one(dim: int, lu: bool, std: float) -> None:
     model = flow(dim, lu)
     randomize(model, std, seed=2)
-    model.double()
+    model.double().eval()
     assert quadrature(model, half_width=40, points=1000) == pytest.approx(1, abs=1e-6)
 
 

@@ -3,6 +3,7 @@
 import copy
 import functools
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,12 +31,11 @@ from models.transforms.jacobian import jacobian
 from models.transforms.residual import Residual, Roulette, Series, Truncated
 
 ADAM = functools.partial(torch.optim.Adam, lr=1e-2)
+SIZES = {"optimizer": ADAM, "blocks": 2, "scale_blocks": 2, "depth": 1, "scales": 2}
 FLOWS: dict[str, Callable[..., Flow]] = {
-    "iresnet": functools.partial(IResNet, optimizer=ADAM, blocks=2, hidden=8, depth=1, channels=4, scales=2),
-    "residual_flow": functools.partial(
-        ResidualFlow, optimizer=ADAM, blocks=2, hidden=8, depth=1, channels=4, scales=2, flat_blocks=1
-    ),
-    "idensenet": functools.partial(IDenseNet, optimizer=ADAM, blocks=2, growth=8, depth=1, scales=2, flat_blocks=1),
+    "iresnet": functools.partial(IResNet, **SIZES, hidden=8, channels=4),
+    "residual_flow": functools.partial(ResidualFlow, **SIZES, hidden=8, channels=4, flat_blocks=1),
+    "idensenet": functools.partial(IDenseNet, **SIZES, growth=8, flat_blocks=1),
 }
 TWO, TWENTY = Roulette(2), Roulette(20)
 
@@ -291,6 +291,16 @@ def test_beyond_the_bound_it_is_an_estimate_and_the_inverse_has_no_log_determina
     assert unknown.isnan().all()
 
 
+def test_sampling_computes_no_log_determinant(monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = ready(FLOWS["residual_flow"]((3,), None), 0.5)
+    z = normal(4, 3)
+    expected, log_det = flow.transform.inverse(z)
+    assert log_det.isfinite().all()
+    monkeypatch.setattr("models.transforms.residual._log_det", lambda *a, **k: pytest.fail("not asked for"))
+    assert torch.equal(flow.transform.decode(z), expected)
+    assert torch.equal(flow.decode(z), expected.float())
+
+
 def test_what_is_no_contraction_is_not_inverted_silently() -> None:
     residual = block(linear(2 * torch.eye(2, dtype=torch.float64)), 2).eval()
     with pytest.raises(ArithmeticError, match="no contraction"):
@@ -360,6 +370,25 @@ def test_checkpointed_activations_leave_what_is_drawn_alone() -> None:
         gradients.append([parameter.grad for parameter in flow.parameters()])
     for plain, checkpointed in zip(*gradients, strict=True):
         assert torch.equal(plain, checkpointed)
+
+
+@pytest.mark.slow
+def test_compiled_training_is_the_same(tmp_path: Path) -> None:
+    """The compiler leaves the blocks alone: what differentiates twice cannot be compiled."""
+    data = small_data((2,), None)
+    scores = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compiler's own
+        for compiled in (False, True):
+            model = new_model("residual_flow", data.spec)
+            schedule = Schedule(examples=64, batch_size=16, validate_every=10**6)
+            hardware = Hardware(compile=compiled)
+            folder = tmp_path / str(compiled)
+            folder.mkdir()
+            fit(model, data, schedule, hardware, seed=0, folder=folder, config={})
+            with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+                scores.append(model.eval().log_weight(data.test.x))
+    torch.testing.assert_close(*scores)
 
 
 # Whole flows.

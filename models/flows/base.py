@@ -129,7 +129,7 @@ class Flow(GenerativeModel, HasLikelihood, Autoencodes):
         return self._decode(temperature * z, y)
 
     def _decode(self, z: Tensor, y: Tensor | None) -> Tensor:
-        return self.transform.inverse(z, context=self._context(y))[0].to(self.data_dtype)
+        return self.transform.decode(z, context=self._context(y)).to(self.data_dtype)
 
     def _context(self, y: Tensor | None) -> Tensor | None:
         return None if y is None else one_hot(y, self.classes).to(self._float)

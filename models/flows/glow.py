@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from models.flows.base import Flow, OptimizerFactory, class_context
+from models.flows.base import Flow, OptimizerFactory, class_context, to_reals
 from models.nn.convnet import ConvNet, ZeroConv
 from models.nn.mlp import MLP
 from models.transforms.actnorm import ActNorm
@@ -24,7 +24,8 @@ class Glow(Flow):
     Kingma, Dhariwal 2018, Glow: Generative flow with invertible 1x1 convolutions.
 
     Integer data are dequantized and shifted, x / L - 1/2; what the flow puts outside of that interval is lost, so
-    likelihoods are too low rather than too high (see :class:`Scale`). A step is activation normalization, a linear map
+    likelihoods are too low rather than too high (see :class:`Scale`). With ``alpha`` they go through a logit instead,
+    from which a short training comes further where many pixels are black. A step is activation normalization, a linear map
     in LU form, and a coupling that moves the second half by a shift and a scale sigmoid(r + 2). Images go through
     scales of a squeeze and ``steps`` steps; after each but the last, half of the channels is factored out, its mean
     and scale a 3x3 convolution of the half that is kept. Vectors go through ``steps`` steps.
@@ -45,6 +46,7 @@ class Glow(Flow):
         scales: For images: the paper's L.
         channels: For images: channels of each conditioner.
         hidden, depth: For vectors: units and hidden layers of each conditioner.
+        alpha: For integer data: None, or the margin of the logit.
         classes, conditional: With ``conditional`` the flow is one of p(x|y), mixed over the data's ``classes``.
 
     Raises:
@@ -63,6 +65,7 @@ class Glow(Flow):
         channels: int = 512,
         hidden: int = 128,
         depth: int = 2,
+        alpha: float | None = None,
         classes: int | None = None,
         conditional: bool = False,
     ) -> None:
@@ -76,8 +79,13 @@ class Glow(Flow):
             body = _image_transform(shape, steps, scales, channels, n_context)
         else:
             raise ValueError(f"Glow takes vectors (D,) and images (C, H, W), not examples of shape {shape}")
-        first: list[Transform] = [] if levels is None else [UniformDequantization(levels), Scale(1.0, -0.5)]
-        super().__init__(shape, levels, Chain(*first, body), optimizer, classes=n_context)
+        super().__init__(shape, levels, Chain(*_to_reals(levels, alpha), body), optimizer, classes=n_context)
+
+
+def _to_reals(levels: int | None, alpha: float | None) -> list[Transform]:
+    if alpha is not None:
+        return to_reals(levels, alpha)
+    return [] if levels is None else [UniformDequantization(levels), Scale(1.0, -0.5)]
 
 
 def _vector_transform(dim: int, steps: int, hidden: int, depth: int, n_context: int) -> Transform:

@@ -40,7 +40,7 @@ class IDenseNet(Flow, ReportsCost):
         shape: Of one example, ``(D,)`` or ``(C, H, W)``.
         levels: Number of integer levels, or None for real-valued data.
         optimizer: Makes the optimizer from the parameters.
-        blocks: Residual blocks; for images, in each stack.
+        blocks, scale_blocks: Residual blocks for vectors; for images, in each stack.
         growth, depth: Channels (or units) that each dense layer adds, an even number; dense layers of each block.
         scales: For images: number of stacks at most.
         flat_blocks: For images: blocks on the flattened image at the end.
@@ -62,7 +62,8 @@ class IDenseNet(Flow, ReportsCost):
         optimizer: OptimizerFactory,
         *,
         blocks: int = 8,
-        growth: int = 64,
+        scale_blocks: int = 4,
+        growth: int = 32,
         depth: int = 3,
         scales: int = 3,
         flat_blocks: int = 4,
@@ -83,7 +84,7 @@ class IDenseNet(Flow, ReportsCost):
         if len(shape) == 1:
             body = residual_stack(shape, blocks, branch, block)
         elif len(shape) == 3:
-            pictures = residual_scales(shape, scales, blocks, branch, block, factor_out=False)
+            pictures = residual_scales(shape, scales, scale_blocks, branch, block, factor_out=False)
             body = Chain(pictures, residual_stack(pictures.output_shape(shape), flat_blocks, branch, block))
         else:
             raise ValueError(f"i-DenseNet takes vectors (D,) and images (C, H, W), not examples of shape {shape}")

@@ -44,7 +44,7 @@ class IResNet(Flow, ReportsCost):
         shape: Of one example, ``(D,)`` or ``(C, H, W)``.
         levels: Number of integer levels, or None for real-valued data.
         optimizer: Makes the optimizer from the parameters.
-        blocks: Residual blocks; for images, in each stack.
+        blocks, scale_blocks: Residual blocks for vectors; for images, in each stack.
         hidden, depth: For vectors: units and hidden layers of each block.
         channels, scales: For images: channels inside a block; number of stacks at most.
         coefficient: Bound c on the norm of every layer, below 1.
@@ -65,7 +65,8 @@ class IResNet(Flow, ReportsCost):
         levels: int | None,
         optimizer: OptimizerFactory,
         *,
-        blocks: int = 10,
+        blocks: int = 8,
+        scale_blocks: int = 4,
         hidden: int = 128,
         depth: int = 3,
         channels: int = 32,
@@ -94,7 +95,7 @@ class IResNet(Flow, ReportsCost):
         if len(shape) == 1:
             body = residual_stack(shape, blocks, branch, block)
         elif len(shape) == 3:
-            body = residual_scales(shape, scales, blocks, branch, block, factor_out=True)
+            body = residual_scales(shape, scales, scale_blocks, branch, block, factor_out=True)
         else:
             raise ValueError(f"i-ResNet takes vectors (D,) and images (C, H, W), not examples of shape {shape}")
         super().__init__(shape, levels, Chain(*to_reals(levels, alpha), body), optimizer)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 
 from models.flows.base import Flow, OptimizerFactory, to_reals
+from models.transforms.actnorm import ActNorm
 from models.transforms.base import Chain, Transform
 from models.transforms.flatten import Flatten
 from models.transforms.linear import FullLinear, LULinear
@@ -12,11 +13,13 @@ __all__ = ["LinearFlow"]
 
 
 class LinearFlow(Flow):
-    r"""One linear map: :math:`z = W x + b`, hence :math:`x \sim N(-W^{-1} b,\, (W^\top W)^{-1})`.
+    r"""One linear map: :math:`z = A x + b`, hence :math:`x \sim N(-A^{-1} b,\, (A^\top A)^{-1})`.
 
     What any deeper flow must beat. Its best likelihood is known, that of the sample's mean and covariance, so that it
-    measures an optimizer as well. (Kingma, Dhariwal 2018, Glow: Generative flow with invertible 1x1 convolutions, for
-    W in LU form.) Integer data are dequantized and mapped to the reals by a logit first; images are flattened.
+    measures an optimizer as well. A is a diagonal matrix, set from the first batch so that W starts from variables of
+    mean 0 and variance 1, and then W, full or in LU form (Kingma, Dhariwal 2018, Glow: Generative flow with invertible
+    1x1 convolutions, for both). Integer data are dequantized and mapped to the reals by a logit first; images are
+    flattened.
 
     Arguments:
         shape: Of one example.
@@ -39,5 +42,5 @@ class LinearFlow(Flow):
         shape = tuple(shape)
         dim = math.prod(shape)
         linear: Transform = LULinear(dim) if lu else FullLinear(dim)
-        transform = Chain(*to_reals(levels, alpha), Flatten(shape), linear)
+        transform = Chain(*to_reals(levels, alpha), Flatten(shape), ActNorm(dim), linear)
         super().__init__(shape, levels, transform, optimizer)

@@ -66,9 +66,7 @@ class AutoregressiveNSF(Flow):
         spline = RationalQuadraticSpline(bins, bound)
         parts: list[Transform] = [*to_reals(levels, alpha), Flatten(shape), ActNorm(dim)]
         for i in range(layers):
-            network = MADE(
-                dim, spline.n_parameters, hidden=hidden, depth=depth, n_context=n_context, zero_last=True
-            )
+            network = MADE(dim, spline.n_parameters, hidden=hidden, depth=depth, n_context=n_context, zero_last=True)
             parts += [reversal(dim)] * (i > 0) + [Autoregressive(network, spline)]
         super().__init__(shape, levels, Chain(*parts), optimizer, classes=n_context)
 

@@ -43,7 +43,7 @@ class ResidualFlow(Flow, ReportsCost):
         shape: Of one example, ``(D,)`` or ``(C, H, W)``.
         levels: Number of integer levels, or None for real-valued data.
         optimizer: Makes the optimizer from the parameters.
-        blocks: Residual blocks; for images, in each stack.
+        blocks, scale_blocks: Residual blocks for vectors; for images, in each stack.
         hidden, depth: Units and hidden layers of each fully connected block.
         channels, scales: For images: channels inside a block; number of stacks at most.
         flat_blocks: For images: fully connected blocks at the end.
@@ -65,6 +65,7 @@ class ResidualFlow(Flow, ReportsCost):
         optimizer: OptimizerFactory,
         *,
         blocks: int = 8,
+        scale_blocks: int = 4,
         hidden: int = 128,
         depth: int = 3,
         channels: int = 32,
@@ -91,7 +92,7 @@ class ResidualFlow(Flow, ReportsCost):
         if len(shape) == 1:
             body = residual_stack(shape, blocks, branch, block)
         elif len(shape) == 3:
-            pictures = residual_scales(shape, scales, blocks, branch, block, factor_out=False)
+            pictures = residual_scales(shape, scales, scale_blocks, branch, block, factor_out=False)
             body = Chain(pictures, residual_stack(pictures.output_shape(shape), flat_blocks, branch, block))
         else:
             raise ValueError(f"Residual Flow takes vectors (D,) and images (C, H, W), not examples of shape {shape}")

@@ -35,10 +35,10 @@ class MADE(nn.Module):
 
     Outputs i depend on the inputs before i and on the context alone (Germain, Gregor, Murray, Larochelle 2015, MADE:
     Masked autoencoder for distribution estimation). A hidden unit of degree m depends on the first m inputs; outputs i
-    read units of degree i at most. The paper draws degrees from 1 .. D-1; here they are spread evenly over them, or over
-    0 .. D-1 where there is a context (or nothing else: D = 1), so that the first outputs depend on it too. Units stand
-    in the order of their degrees: those that depend on the first m inputs are a prefix of each layer, and ``generate``
-    computes each unit once.
+    read units of degree i at most. The paper draws degrees from 1 .. D-1; here they are spread evenly over these, or
+    over 0 .. D-1 where there is a context (or nothing else: D = 1), so that the first outputs depend on it too. Units
+    stand in the order of their degrees: those that depend on the first m inputs are a prefix of each layer, and
+    ``generate`` computes each unit once.
 
     Hidden units are SiLU, smooth as densities made of them should be. They see x through the soft clamp
     :math:`10 \tanh(x / 10)`: outputs are bounded whatever the inputs, so that inputs made of earlier outputs
@@ -76,12 +76,12 @@ class MADE(nn.Module):
                 nn.init.zeros_(parameter)
         if n_context > 0:
             self.project = nn.Linear(n_context, len(masks[0]), bias=False)
-        # Where units of degree 0 .. D begin and end: group g of ``generate`` is input g-1 with what depends on it first.
+        # Where units of degree 0 .. D begin and end: group g of ``generate`` is input g-1 with those that it completes.
         ends = torch.searchsorted(of_units, torch.arange(n_in + 1), right=True).tolist()
         self.unit_bounds = [0, *ends]
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        first, *rest = self.layers
+        first, *rest = self._layers
         h = first(_clamped(x))
         if self.n_context > 0:
             h = h + self._projected(context)
@@ -101,13 +101,13 @@ class MADE(nn.Module):
             batch: B.
             context: ``(B, n_context)``.
         """
-        *inner, last = self.layers
-        units = [self.unit_bounds] * len(inner)
+        layers = self._layers
+        units = [self.unit_bounds] * (len(layers) - 1)
         inputs = [0, *range(self.n_in + 1)]
         outputs = [self.n_out * i for i in inputs]
-        weights = [layer.weight for layer in self.layers]
-        with torch.autocast(last.weight.device.type, enabled=False):
-            start = [layer.bias[:, None].expand(-1, batch) for layer in self.layers]
+        weights: list[Tensor] = [layer.weight for layer in layers]
+        with torch.autocast(weights[0].device.type, enabled=False):
+            start = [layer.bias[:, None].expand(-1, batch) for layer in layers]
             if self.n_context > 0:
                 start[0] = start[0] + self._projected(context).T
             weights[-1], start[-1] = self._by_input(weights[-1]), self._by_input(start[-1])
@@ -125,6 +125,10 @@ class MADE(nn.Module):
 
             forward_substitution(leaf, weights, [*units, outputs], [inputs, *units], start)
         return torch.stack(made, 1)
+
+    @property
+    def _layers(self) -> list[MaskedLinear]:
+        return list(self.layers)  # type: ignore[arg-type]  # a ModuleList forgets the type of its modules
 
     def _projected(self, context: Tensor | None) -> Tensor:
         if context is None:

@@ -69,6 +69,10 @@ class Transform(nn.Module, ABC):
         A dequantizer maps back to the integers (as floating-point numbers), many z to one x; its log-term here is 0.
         """
 
+    def decode(self, z: Tensor, *, context: Tensor | None = None) -> Tensor:
+        """``inverse`` without its log-term, which costs some transforms more than the inverse itself."""
+        return self.inverse(z, context=context)[0]
+
     @property
     def relation(self) -> Relation:
         """``exact`` for bijections, ``lower_bound`` for dequantizers, ``estimate`` for estimated log-determinants."""
@@ -127,6 +131,11 @@ class Chain(Transform):
             z, term = part.inverse(z, context=context)
             log_term = log_term + term
         return z, log_term
+
+    def decode(self, z: Tensor, *, context: Tensor | None = None) -> Tensor:
+        for part in reversed(self._transforms):
+            z = part.decode(z, context=context)
+        return z
 
     @property
     def relation(self) -> Relation:

@@ -97,6 +97,7 @@ class Continuous(Transform):
     def repeatable(self) -> bool:
         return False  # training draws probes, whatever evaluation does
 
+    @torch.compiler.disable  # compiled code cannot be differentiated twice
     def forward(
         self, x: Tensor, *, context: Tensor | None = None, generator: Generator | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -111,8 +112,13 @@ class Continuous(Transform):
 
         return self._solve(x, estimate, backwards=False)
 
+    @torch.compiler.disable
     def inverse(self, z: Tensor, *, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._solve(z, _trace if self.exact else None, backwards=True)
+
+    @torch.compiler.disable
+    def decode(self, z: Tensor, *, context: Tensor | None = None) -> Tensor:
+        return self._solve(z, None, backwards=True)[0]
 
     def _solve(self, x: Tensor, trace: "Trace | None", *, backwards: bool) -> tuple[Tensor, Tensor]:
         odeint, odeint_adjoint = _solvers()

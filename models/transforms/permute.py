@@ -41,6 +41,6 @@ class Permute(Transform):
 
 
 def reversal(n: int) -> Permute:
-    """The last first, as it stands between autoregressive layers (Kingma, Salimans, Jozefowicz, Chen, Sutskever, Welling
-    2016, Improving variational inference with inverse autoregressive flow)."""
+    """The last first, as it stands between autoregressive layers (Kingma, Salimans, Jozefowicz, Chen, Sutskever,
+    Welling 2016, Improving variational inference with inverse autoregressive flow)."""
     return Permute(range(n - 1, -1, -1))

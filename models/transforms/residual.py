@@ -142,6 +142,7 @@ class Residual(Transform):
     def repeatable(self) -> bool:
         return False  # training draws probes, whatever evaluation does
 
+    @torch.compiler.disable  # compiled code cannot be differentiated twice
     def forward(
         self, x: Tensor, *, context: Tensor | None = None, generator: Generator | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -166,14 +167,18 @@ class Residual(Transform):
 
     @torch.no_grad()
     def inverse(self, z: Tensor, *, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        x = self.decode(z)
+        if not self.exact:
+            return x, x.new_full((len(x),), math.nan)
+        with torch.autocast(z.device.type, enabled=False), torch.enable_grad():
+            inner = x.detach().requires_grad_()
+            log_det = _log_det(self.branch(inner), inner, create_graph=False)
+        return x, -log_det.detach()
+
+    @torch.no_grad()
+    def decode(self, z: Tensor, *, context: Tensor | None = None) -> Tensor:
         with torch.autocast(z.device.type, enabled=False):
-            x = self._fixed_point(z)
-            if not self.exact:
-                return x, x.new_full((len(x),), math.nan)
-            with torch.enable_grad():
-                x.requires_grad_()
-                log_det = _log_det(self.branch(x), x, create_graph=False)
-        return x.detach(), -log_det.detach()
+            return self._fixed_point(z)
 
     def _fixed_point(self, z: Tensor) -> Tensor:
         tolerance = 16 * torch.finfo(z.dtype).eps

@@ -29,8 +29,6 @@ def increasing_root(
     enough = tolerance * target.abs().clamp(min=1)
     for _ in range(2 * (64 if target.dtype == torch.float64 else 32)):
         value, slope = function(x)
-        if tolerance > 0 and bool(((value - target).abs() <= enough).all()):
-            break
         too_high = value > target
         high, low = torch.where(too_high, x, high), torch.where(too_high, low, x)
         step = (target - value) / slope
@@ -38,6 +36,7 @@ def increasing_root(
         # Written so that a NaN, from a slope of 0, is a bisection too.
         good = (newton >= low) & (newton <= high) & (2 * step.abs() <= last)
         following = torch.where(good, newton, (low + high) / 2)
+        following = torch.where((value - target).abs() <= enough, x, following)
         last = (following - x).abs()
         if torch.equal(following, x):
             break

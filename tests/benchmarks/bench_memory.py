@@ -1,6 +1,6 @@
 """Memory and time of a training step of Glow at depth, with and without activation checkpointing.
 
-    python tests/benchmarks/flows_memory.py [--steps 8 16 32]
+    python tests/benchmarks/bench_memory.py [--steps 8 16 32]
 
 Kept is what the graph holds between the forward and the backward pass, parameters not counted: the same on every
 machine. Peak is how far the resident memory of a fresh process rises in a step, gradients included.
@@ -91,9 +91,8 @@ def main() -> None:
             kept, peak, ms = map(
                 float, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
             )
-            print(
-                f"{steps:3d}  {'yes' if checkpointing else 'no':13}  {kept / 2**20:8.1f}  {peak / 2**20:8.1f}  {ms:9.0f}"
-            )
+            switch = "yes" if checkpointing else "no"
+            print(f"{steps:3d}  {switch:13}  {kept / 2**20:8.1f}  {peak / 2**20:8.1f}  {ms:9.0f}")
 
 
 if __name__ == "__main__":
