@@ -25,10 +25,10 @@ class Glow(Flow):
 
     Integer data are dequantized and shifted, x / L - 1/2; what the flow puts outside of that interval is lost, so
     likelihoods are too low rather than too high (see :class:`Scale`). With ``alpha`` they go through a logit instead,
-    from which a short training comes further where many pixels are black. A step is activation normalization, a linear map
-    in LU form, and a coupling that moves the second half by a shift and a scale sigmoid(r + 2). Images go through
-    scales of a squeeze and ``steps`` steps; after each but the last, half of the channels is factored out, its mean
-    and scale a 3x3 convolution of the half that is kept. Vectors go through ``steps`` steps.
+    from which a short training comes further where many pixels are black. A step is activation normalization, a linear
+    map in LU form, and a coupling that moves the second half by a shift and a scale sigmoid(r + 2). Images go through
+    scales of a squeeze and ``steps`` steps; after each but the last, half of the channels is factored out, its mean and
+    scale a 3x3 convolution of the half that is kept. Vectors go through ``steps`` steps.
 
     There are ``scales`` scales, or as many as height and width can be halved. Images of odd height or width have one,
     without a squeeze; where they have one channel, which no 1x1 convolution can mix and no coupling split, the steps
