@@ -28,9 +28,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     ratios = [
-        ratio
-        for part in arguments.parts
-        for ratio in importlib.import_module(f"flows_{part}").ratios(arguments.rounds)
+        ratio for part in arguments.parts for ratio in importlib.import_module(f"flows_{part}").ratios(arguments.rounds)
     ]
     if set(arguments.parts) == set(parts):
         write_csv(OUT, ratios)
