@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from torch import Generator, Tensor
 
 from models.base import Autoencodes, HasLikelihood
+from models.nn.made import MaskedLinear
 from models.transforms.gate import iaf_layers
 from models.transforms.planar import planar_layers
 from models.transforms.radial import radial_layers
@@ -110,6 +111,15 @@ def test_a_flow_posterior_leaves_the_marginal_likelihood_alone(name: str) -> Non
     stderr = w.std(0) / math.sqrt(len(w))
     assert (stderr < 0.03).all()
     assert ((w.mean(0) - 1).abs() < 4 * stderr).all()
+
+
+def test_masked_weights_of_a_posterior_are_no_parameters() -> None:
+    plain, flow = VAE((2,), None, ADAM, latent_dim=3, hidden=8), VAE((2,), None, ADAM, latent_dim=3, hidden=8)
+    assert plain.n_parameters == sum(p.numel() for p in flow.parameters())
+    model = VAE((2,), None, ADAM, latent_dim=3, hidden=8, flow=functools.partial(iaf_layers, layers=1, hidden=6))
+    masked = sum(int((layer.mask == 0).sum()) for layer in model.modules() if isinstance(layer, MaskedLinear))
+    assert masked > 0
+    assert model.n_parameters == sum(p.numel() for p in model.parameters()) - masked
 
 
 @pytest.mark.parametrize("name", list(POSTERIORS))
