@@ -11,7 +11,7 @@ import torch
 
 from bench.build import build_model, typed
 from bench.data.base import Data
-from bench.data.fetch import cache_dir
+from bench.data.cache import cache_dir
 from bench.errors import UserError
 from bench.evaluate import DataDensity, EvalContext, evaluate, failed_estimates
 from bench.features.classifier import Classifier, load_or_train

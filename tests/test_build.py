@@ -68,7 +68,7 @@ def test_what_is_only_reachable_through_an_allowed_module_is_refused(target: str
     ("group", "target"),
     [
         ("data", "bench.data.fetch.fetch"),
-        ("data", "bench.data.fetch.cache_dir"),
+        ("data", "bench.data.cache.cache_dir"),
         ("data", "bench.files.durable_write"),
         ("data", "models.vaes.vae.VAE"),
         ("model", "bench.data.toy.two_moons"),

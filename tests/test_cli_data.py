@@ -18,8 +18,9 @@ from bench import cli_data
 from bench.cli import main
 from bench.data import fetch as fetching
 from bench.data.arrays import Chunks, decoded
+from bench.data.cache import DataFile
 from bench.data.digits import MNIST_FILES
-from bench.data.fetch import DataFile, announce, fetch, request_of
+from bench.data.fetch import announce, fetch, request_of
 from bench.data.inventory import state
 
 CONTENT = {"a.bin": bytes(range(200)) * 30, "b.bin": b"second file\n" * 500}
@@ -35,7 +36,10 @@ import torch
 
 from bench.data.arrays import decoded, revision
 from bench.data.base import Data, Split
-from bench.data.fetch import DataFile, Source, SourceError, fetch
+from bench.data.archive import SourceError
+from bench.data.cache import DataFile
+from bench.data.fetch import fetch
+from bench.data.sources import Source
 from bench.schema import DataSpec
 
 FILES = ({files})

@@ -13,7 +13,7 @@ import conf
 from bench.build import build_data, build_metrics
 from bench.catalogue import GROUPS, describe, listing
 from bench.data.base import Modes
-from bench.data.fetch import cache_dir
+from bench.data.cache import cache_dir
 from bench.errors import UserError
 from bench.evaluate import EvalContext, evaluate
 from bench.features.classifier import load_or_train

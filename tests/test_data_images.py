@@ -25,7 +25,7 @@ from bench.data.base import Data
 from bench.data.cifar import CIFAR10_FILES, PicturePackage, read_records
 from bench.data.digits import MNIST_FILES, mnist
 from bench.data.fashion import FASHION_MNIST_FILES
-from bench.data.fetch import ArchiveDownload
+from bench.data.sources import ArchiveDownload
 from bench.data.svhn import SVHN_FILES, read_mat
 from bench.errors import UserError
 

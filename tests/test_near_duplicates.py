@@ -17,8 +17,8 @@ from torch import Generator, Tensor
 import bench
 from bench.aggregate import certified, make_table
 from bench.data import cifar, near_duplicates
+from bench.data.cache import DataFile
 from bench.data.cifar import cifar10, listed_near_duplicates
-from bench.data.fetch import DataFile
 from bench.data.near_duplicates import LIMIT, find, nearest, similarity
 from bench.errors import UserError
 from bench.schema import Relation

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from bench.data import stacked
 from bench.data.base import ClassifiedModes, Data, Split
+from bench.data.cache import cache_dir
 from bench.data.digits import mnist5k
-from bench.data.fetch import cache_dir
 from bench.data.stacked import stack
 from bench.errors import UserError
 from bench.evaluate import EvalContext, evaluate

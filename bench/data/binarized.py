@@ -15,9 +15,11 @@ from torch import Generator, Tensor
 
 from bench.data.arrays import Chunks, decoded, revision
 from bench.data.base import Data, Split
+from bench.data.cache import DataFile
 from bench.data.digits import mnist
-from bench.data.fetch import DataFile, Download, fetch
+from bench.data.fetch import fetch
 from bench.data.images import SPLITS, decoding, image_data, split_of
+from bench.data.sources import Download
 from bench.seeds import derive_seed
 
 __all__ = ["MNIST_BINARIZED_FILES", "mnist_binarized", "mnist_dynamic", "read_amat"]

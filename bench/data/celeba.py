@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from bench.data.archive import read_member
 from bench.data.arrays import Chunks
 from bench.data.base import Data
-from bench.data.fetch import DataFile, fetch, read_member
+from bench.data.cache import DataFile
+from bench.data.fetch import fetch
 from bench.data.images import SPLITS, decoding, photographs
 from bench.data.pictures import PictureError, pixels
 

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from bench.data.arrays import revision
 from bench.data.base import Data, Split
-from bench.data.fetch import DataFile, Download, Package, Request, announce
+from bench.data.cache import DataFile
+from bench.data.fetch import Request, announce
 from bench.data.idx import like_mnist, read_idx
+from bench.data.sources import Download, Package
 from bench.errors import UserError
 from bench.schema import DataSpec
 

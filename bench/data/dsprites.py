@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from bench.data.arrays import Chunks, decoded, revision
 from bench.data.base import Data, Split
-from bench.data.fetch import DataFile, Download, Package, fetch
+from bench.data.cache import DataFile
+from bench.data.fetch import fetch
 from bench.data.images import decoding, image_data
 from bench.data.npz import npy_header, npy_rows
+from bench.data.sources import Download, Package
 
 __all__ = ["DSPRITES_FACTORS", "DSPRITES_FILE", "dsprites"]
 

@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 
 from bench.data.arrays import revision
 from bench.data.base import Data
-from bench.data.fetch import DataFile, Source, fetch
+from bench.data.cache import DataFile
+from bench.data.fetch import fetch
 from bench.data.images import image_data, split_of
+from bench.data.sources import Source
 
 __all__ = ["like_mnist", "read_idx"]
 

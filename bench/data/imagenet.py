@@ -25,10 +25,12 @@ from numpy.typing import NDArray
 
 from bench.data.arrays import Chunks
 from bench.data.base import Data
-from bench.data.fetch import DataFile, Download, Source, fetch
+from bench.data.cache import DataFile
+from bench.data.fetch import fetch
 from bench.data.images import decoding, photographs
 from bench.data.npz import npy_header, npy_rows
 from bench.data.pictures import PictureError, pixels
+from bench.data.sources import Download, Source
 
 __all__ = [
     "IMAGENET_FILES",

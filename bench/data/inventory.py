@@ -7,7 +7,8 @@ fetched here, and nothing decoded.
 from pathlib import Path
 
 from bench.data.arrays import complaints, is_there
-from bench.data.fetch import Bundle, Request
+from bench.data.fetch import Request
+from bench.data.sources import Bundle
 
 __all__ = ["advice", "faults", "is_here", "places", "state"]
 

@@ -1,0 +1,140 @@
+"""Archives that somebody else packed: tar, zip and deb, of which only what is asked for is read.
+
+An archive is opened only after its own hash was checked, is never unpacked whole, and of its members only regular files
+of a known name are read, up to a known size.
+"""
+
+import gzip
+import lzma
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from bench.data.cache import DataFile
+
+__all__ = [
+    "UNREADABLE",
+    "Archive",
+    "SourceError",
+    "extract",
+    "open_archive",
+    "read_member",
+    "run_program",
+    "unzip",
+]
+
+Archive = tarfile.TarFile | zipfile.ZipFile
+
+UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile)
+"""What reading a damaged archive raises. OSError covers a bad gzip header and a broken pipe as well as the disk."""
+
+_CHUNK = 1 << 20
+_DEB_MAGIC = b"!<arch>\n"
+_CLIENT_SECONDS = 900
+
+
+class SourceError(Exception):
+    """Why a source could not deliver, in a few words on one line. The next source is tried."""
+
+
+@contextmanager
+def open_archive(path: Path) -> Iterator[Archive]:
+    """A tar (however compressed), zip or deb archive, told apart by its content."""
+    with path.open("rb") as stream:
+        is_deb = stream.read(len(_DEB_MAGIC)) == _DEB_MAGIC
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    elif is_deb:
+        # Only dpkg-deb knows every compression a deb may have. It writes the tar inside; it installs and runs nothing.
+        with tempfile.TemporaryFile() as plain, tempfile.TemporaryDirectory(prefix="genbench-") as work:
+            run_program(["dpkg-deb", "--fsys-tarfile", str(path.absolute())], Path(work), plain)
+            plain.seek(0)
+            with tarfile.open(fileobj=plain, mode="r:") as tar:
+                yield tar
+    else:
+        with tarfile.open(path, "r:*") as tar:
+            yield tar
+
+
+def read_member(archive: Archive, name: str, limit: int) -> bytes:
+    """The bytes of a regular member of at most ``limit`` bytes. Raises SourceError where there is no such member."""
+    stream = _open_member(archive, name)
+    if stream is None:
+        raise SourceError(f"the archive has no regular file {name}")
+    with stream:
+        content = stream.read(limit + 1)
+    if len(content) > limit:
+        raise SourceError(f"{name} is longer than {limit} bytes")
+    return content
+
+
+def extract(archive: Archive, member: str, file: DataFile, folder: Path) -> None:
+    """Write one member, plain or ``.gz``, to ``folder`` under the file's name; an archive is never unpacked whole."""
+    plain = _open_member(archive, member)
+    if plain is not None:
+        with plain:
+            _write(plain, file, folder)
+        return
+    packed = _open_member(archive, f"{member}.gz")
+    if packed is None:
+        raise SourceError(f"the archive has no regular file {member} (or .gz)")
+    with packed:
+        unzip(packed, file, folder)
+
+
+def unzip(packed: Path | IO[bytes], file: DataFile, folder: Path) -> None:
+    with gzip.open(packed, "rb") as stream:
+        _write(stream, file, folder)
+
+
+def _open_member(archive: Archive, name: str) -> IO[bytes] | None:
+    """The bytes of a regular member, or None where there is none of this name."""
+    try:
+        if isinstance(archive, zipfile.ZipFile):
+            return archive.open(name)
+        info = archive.getmember(name)
+        # A link would be followed to another member; a device has no bytes.
+        return archive.extractfile(info) if info.isreg() else None
+    except KeyError:
+        return None
+
+
+def _write(stream: IO[bytes] | gzip.GzipFile, file: DataFile, folder: Path) -> None:
+    """Copy a stream to ``folder/name`` and to the disk; a stream longer than the file is refused, not swallowed."""
+    left = file.size
+    with (folder / file.name).open("wb") as target:
+        while chunk := stream.read(_CHUNK):
+            left -= len(chunk)
+            if left < 0:
+                raise SourceError(f"{file.name} is longer than {file.size} bytes")
+            target.write(chunk)
+        target.flush()
+        os.fsync(target.fileno())
+
+
+def run_program(command: Sequence[str], work: Path, output: IO[bytes] | int = subprocess.PIPE) -> None:
+    """Run a program to its end. Raises SourceError where it is missing, fails or does not end."""
+    program = shutil.which(command[0])  # finds npm.cmd on Windows too
+    if program is None:
+        raise SourceError(f"{command[0]} is not installed")
+    try:
+        # Run inside the new, empty folder: "python -m" looks for modules in the working directory first.
+        done = subprocess.run(
+            [program, *command[1:]], cwd=work, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.PIPE,
+            timeout=_CLIENT_SECONDS, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise SourceError(f"no end after {_CLIENT_SECONDS} s") from error
+    if done.returncode != 0:
+        lines = done.stderr.decode(errors="replace").splitlines() or ["no message"]
+        complaint = next((line for line in lines if "error" in line.lower() or line.startswith("E: ")), lines[-1])
+        raise SourceError(f"exit code {done.returncode}: {complaint.strip()[:150]}")
