@@ -142,8 +142,8 @@ def reference_radius(x: Tensor, reference: Tensor, k: int, itself: bool = False)
     Arguments:
         itself: Whether ``x`` is the beginning of ``reference``: then an example is no neighbour of its own.
     """
-    centre = reference.double().mean(dim=0)
-    rows, columns = ((part.double() - centre).float() for part in (x, reference))
+    centre = _mean(reference)
+    rows, columns = (_centred(part, centre) for part in (x, reference))
     squares = columns.square().sum(dim=1)  # (M,)
     radius = []
     for start in range(0, len(rows), BLOCK):
@@ -162,7 +162,7 @@ def local_radius(x: Tensor, near: float, candidate_radius: Tensor, k: int) -> Te
     in a batch that repeats itself the nearest neighbours are copies, and their distance says nothing of the space
     between different examples. Where fewer than k others remain, the radius is the candidate radius.
     """
-    centred = (x.double() - x.double().mean(dim=0)).float()
+    centred = _centred(x, _mean(x))
     squares = centred.square().sum(dim=1)  # (N,)
     candidates = near * candidate_radius.float()
     radius = []
@@ -251,6 +251,16 @@ def renyi2_support(degrees: Tensor, false_pairs: int) -> Support:
     return Support(1 / p2, Relation.ESTIMATE, 1 / p2 / factor, factor / p2, relative / p2, collisions)
 
 
+def _mean(x: Tensor) -> Tensor:
+    """Mean of the rows, float64. In blocks, for a whole split of images in float64 is gigabytes."""
+    return torch.stack([block.double().sum(dim=0) for block in x.split(BLOCK)]).sum(dim=0) / len(x)
+
+
+def _centred(x: Tensor, centre: Tensor) -> Tensor:
+    """Rows less ``centre``, subtracted in float64 and rounded to float32."""
+    return torch.cat([(block.double() - centre).float() for block in x.split(BLOCK)])
+
+
 def _squared(a: Tensor, a_squares: Tensor, b: Tensor, b_squares: Tensor) -> Tensor:
     """Squared distances ``(A, B)`` of rows; of centred rows, lest the squares cancel."""
     return torch.addmm(a_squares[:, None] + b_squares, a, b.T, alpha=-2).clamp_min_(0)
@@ -258,7 +268,7 @@ def _squared(a: Tensor, a_squares: Tensor, b: Tensor, b_squares: Tensor) -> Tens
 
 def _pairs(x: Tensor) -> Iterator[tuple[int, int, Tensor, Tensor]]:
     """All pairs i < j in blocks: first row, first column, squared float32 distances (infinite for i >= j), rounding."""
-    centred = (x.double() - x.double().mean(dim=0)).float()
+    centred = _centred(x, _mean(x))
     squares = centred.square().sum(dim=1)  # (N,)
     for row in range(0, len(x), BLOCK):
         rows = slice(row, row + BLOCK)
