@@ -2,29 +2,19 @@
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import ClassVar
 
-from torch import Generator, Tensor, nn
+from torch import nn
 
-from models.base import ReportsCost
-from models.flows.base import Flow, OptimizerFactory, to_reals
+from models.flows.base import OptimizerFactory
+from models.flows.contractive import ContractiveFlow
 from models.nn.lipschitz import lipschitz_convnet, lipschitz_mlp
-from models.transforms.base import Chain
 from models.transforms.jacobian import EXACT_DIM
-from models.transforms.residual import (
-    Residual,
-    Roulette,
-    Truncated,
-    inverse_evaluations,
-    mean_series_terms,
-    residual_scales,
-    residual_stack,
-)
+from models.transforms.residual import Residual, Roulette, Truncated
 
 __all__ = ["IResNet"]
 
 
-class IResNet(Flow, ReportsCost):
+class IResNet(ContractiveFlow):
     """Invertible residual network.
 
     Behrmann, Grathwohl, Chen, Duvenaud, Jacobsen 2019, Invertible residual networks.
@@ -57,8 +47,6 @@ class IResNet(Flow, ReportsCost):
         ValueError: The shape is neither a vector's nor an image's, or a number is out of range.
     """
 
-    cost_names: ClassVar[tuple[str, ...]] = ("series_terms", "nfe_sample")
-
     def __init__(
         self,
         shape: Iterable[int],
@@ -77,8 +65,6 @@ class IResNet(Flow, ReportsCost):
         exact_dim: int = EXACT_DIM,
         alpha: float = 1e-6,
     ) -> None:
-        shape = tuple(shape)
-
         def branch(of: Sequence[int], first: bool) -> nn.Module:
             if len(of) == 1:
                 return lipschitz_mlp(of[0], hidden=hidden, depth=depth, activation=nn.ELU, coefficient=coefficient)
@@ -92,16 +78,16 @@ class IResNet(Flow, ReportsCost):
             eval_series=Roulette(eval_terms),
             exact_dim=exact_dim,
         )
-        if len(shape) == 1:
-            body = residual_stack(shape, blocks, branch, block)
-        elif len(shape) == 3:
-            body = residual_scales(shape, scales, scale_blocks, branch, block, factor_out=True)
-        else:
-            raise ValueError(f"i-ResNet takes vectors (D,) and images (C, H, W), not examples of shape {shape}")
-        super().__init__(shape, levels, Chain(*to_reals(levels, alpha), body), optimizer)
-
-    def cost_report(self, x: Tensor, *, generator: Generator | None = None) -> dict[str, float]:
-        self.log_weight(x, generator=generator)
-        terms = mean_series_terms(self)
-        self.sample(len(x), generator=generator)
-        return {"series_terms": terms, "nfe_sample": inverse_evaluations(self)}
+        super().__init__(
+            shape,
+            levels,
+            optimizer,
+            branch=branch,
+            block=block,
+            blocks=blocks,
+            scale_blocks=scale_blocks,
+            flat_blocks=0,
+            scales=scales,
+            factor_out=True,
+            alpha=alpha,
+        )

@@ -2,28 +2,19 @@
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import ClassVar
 
-from torch import Generator, Tensor, nn
+from torch import nn
 
-from models.base import ReportsCost
-from models.flows.base import Flow, OptimizerFactory, to_reals
+from models.flows.base import OptimizerFactory
+from models.flows.contractive import ContractiveFlow
 from models.nn.lipschitz import LipSwish, lipschitz_convnet, lipschitz_mlp
-from models.transforms.base import Chain
 from models.transforms.jacobian import EXACT_DIM
-from models.transforms.residual import (
-    Residual,
-    Roulette,
-    inverse_evaluations,
-    mean_series_terms,
-    residual_scales,
-    residual_stack,
-)
+from models.transforms.residual import Residual, Roulette
 
 __all__ = ["ResidualFlow"]
 
 
-class ResidualFlow(Flow, ReportsCost):
+class ResidualFlow(ContractiveFlow):
     """Residual flow.
 
     Chen, Behrmann, Duvenaud, Jacobsen 2019, Residual flows for invertible generative modeling.
@@ -56,8 +47,6 @@ class ResidualFlow(Flow, ReportsCost):
         ValueError: The shape is neither a vector's nor an image's, or a number is out of range.
     """
 
-    cost_names: ClassVar[tuple[str, ...]] = ("series_terms", "nfe_sample")
-
     def __init__(
         self,
         shape: Iterable[int],
@@ -77,8 +66,6 @@ class ResidualFlow(Flow, ReportsCost):
         exact_dim: int = EXACT_DIM,
         alpha: float = 1e-6,
     ) -> None:
-        shape = tuple(shape)
-
         def branch(of: Sequence[int], first: bool) -> nn.Module:
             if len(of) == 1:
                 return lipschitz_mlp(of[0], hidden=hidden, depth=depth, activation=LipSwish, coefficient=coefficient)
@@ -89,17 +76,16 @@ class ResidualFlow(Flow, ReportsCost):
         block = partial(
             Residual, train_series=Roulette(exact_terms), eval_series=Roulette(eval_terms), exact_dim=exact_dim
         )
-        if len(shape) == 1:
-            body = residual_stack(shape, blocks, branch, block)
-        elif len(shape) == 3:
-            pictures = residual_scales(shape, scales, scale_blocks, branch, block, factor_out=False)
-            body = Chain(pictures, residual_stack(pictures.output_shape(shape), flat_blocks, branch, block))
-        else:
-            raise ValueError(f"Residual Flow takes vectors (D,) and images (C, H, W), not examples of shape {shape}")
-        super().__init__(shape, levels, Chain(*to_reals(levels, alpha), body), optimizer)
-
-    def cost_report(self, x: Tensor, *, generator: Generator | None = None) -> dict[str, float]:
-        self.log_weight(x, generator=generator)
-        terms = mean_series_terms(self)
-        self.sample(len(x), generator=generator)
-        return {"series_terms": terms, "nfe_sample": inverse_evaluations(self)}
+        super().__init__(
+            shape,
+            levels,
+            optimizer,
+            branch=branch,
+            block=block,
+            blocks=blocks,
+            scale_blocks=scale_blocks,
+            flat_blocks=flat_blocks,
+            scales=scales,
+            factor_out=False,
+            alpha=alpha,
+        )

@@ -8,7 +8,7 @@ converges where g is a contraction (Behrmann, Grathwohl, Chen, Duvenaud, Jacobse
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,22 +17,10 @@ from torch import Generator, Tensor, nn
 from models.base import Relation
 from models.distributions import standard_normal, uniform
 from models.nn.lipschitz import tighten
-from models.transforms.actnorm import ActNorm
-from models.transforms.base import Chain, Transform
+from models.transforms.base import Transform
 from models.transforms.jacobian import EXACT_DIM, jacobian
-from models.transforms.multiscale import MultiScale
-from models.transforms.squeeze import Squeeze
 
-__all__ = [
-    "Residual",
-    "Roulette",
-    "Series",
-    "Truncated",
-    "inverse_evaluations",
-    "mean_series_terms",
-    "residual_scales",
-    "residual_stack",
-]
+__all__ = ["Residual", "Roulette", "Series", "Truncated"]
 
 MAX_ITERATIONS = 1000
 
@@ -223,54 +211,3 @@ def _neumann(g: Tensor, x: Tensor, probe: Tensor, weights: Sequence[float], *, c
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).flatten(1).sum(1)
-
-
-# How residual flows are put together.
-
-Branch = Callable[[Sequence[int], bool], nn.Module]
-"""Makes g for examples of a shape, told whether it is the first of the flow."""
-Block = Callable[[nn.Module, int], Residual]
-"""Makes a block of g and the number of entries of an example."""
-
-
-def residual_stack(shape: Sequence[int], blocks: int, branch: Branch, block: Block, *, first: bool = True) -> Transform:
-    """``blocks`` times an activation normalization and a residual block, and one more normalization."""
-    layers: list[Transform] = []
-    for i in range(blocks):
-        layers += [ActNorm(shape[0]), block(branch(shape, first and i == 0), math.prod(shape))]
-    return Chain(*layers, ActNorm(shape[0]))
-
-
-def residual_scales(
-    shape: Sequence[int], scales: int, blocks: int, branch: Branch, block: Block, *, factor_out: bool
-) -> Transform:
-    """Images ``(C, H, W)`` to flat latents, through stacks with a squeeze between, where height and width are even.
-
-    Arguments:
-        scales: How many stacks at most.
-        blocks: Residual blocks in each stack.
-        factor_out: Whether half of the channels leaves after each squeeze (:class:`MultiScale`).
-    """
-    levels: list[Transform] = []
-    current = tuple(shape)
-    for scale in range(scales):
-        stack = residual_stack(current, blocks, branch, block, first=scale == 0)
-        _, height, width = current
-        if scale == scales - 1 or height % 2 or width % 2:
-            levels.append(stack)
-            break
-        levels.append(Chain(stack, Squeeze()))
-        channels, *rest = Squeeze().output_shape(current)
-        current = (channels // 2 if factor_out else channels, *rest)
-    return MultiScale(shape, levels if factor_out else [Chain(*levels)])
-
-
-def mean_series_terms(flow: nn.Module) -> float:
-    """Terms of the power series in the last forward pass, the mean over a flow's residual blocks."""
-    terms = [block.terms for block in flow.modules() if isinstance(block, Residual)]
-    return sum(terms) / len(terms)
-
-
-def inverse_evaluations(flow: nn.Module) -> float:
-    """Evaluations of residual branches in the last inverse, the sum over a flow's blocks."""
-    return float(sum(block.iterations for block in flow.modules() if isinstance(block, Residual)))
