@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bench import __version__
 from bench.errors import UserError
+from bench.output import with_output
 
 __all__ = ["main"]
 
@@ -22,9 +23,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Dispatch a command line.
 
     Returns:
-        0 for success, 1 for a failed run, 2 for a mistake of the user's, 130 after Ctrl-C.
+        0 for success, 1 for a failed run, 2 for a mistake of the user's, 130 after Ctrl-C, 141 where the reader of
+        the output has gone.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    given = sys.argv[1:] if arguments is None else arguments
+    return with_output(lambda: _main(given))
+
+
+def _main(arguments: list[str]) -> int:
     try:
         if arguments and arguments[0] == "run":
             # Hydra reads these itself: KEY=VALUE, and -m for a sweep.
@@ -38,10 +44,6 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("genbench: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # Whoever read our output has stopped reading; nothing is wrong, and nothing more can be printed.
-        sys.stderr.close()
-        return 141
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,13 +93,17 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from bench.aggregate import make_table
     from bench.job import evaluate_checkpoint
     from bench.results import write_rows
+    from bench.run import stored
     from bench.tables import print_table
 
+    out: Path | None = arguments.out
+    if out is not None and not out.parent.is_dir():  # before the minutes that the rows take
+        raise UserError(f"--out {out}: there is no folder {out.parent}; make it first")
     asked = {"n_samples": arguments.samples, "n_draws": arguments.draws}
     overrides = {key: value for key, value in asked.items() if value is not None}
-    metrics = None if arguments.metric is None else tuple(arguments.metric)
+    metrics = None if arguments.metric is None else {name: stored("metric", name) for name in arguments.metric}
     rows = evaluate_checkpoint(arguments.checkpoint, overrides, tuple(arguments.trust), metrics)
     print_table(make_table(rows, checkpoint="both"), Console())
-    if arguments.out is not None:
-        write_rows(arguments.out, rows)
+    if out is not None:
+        write_rows(out, rows)
     return 1 if any(row.status == "failed" for row in rows) else 0

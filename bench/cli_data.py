@@ -96,6 +96,7 @@ def _state(name: str) -> str:
     from bench.run import stored
 
     node = stored("data", name)
+    assert node is not None, "a name from the list of files"
     open_keys = [key for key, value in node.items() if value == "???"]
     if open_keys:
         return f"needs data.{open_keys[0]}="

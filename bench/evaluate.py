@@ -11,9 +11,9 @@ import torch
 from torch import Generator, Tensor
 
 from bench.data.base import ClassifiedModes, Data, Modes
-from bench.features.classifier import Classifier
+from bench.features.classifier import Classifier, unsuitable
 from bench.metrics.base import Metric, Need, classifier_name
-from bench.schema import DataSpec, Estimate, Relation, Status
+from bench.schema import DataSpec, Estimate, MetricInfo, Relation, Status
 from bench.seeds import derive_seed
 from bench.train import Progress
 from models.base import GenerativeModel, HasLikelihood, ReportsCost
@@ -81,19 +81,25 @@ class EvalContext:
 
     def missing(self, need: Need) -> str:
         """Why ``need`` is not met; empty if it is."""
-        spec = self.spec
+        return self.lacking(need) or self._missing_of_model(need)
+
+    def lacking(self, need: Need) -> str:
+        """Why the data do not meet ``need``, whatever the model; empty if they do, or if it is no need of data."""
+        if need is Need.INTEGER_DATA and self.spec.levels is None:
+            return "the data are real-valued: a density has no bits per dimension"
+        if need is Need.CLASSIFIER:
+            return unsuitable(self.data)
+        if need is Need.MODES and self.data.modes is None:
+            return f"the modes of {self.spec.name} are not known"
+        return ""
+
+    def _missing_of_model(self, need: Need) -> str:
         if need is Need.LIKELIHOOD and self.likelihood is None:
             return "the model has no likelihood"
         if need is Need.SAMPLES and self.model is None:
             return "there is no model to sample"
         if need is Need.SAMPLES and self.model is not None and self.model.cannot_sample:
             return f"the model cannot be sampled: {self.model.cannot_sample}"
-        if need is Need.INTEGER_DATA and spec.levels is None:
-            return f"{spec.name} is real-valued"
-        if need is Need.CLASSIFIER and (spec.classes is None or not spec.is_image):
-            return f"{spec.name} has no labelled images to train a classifier on"
-        if need is Need.MODES and self.data.modes is None:
-            return f"the modes of {spec.name} are not known"
         return ""
 
     # What the model makes.
@@ -129,7 +135,13 @@ class EvalContext:
         with torch.no_grad():
             for draw in range(draws):
                 self.report("likelihood", draw, draws)
-                chunks = [likelihood.log_weight(x.to(device), generator=generator) for x in self.real.split(CHUNK)]
+                chunks: list[Tensor] = []
+                for x in self.real.split(CHUNK):
+                    log_w = likelihood.log_weight(x.to(device), generator=generator)
+                    if log_w.shape != (len(x),):
+                        made = f"returned shape {tuple(log_w.shape)} for {len(x)} examples"
+                        raise ValueError(f"log_weight {made}; wanted is one number an example, shape ({len(x)},)")
+                    chunks.append(log_w)
                 rows.append(torch.cat(chunks).double().cpu())
         return torch.stack(rows)
 
@@ -213,23 +225,36 @@ def evaluate(context: EvalContext, metrics: Mapping[str, Metric]) -> list[Estima
         context.report(name, 0, 0)
         reasons = [reason for reason in map(context.missing, metric.needs) if reason]
         if reasons:
-            estimates += _without_value(metric, context, Status.SKIPPED, reasons[0])
+            estimates += [_without_value(info, Status.SKIPPED, reasons[0]) for info in metric.infos(context)]
             continue
         try:
             estimates += metric.compute(context)
         except Exception as error:
-            log.exception("metric %s failed", name)
-            estimates += _without_value(metric, context, Status.FAILED, f"{type(error).__name__}: {error}")
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            log.error("metric %s failed: %s", name, reason)
+            log.info("where metric %s failed:", name, exc_info=True)  # for a run's log; nobody else is shown it
+            estimates += [_without_value(info, Status.FAILED, reason) for info in metric.infos(context)]
     return estimates
 
 
 def failed_estimates(context: EvalContext, metrics: Mapping[str, Metric], reason: str) -> list[Estimate]:
-    """The rows of a run that ended before there was anything to measure."""
-    return [row for metric in metrics.values() for row in _without_value(metric, context, Status.FAILED, reason)]
+    """The rows of a run that ended before there was anything to measure: failed, but skipped what cannot apply.
+
+    What applies is asked of the data, and of the model where the context has one.
+    """
+    ask = context.lacking if context.model is None else context.missing
+    estimates: list[Estimate] = []
+    for metric in metrics.values():
+        for info in metric.infos(context):
+            needs = (*metric.needs, *metric.needs_of.get(info.name, ()))
+            lacks = [lack for lack in map(ask, needs) if lack]
+            status = Status.SKIPPED if lacks else Status.FAILED
+            estimates.append(_without_value(info, status, (*lacks, reason)[0]))
+    return estimates
 
 
-def _without_value(metric: Metric, context: EvalContext, status: Status, reason: str) -> list[Estimate]:
-    return [Estimate(info, status=status, reason=" ".join(reason.split())) for info in metric.infos(context)]
+def _without_value(info: MetricInfo, status: Status, reason: str) -> Estimate:
+    return Estimate(info, status=status, reason=" ".join(reason.split()))
 
 
 @dataclass(frozen=True)

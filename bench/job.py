@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bench.build import build_data, build_logger, build_metrics, build_model, check_arguments, check_targets, typed
 from bench.checkpoint import load_checkpoint
 from bench.errors import DivergedError, UserError
@@ -24,16 +26,18 @@ from bench.names import nearest
 from bench.processes import is_worker, run_workers
 from bench.progress import Reporter
 from bench.provenance import config_hash
-from bench.results import write_rows
+from bench.results import read_rows, write_rows
 from bench.rng import seeded
 from bench.schema import ResultRow, Status
 from bench.seeds import derive_seed
 from bench.train import Hardware, Schedule, fit
 
-__all__ = ["Outcome", "check", "evaluate_checkpoint", "execute", "outcome_of", "run_folder"]
+__all__ = ["FINISHED_BEFORE", "Outcome", "check", "evaluate_checkpoint", "execute", "outcome_of", "run_folder"]
 
 log = logging.getLogger("genbench")
 
+LONGEST_NAME = 200  # bytes; file systems have 255, and endings are put to it
+FINISHED_BEFORE = "finished before"
 CONFIG, ROWS, DONE, LOG, LAST = "config.json", "rows.jsonl", "done.json", "run.log", "last.ckpt"
 KEYS = ("name", "seed", "rerun", "data", "model", "metric", "train", "trainer", "evaluate", "logger", "trust",
         "runs_dir", "results_dir", "choices")  # fmt: skip
@@ -64,6 +68,8 @@ def check(config: dict[str, Any]) -> None:
     if unknown:
         raise UserError(f"{unknown[0]}: no such key{nearest(unknown[0], KEYS)}; the keys are {', '.join(KEYS)}")
     missing = [key for key in KEYS if key not in config]
+    if missing == ["metric"]:
+        raise UserError("metric: none is chosen; name at least one, as in metric=[likelihood]")
     if missing:
         raise UserError(f"{missing[0]}: is missing from the configuration; `genbench run --cfg job` shows it")
     _check_kinds(config)
@@ -83,6 +89,8 @@ def _check_kinds(config: Mapping[str, Any]) -> None:
         raise UserError(f"trust={trust!r}: a list of packages is expected, trust=[PACKAGE]")
     if not isinstance(config["rerun"], bool):
         raise UserError(f"rerun={config['rerun']!r}: true or false is expected")
+    if isinstance(name, str) and len(name.encode()) > LONGEST_NAME:
+        raise UserError(f"name={name[:20]}...: a name of at most {LONGEST_NAME} bytes is expected")
     if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\0" in name:
         raise UserError(f"name={name!r}: the name of a folder is expected, without a path; that goes to runs_dir")
     for key in ("runs_dir", "results_dir"):
@@ -108,11 +116,12 @@ def execute(config: dict[str, Any]) -> Outcome:
     """
     check(config)
     folder, name = run_folder(config), run_id(config)
-    if not config["rerun"] and is_done(folder, config_hash(config)):
-        return Outcome(name, folder, 0, "finished before")
+    if not config["rerun"] and is_done(folder, config_hash(config)) and not _data_changed(config, folder):
+        return Outcome(name, folder, 0, FINISHED_BEFORE)
     hardware = typed(Hardware, config["trainer"], "trainer")
     if hardware.devices > 1 and not is_worker():
         folder.mkdir(parents=True, exist_ok=True)
+        _reopen(config, folder)  # before there are several who read the checkpoint
         durable_write(folder / CONFIG, json.dumps(config, indent=2))
         exit_code, reason = run_workers(folder / CONFIG, hardware.devices)
         told = outcome_of(config)  # by the process that writes; it knows more than an exit code
@@ -174,14 +183,41 @@ def is_done(folder: Path, wanted_hash: str) -> bool:
         return False
 
 
+def _no_tf32() -> None:
+    """Of a convolution's float32 operands cuDNN by itself reads 10 bits of mantissa, too few to invert a flow."""
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def _data_changed(config: dict[str, Any], folder: Path) -> bool:
+    """Whether a finished run's data are no longer what it was trained on: files of the user's own may change."""
+    if config["data"].get("path") is None:
+        return False
+    try:
+        known = {row.data_revision for row in read_rows(folder / ROWS)}
+        return build_data(config).spec.revision not in known
+    except UserError:  # they are gone; what was measured on them stands
+        return False
+
+
+def _reopen(config: dict[str, Any], folder: Path) -> None:
+    """Take back the marker of a run that is over, and where it is to begin anew, what it would go on from.
+
+    An interrupted run has no marker: it goes on, also where it was a rerun. Its rows stay until there are others.
+    """
+    if (folder / DONE).exists():
+        if config["rerun"] or is_done(folder, config_hash(config)):
+            (folder / LAST).unlink(missing_ok=True)
+        (folder / DONE).unlink()
+
+
 def _run(config: dict[str, Any], folder: Path, name: str, hardware: Hardware, reporter: Reporter) -> Outcome:
+    _no_tf32()
     seed = config["seed"]
     schedule = typed(Schedule, config["train"], "train")
     evaluation = typed(Evaluation, config["evaluate"], "evaluate")
-    if config["rerun"]:
-        for stale in (LAST, ROWS, DONE):
-            (folder / stale).unlink(missing_ok=True)
     data, metrics = build_data(config), build_metrics(config)
+    if not is_worker():
+        _reopen(config, folder)
     with seeded(derive_seed(seed, "init")):
         model = build_model(config, data.spec)
     durable_write(folder / CONFIG, json.dumps(config, indent=2))
@@ -205,7 +241,10 @@ def _run(config: dict[str, Any], folder: Path, name: str, hardware: Hardware, re
 
 
 def evaluate_checkpoint(
-    path: Path, overrides: Mapping[str, Any], trust: tuple[str, ...], metrics: tuple[str, ...] | None
+    path: Path,
+    overrides: Mapping[str, Any],
+    trust: tuple[str, ...],
+    metrics: Mapping[str, dict[str, Any] | None] | None,
 ) -> list[ResultRow]:
     """Measure a checkpoint again, or on something else: ``genbench evaluate``.
 
@@ -213,21 +252,22 @@ def evaluate_checkpoint(
         path: A checkpoint whose configuration says which model and data set it is.
         overrides: Keys of ``Evaluation`` to change.
         trust: Packages that the configuration may name besides our own. The checkpoint's own list is not followed.
-        metrics: Names of the metrics to compute; None: those it was trained with.
+        metrics: To compute, by name, each with its configuration where the checkpoint has none of that name (None:
+            there is none); None: those it was trained with.
     """
     payload = load_checkpoint(path)
     try:
         config = json.loads(payload["config"])
         config = {**config, "trust": list(trust), "evaluate": {**config["evaluate"], **overrides}}
         if metrics is not None:
-            unknown = [metric for metric in metrics if metric not in config["metric"]]
+            config["metric"] = {name: config["metric"].get(name) or ours for name, ours in metrics.items()}
+            unknown = [name for name, node in config["metric"].items() if node is None]
             if unknown:
-                known = ", ".join(config["metric"])
-                raise UserError(f"metric {unknown[0]!r}: not among this checkpoint's metrics: {known}")
-            config["metric"] = {metric: config["metric"][metric] for metric in metrics}
+                raise UserError(f"metric {unknown[0]!r}: no such metric; `genbench list metrics` shows all")
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"checkpoint {path}: holds no run's configuration; give a best.ckpt or final.ckpt") from error
     check(config)
+    _no_tf32()
     data = build_data(config)
     evaluation = typed(Evaluation, config["evaluate"], "evaluate")
     with Reporter(run_id(config), log) as reporter:

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from bench.aggregate import make_table
+from bench.aggregate import Table, make_table
 from bench.errors import UserError
 from bench.pictures import draw_comparison
 from bench.results import collect, read_rows, write_rows
@@ -24,6 +24,7 @@ def publish(runs: Path, results: Path, name: str) -> None:
     if not files:
         return  # every run failed before it could say anything; the failures are printed one by one
     rows = collect(files)
+    table = make_table(rows)
     try:
         (results / "rows").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -32,23 +33,24 @@ def publish(runs: Path, results: Path, name: str) -> None:
     in_order = sorted(rows, key=lambda row: (row.run_id, row.checkpoint, row.metric))
     write_rows(results / "rows" / f"{name}.jsonl", in_order)
     written = write_leaderboard(rows, results / "leaderboard", name)
-    # Where there is no terminal to measure, a width at which no cell is broken.
-    samples = _samples(files)
+    samples = _samples(files, table)
     if samples:
         written.append(results / "leaderboard" / f"{name}.png")
         draw_comparison(samples, written[-1])
-    print_table(make_table(rows), Console(width=None if sys.stdout.isatty() else 120))
+    # Where there is no terminal to measure, a width at which no cell is broken.
+    print_table(table, Console(width=None if sys.stdout.isatty() else 120))
     print(f"Written: {', '.join(map(str, written))}")
 
 
-def _samples(files: list[Path]) -> dict[tuple[str, str], Path]:
-    """The samples of each model's run with the smallest seed, by model and data set."""
+def _samples(files: list[Path], table: Table) -> dict[tuple[str, str], Path]:
+    """The samples of each line's run with the smallest seed, by the line's label and the data set."""
+    labels = {(section.dataset, line.group): line.label for section in table.sections for line in section.lines}
     chosen: dict[tuple[str, str], tuple[int, str, Path]] = {}
     for file in files:
         arrays = sorted(file.parent.glob("samples-*.npz"))  # best before final
         rows = [row for row in read_rows(file) if row.model_family != "data"]
         if arrays and rows:
             candidate = (rows[0].seed, rows[0].run_id, arrays[0])
-            key = (rows[0].model, rows[0].dataset)
+            key = (labels[rows[0].dataset, rows[0].group], rows[0].dataset)
             chosen[key] = min(chosen.get(key, candidate), candidate)
     return {key: array for key, (_, _, array) in sorted(chosen.items())}

@@ -14,7 +14,7 @@ from bench.data.base import Data
 from bench.data.cache import cache_dir
 from bench.errors import UserError
 from bench.evaluate import DataDensity, EvalContext, evaluate, failed_estimates
-from bench.features.classifier import Classifier, load_or_train
+from bench.features.classifier import Classifier, load_or_train, unsuitable
 from bench.metrics.base import Metric, Need
 from bench.metrics.frechet import frechet_distance_from_features
 from bench.pictures import Landscape, draw_samples, landscape
@@ -57,8 +57,9 @@ class Evaluation:
 
 def run_id(config: Mapping[str, Any]) -> str:
     """``mnist5k-vae-s0-1a2b3c4d``: data set, model, seed, and the configuration's hash."""
-    choices = config["choices"]
-    return f"{choices['data']}-{choices['model']}-s{config['seed']}-{config_hash(dict(config))[:8]}"
+    # A file in a subfolder of a group has a name with slashes; a run has one folder.
+    names = [config["choices"][group].replace("/", "-") for group in ("data", "model")]
+    return f"{names[0]}-{names[1]}-s{config['seed']}-{config_hash(dict(config))[:8]}"
 
 
 def measure(
@@ -130,13 +131,16 @@ def failed_rows(config: dict[str, Any], data: Data, metrics: Mapping[str, Metric
     """A row for every metric of a run that ended before there was anything to measure."""
     with seeded(derive_seed(config["seed"], "init")):
         model = build_model(config, data.spec)
-    context = _context(None, data, typed(Evaluation, config["evaluate"], "evaluate"), Progress(), 0, None)
+    context = _context(model, data, typed(Evaluation, config["evaluate"], "evaluate"), Progress(), 0, None)
     return _rows(failed_estimates(context, metrics, reason), config, data, model, "best", Progress())
 
 
 def validation_score(data: Data, seed: int) -> Callable[[GenerativeModel], float]:
     """Lower is better: negative log-likelihood (one draw) where there is one, else a Fréchet distance."""
     real = data.val.x[:VALIDATION_EXAMPLES]
+    if len(real) < 2:
+        raise UserError(f"{data.spec.name}: {len(real)} validation examples cannot tell one checkpoint from another; "
+                        "bring at least 20 examples")  # fmt: skip
 
     @functools.cache
     def classifier() -> Classifier:
@@ -150,7 +154,7 @@ def validation_score(data: Data, seed: int) -> Callable[[GenerativeModel], float
             chunks = [model.log_weight(x.to(model.device), generator=generator).double() for x in real.split(250)]
             return -float(torch.cat(chunks).mean())
         fake = torch.cat([model.sample(len(x), generator=generator).cpu() for x in real.split(250)])
-        if data.spec.classes is not None and data.spec.is_image:
+        if not unsuitable(data):
             features = classifier().features
             return frechet_distance_from_features(features(fake), features(real))
         return frechet_distance_from_features(fake.flatten(1).float(), real.flatten(1).float())
@@ -184,16 +188,20 @@ def _rows(
     progress: Progress,
 ) -> list[ResultRow]:
     commit, dirty = git_state()
+    libraries = versions()
+    if progress.commit not in ("", commit):
+        libraries += f", evaluated at commit {commit[:10]}"
     hardware = typed(Hardware, config["trainer"], "trainer")
-    device = device_name(hardware.accelerator, hardware.devices)
+    # Evaluation is on the CPU where there is no CUDA: an Apple GPU has no float64.
+    device = device_name(hardware.accelerator if torch.cuda.is_available() else "cpu", hardware.devices)
     if progress.device not in ("", device):  # its times are not those of a run on either alone
         device = f"{progress.device}, evaluated on {device}"
     shared: dict[str, Any] = {
         "run_id": run_id(config),
         "config_hash": config_hash(config),
         "group": config_hash(config, without_seed=True),
-        "git_commit": commit,
-        "dirty": dirty,
+        "git_commit": progress.commit or commit,
+        "dirty": True if progress.dirty else dirty,
         "model": config["choices"]["model"],
         "model_family": "data" if model is None else model.family,
         "n_params": 0 if model is None else model.n_parameters,
@@ -207,7 +215,7 @@ def _rows(
         "checkpoint": checkpoint,
         "device": device,
         "precision": hardware.precision,
-        "versions": versions(),
+        "versions": libraries,
         "source": Source.MEASURED,
     }
     return [_row(estimate, shared) for estimate in estimates]

@@ -57,8 +57,10 @@ def versions() -> str:
 
 def device_name(accelerator: str, devices: int) -> str:
     """For example ``cpu (2 threads)`` or ``NVIDIA H100``; ``2 x`` in front with several processes."""
-    if accelerator == "cpu" or not torch.cuda.is_available():
-        name = f"cpu ({torch.get_num_threads()} threads)"
-    else:
+    if accelerator != "cpu" and torch.cuda.is_available():
         name = torch.cuda.get_device_name()
+    elif accelerator != "cpu" and torch.backends.mps.is_available():
+        name = "Apple GPU"
+    else:
+        name = f"cpu ({torch.get_num_threads()} threads)"
     return name if devices == 1 else f"{devices} x {name}"

@@ -73,19 +73,20 @@ def main(arguments: list[str]) -> int:
 
         for config in configs:
             check(config)
-        for runs_dir in {config["runs_dir"] for config in configs}:
-            _make_folder(runs_dir)
+        for key in ("runs_dir", "results_dir"):
+            for folder in {config[key] for config in configs}:
+                _make_folder(key, folder)
     sys.argv = ["genbench run", *arguments]
     hydra_main(version_base="1.3", config_path="pkg://conf", config_name="run")(_task)()
     return _report(configs) if configs else 0
 
 
-def _make_folder(runs_dir: str) -> None:
-    """Before Hydra makes it, who would say with a traceback that it cannot."""
+def _make_folder(key: str, folder: str) -> None:
+    """Before anything is trained, and before Hydra makes it, who would say with a traceback that it cannot."""
     try:
-        Path(runs_dir).mkdir(parents=True, exist_ok=True)
+        Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"runs_dir={runs_dir}: {error.strerror}; give another folder") from error
+        raise UserError(f"{key}={folder}: {error.strerror}; give another folder") from error
 
 
 def _task(config: DictConfig) -> None:
@@ -154,13 +155,21 @@ def plain(config: Any, choices: Any) -> dict[str, Any]:
     plain_config["choices"] = chosen
     name = plain_config.get("name")
     # A number is a name too: name=2024.
-    plain_config["name"] = chosen.get("data") if name is None else str(name) if isinstance(name, int) else name
+    if name is None:
+        name = chosen.get("data", "").replace("/", "-")
+    plain_config["name"] = str(name) if isinstance(name, int) else name
     return plain_config
 
 
-def stored(group: str, name: str) -> dict[str, Any]:
-    """One of our configuration files as it stands: nothing is composed, and what must be given is ``???``."""
-    made = OmegaConf.to_container(OmegaConf.load(Path(conf.__file__).parent / group / f"{name}.yaml"))
+def stored(group: str, name: str) -> dict[str, Any] | None:
+    """One of our configuration files as it stands: nothing is composed, and what must be given is ``???``.
+
+    None where there is no such file.
+    """
+    path = Path(conf.__file__).parent / group / f"{name}.yaml"
+    if not path.is_file():
+        return None
+    made = OmegaConf.to_container(OmegaConf.load(path))
     assert isinstance(made, dict)
     return {str(key): value for key, value in made.items()}
 
@@ -223,16 +232,22 @@ def _collect_keys(node: Any, path: str, keys: list[str]) -> None:
 
 def _report(configs: list[dict[str, Any]]) -> int:
     """Tables from whatever rows there are, a line for each run that failed, and the exit code."""
-    from bench.job import outcome_of
+    from bench.job import FINISHED_BEFORE, outcome_of
     from bench.leaderboard import publish
     from bench.measure import run_id
 
     outcomes = [_seen.get(run_id(config)) or outcome_of(config) for config in configs]
     places = {(config["runs_dir"], config["results_dir"], config["name"]) for config in configs}
-    for runs, results, name in sorted(places):
-        publish(Path(runs) / name, Path(results), name)
-    for outcome in outcomes:
-        if outcome.exit_code:
-            print(f"genbench: {outcome.run_id} failed: {outcome.reason}", file=sys.stderr)
+    try:
+        for runs, results, name in sorted(places):
+            publish(Path(runs) / name, Path(results), name)
+    finally:  # last, so that they are seen; and also where one of the tables cannot be written
+        before = sum(outcome.reason == FINISHED_BEFORE for outcome in outcomes)
+        if before:
+            print(f"genbench: {before} of {len(outcomes)} runs were finished before; after a change of code "
+                  "rerun=true runs them again", file=sys.stderr)  # fmt: skip
+        for outcome in outcomes:
+            if outcome.exit_code:
+                print(f"genbench: {outcome.run_id} failed: {outcome.reason}", file=sys.stderr)
     codes = [outcome.exit_code for outcome in outcomes if outcome.exit_code]
     return 0 if not codes else codes[0] if len(outcomes) == 1 else 1

@@ -29,7 +29,7 @@ from bench.data.base import Data
 from bench.data.loader import Batches
 from bench.ema import EMA
 from bench.errors import DivergedError, UserError
-from bench.provenance import device_name
+from bench.provenance import device_name, git_state
 from bench.rng import rng_state, seeded, set_rng_state
 from bench.seeds import derive_seed
 from models.base import ClosedForm, GenerativeModel
@@ -121,7 +121,18 @@ class Progress:
     validations_since_best: int = 0
     finished: str = ""  # why training ended; empty while it goes on
     device: str = ""  # what it was trained on
+    data_revision: str = ""  # what of
+    commit: str = ""  # by what code
+    dirty: bool | None = None  # whether that differed from the commit, or changed on the way
     history: list[list[float]] = field(default_factory=list)  # [examples_seen, validation score]
+
+    def made_with(self, hardware: Hardware, data: Data) -> None:
+        """Note what training goes on with from here. No commit stands for code that changed on the way."""
+        commit, dirty = git_state()
+        changed = self.commit not in ("", commit)
+        self.commit, self.dirty = commit, True if changed or self.dirty else dirty
+        self.device = device_name(hardware.accelerator, hardware.devices)
+        self.data_revision = data.spec.revision
 
 
 def fit(
@@ -164,11 +175,20 @@ def fit(
     last = folder / LAST
     resume = last if last.exists() else None
     supervisor = _Supervisor(schedule, seed, folder, config, validate, report)
-    supervisor.progress.device = device_name(hardware.accelerator, hardware.devices)
     if resume is not None:
-        supervisor.restore(load_checkpoint(resume)["callbacks"][supervisor.state_key])
-        if supervisor.progress.finished:  # killed after training, before the end of its evaluation
-            return supervisor.progress
+        stored = load_checkpoint(resume)["callbacks"][supervisor.state_key]
+        begun_on = stored["progress"].get("data_revision", "")
+        if begun_on not in ("", data.spec.revision):
+            log.warning(
+                "%s has changed (revision %s, now %s): training starts again", data.spec.name, begun_on[:10],
+                data.spec.revision[:10],
+            )  # fmt: skip
+            resume = None
+        else:
+            supervisor.restore(stored)
+    supervisor.progress.made_with(hardware, data)
+    if supervisor.progress.finished:  # killed after training, before the end of its evaluation
+        return supervisor.progress
     with _quiet_lightning():
         trainer = _trainer(schedule, hardware, model, folder, logger, supervisor)
     batches = Batches(
@@ -277,6 +297,8 @@ class _Supervisor(Callback):
         progress = self.progress
         progress.steps += 1
         progress.examples_seen += self.schedule.batch_size
+        if not outputs or "loss" not in outputs:
+            raise ValueError("training_step returned no loss: it must return a tensor, or a dictionary with 'loss'")
         loss = outputs["loss"].detach()
         self._outputs = outputs
         while self.to_compile:
@@ -368,7 +390,7 @@ def _fit_closed_form(
     model.fit(data.train.x.split(1024))
     seconds = time.perf_counter() - start
     progress = Progress(examples_seen=len(data.train), train_seconds=seconds, finished="closed form")
-    progress.device = device_name(hardware.accelerator, hardware.devices)
+    progress.made_with(hardware, data)
     _check_finite(model, progress.examples_seen)
     progress.best_examples = progress.examples_seen
     progress.best_score = None if validate is None else _validate(validate, model)

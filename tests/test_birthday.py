@@ -1,12 +1,14 @@
 """Support size: distances against brute force, intervals against simulation, and the controls on real digits."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from helpers_metrics import FakeContext, spec
 from torch import Generator, Tensor
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.data.digits import mnist5k
 from bench.errors import UserError
@@ -33,6 +35,7 @@ def one_thread() -> None:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(birthday, "BLOCK", 32)
+    monkeypatch.setattr(birthday, "PIECE", 2**14)
 
 
 def generator(seed: int = 0) -> Generator:
@@ -73,12 +76,15 @@ def test_ties_with_the_threshold_are_decided_exactly() -> None:
 @pytest.mark.usefixtures("small_blocks")
 def test_radii_are_those_of_brute_force() -> None:
     x, reference = torch.randn(70, 4, generator=generator()) + 5, torch.randn(90, 4, generator=generator(1)) + 5
-    joined = torch.cat([x, reference])
+    counted = torch.randperm(90, generator=generator(2))[:80]
+    joined = torch.cat([x, reference[counted]])
     distance = brute(joined)
     expected = distance[:70, 70:].sort(dim=1).values[:, 2]
-    assert torch.allclose(reference_radius(x, reference, 3), expected, rtol=1e-5)
+    assert torch.allclose(reference_radius(x, reference, counted, 3), expected, rtol=1e-5)
     expected = distance[:70].sort(dim=1).values[:, 3]  # the 0th is the example itself
-    assert torch.allclose(reference_radius(x, joined, 3, itself=True), expected, rtol=1e-5)
+    order = torch.randperm(150, generator=generator(3))
+    shuffled = torch.empty_like(joined).index_copy_(0, order, joined)
+    assert torch.allclose(reference_radius(x, shuffled, order, 3, itself=True), expected, rtol=1e-5)
     candidate = torch.full((70,), 2.0).double()
     # Neighbours within 0.5 * 2 are passed over.
     others = distance[:70, :70].clone()
@@ -91,7 +97,51 @@ def test_radii_are_those_of_brute_force() -> None:
 
 def test_distinct_keeps_each_once() -> None:
     x = torch.tensor([[[3, 1]], [[0, 2]], [[3, 1]], [[0, 1]]], dtype=torch.uint8)
-    assert distinct(x).tolist() == [[[0, 1]], [[0, 2]], [[3, 1]]]
+    assert x[distinct(x)].tolist() == [[[0, 1]], [[0, 2]], [[3, 1]]]
+    assert len(distinct(torch.zeros(5, 3))) == 1
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_distinct_is_in_lexicographic_order(dtype: torch.dtype) -> None:
+    levels = torch.randint(256, (500, 2, 2), generator=generator()) // 50
+    # Reals: from -2 to 3, and -0.0, which is no other number than 0.
+    x = levels.to(dtype) if dtype is torch.uint8 else torch.where(levels == 3, -0.0, levels.to(dtype) - 2)
+    unique = torch.unique(x, dim=0)
+    assert 200 < len(unique) < 450
+    assert torch.equal(x[distinct(x)], unique)
+
+
+class Sizes(TorchDispatchMode):
+    """Which operations made tensors of at least ``nbytes``, by name."""
+
+    def __init__(self, nbytes: int) -> None:
+        super().__init__()
+        self.nbytes = nbytes
+        self.large: set[str] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        known = {x.untyped_storage().data_ptr() for x in args if isinstance(x, Tensor)}  # what a view looks at
+        for tensor in made if isinstance(made, tuple | list) else [made]:
+            new = isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in known
+            if new and tensor.nbytes >= self.nbytes:
+                self.large.add(function.name())
+        return made
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_memory_is_one_float_copy_of_what_is_compared() -> None:
+    g, n, d = generator(), 300, 1000
+    held_out, samples = (torch.randint(256, (n, d), generator=g).to(torch.uint8) for _ in range(2))
+    # Few samples: of the real examples not even a copy is made.
+    with Sizes(held_out.nbytes) as sizes:
+        (estimate,) = Birthday().compute(FakeContext(spec(d, 256), held_out=held_out, samples=samples[:60]))
+    assert (estimate.n_real, sizes.large) == (60, set())
+    # Many: the centred examples in float32, and nothing as large beside them.
+    with Sizes(4 * samples.nbytes) as sizes:
+        (estimate,) = Birthday().compute(FakeContext(spec(d, 256), held_out=held_out, samples=samples))
+    assert (estimate.n_real, sizes.large) == (n, {"aten::empty.memory_format"})
 
 
 # Statistics. Draws from a known distribution over N labels give degrees without any distance.
@@ -166,7 +216,7 @@ def test_false_pairs_are_as_many_as_declared() -> None:
     found = []
     for seed in range(150):
         x = torch.randn(200, 5, generator=generator(seed))
-        found.append(near_duplicate_support(x[:100], x[100:], 2).collisions)
+        found.append(near_duplicate_support(x[:100], x[100:], torch.arange(100), 2).collisions)
     # The mean has a standard error of 0.16, and exceeds 2 a little because pairs of one example are not independent.
     assert 1.5 < sum(found) / 150 < 3
     assert sum(c > 6 for c in found) / 150 < 0.1  # 6 is the limit below which C is blamed on chance, of 5 %
@@ -183,8 +233,8 @@ def digits() -> tuple[Tensor, Tensor]:
 
 
 def support_of(samples: Tensor, held_out: Tensor) -> Support:
-    shuffled = held_out[torch.randperm(len(held_out), generator=generator(2))]
-    return near_duplicate_support(samples.flatten(1), shuffled.flatten(1), 1)
+    order = torch.randperm(len(held_out), generator=generator(2))
+    return near_duplicate_support(samples.flatten(1), held_out.flatten(1), order, 1)
 
 
 def low_pass(x: Tensor, sigma: float) -> Tensor:

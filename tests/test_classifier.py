@@ -1,8 +1,10 @@
 """The in-domain classifier: learns, repeats itself, survives a damaged cache, leaves the global generator alone."""
 
 import dataclasses
+import errno
 import logging
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from bench.data.base import Data, Split
 from bench.data.digits import mnist5k
 from bench.errors import UserError
 from bench.features import classifier
-from bench.features.classifier import Classifier, augment, load_or_train
+from bench.features.classifier import Classifier, augment, load_or_train, unsuitable
 from bench.schema import DataSpec
 
 
@@ -132,17 +134,43 @@ def test_file_is_safe_to_load(tmp_path: Path) -> None:
     assert set(stored) == {"config", "weights", "accuracy", "n_test"}
 
 
+@pytest.mark.parametrize("full", [True, False])
+def test_a_cache_that_cannot_be_written_costs_a_warning(
+    tmp_path: Path, full: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = toy()
+    first = load_or_train(data, tmp_path / "writable")
+    (tmp_path / "file").write_text("no folder")
+    if full:
+        monkeypatch.setattr("bench.files.os.fsync", full_disk)
+    with caplog.at_level(logging.WARNING):
+        second = load_or_train(data, tmp_path / ("disk" if full else "file"))
+    assert same(first, second, data.test.x)
+    (warning,) = caplog.messages
+    assert "GENBENCH_CACHE" in warning
+    assert ("No space left" if full else "Not a directory") in warning
+    assert "\n" not in warning
+
+
+def full_disk(descriptor: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def test_unsuitable_data_are_refused(tmp_path: Path) -> None:
     data = toy()
+    assert unsuitable(data) == ""
     spec = data.spec
-    for bad, what in (
-        (dataclasses.replace(spec, classes=None), "labels"),
-        (dataclasses.replace(spec, shape=(64,)), "8 x 8"),
-        (dataclasses.replace(spec, levels=None), "levels"),
-        (dataclasses.replace(spec, shape=(1, 7, 9)), "8 x 8"),
-    ):
+    bad = (
+        (dataclasses.replace(data, spec=dataclasses.replace(spec, classes=None)), "labelled"),
+        (dataclasses.replace(data, train=Split(data.train.x)), "labelled"),
+        (dataclasses.replace(data, spec=dataclasses.replace(spec, shape=(64,))), "labelled images"),
+        (dataclasses.replace(data, spec=dataclasses.replace(spec, levels=None)), "integer levels"),
+        (dataclasses.replace(data, spec=dataclasses.replace(spec, shape=(1, 7, 9))), "8 x 8"),
+    )
+    for each, what in bad:
+        assert what in unsuitable(each)
         with pytest.raises(UserError, match=what):
-            load_or_train(dataclasses.replace(data, spec=bad), tmp_path)
+            load_or_train(each, tmp_path)
 
 
 def test_augmentation_moves_pictures_a_little() -> None:

@@ -1,5 +1,6 @@
 """The evaluator: what is shared is computed once, what cannot apply is skipped, what fails stays alone."""
 
+import logging
 from typing import Any
 
 import pytest
@@ -8,10 +9,16 @@ from helpers_models import new_model, small_data
 from torch import Generator, Tensor
 
 from bench.data.base import Data
+from bench.data.toy import two_moons
 from bench.evaluate import DataDensity, EvalContext, evaluate, failed_estimates
 from bench.measure import validation_score
 from bench.metrics.base import Context, Metric, Need
+from bench.metrics.cost import Cost
+from bench.metrics.extractor import ExtractorAccuracy
+from bench.metrics.frechet import FID
+from bench.metrics.inception_score import InceptionScore
 from bench.metrics.likelihood import LogLikelihood
+from bench.metrics.modes import ModeCounts
 from bench.schema import Estimate, MetricInfo, Status
 from bench.train import Progress
 from models.base import GenerativeModel
@@ -43,10 +50,10 @@ def no_classifier(data: Data) -> Any:
     raise AssertionError("not asked for")
 
 
-def context(model: GenerativeModel | None, **more: Any) -> EvalContext:
+def context(model: GenerativeModel | None, data: Data | None = None, **more: Any) -> EvalContext:
     settings: dict[str, Any] = {"seed": 3, "n_samples": 600, "n_draws": 4, "load_classifier": no_classifier} | more
     progress = Progress(train_seconds=2.0, examples_seen=10)
-    return EvalContext(model, small_data((4,), None), progress=progress, **settings)
+    return EvalContext(model, small_data((4,), None) if data is None else data, progress=progress, **settings)
 
 
 def test_samples_are_drawn_once_in_chunks_from_the_runs_own_stream() -> None:
@@ -91,6 +98,18 @@ def test_one_failure_stays_alone_and_a_missing_capability_is_skipped() -> None:
     assert [e.value for e in estimates.values() if e.status is not Status.OK] == [None, None, None]
 
 
+@pytest.mark.parametrize("level", [logging.WARNING, logging.INFO])
+def test_a_failing_metric_is_one_line_for_a_user_and_a_traceback_for_a_runs_log(
+    level: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = new_model("dcgan", small_data((4,), None).spec)
+    with caplog.at_level(level, "genbench"):  # a run's log is the only one that is set to INFO
+        evaluate(context(model), {"broken": Broken()})
+    first, *rest = caplog.records
+    assert (first.getMessage(), first.exc_info) == ("metric broken failed: ZeroDivisionError: no luck", None)
+    assert ["Traceback" in caplog.text, len(rest)] == ([False, 0] if level == logging.WARNING else [True, 1])
+
+
 @pytest.mark.parametrize("fault", ["dtype", "shape", "nan"])
 def test_samples_that_are_not_data_fail_the_metric(fault: str) -> None:
     model = new_model("vae", small_data((4,), None).spec)
@@ -106,6 +125,25 @@ def test_samples_that_are_not_data_fail_the_metric(fault: str) -> None:
     estimate = evaluate(context(model), {"mean": Mean()})[0]
     assert estimate.status is Status.FAILED
     assert "samples" in estimate.reason
+
+
+@pytest.mark.parametrize("shape", [(16, 1), (), (1, 16)])
+def test_log_weights_of_another_shape_fail_the_metric(shape: tuple[int, ...]) -> None:
+    model = new_model("vae", small_data((4,), None).spec)
+    assert len(small_data((4,), None).test) == 16
+    model.log_weight = lambda x, *, generator=None: torch.zeros(shape)
+    for estimate in evaluate(context(model), {"likelihood": LogLikelihood()}):
+        assert estimate.status is Status.FAILED
+        assert f"log_weight returned shape {shape} for 16 examples" in estimate.reason
+        assert estimate.reason.endswith("shape (16,)")
+
+
+def test_pictures_too_small_for_the_classifier_have_no_metric_of_its() -> None:
+    data = small_data((1, 4, 4), 256)
+    metrics: dict[str, Metric] = {"fid": FID(), "is": InceptionScore(), "accuracy": ExtractorAccuracy()}
+    estimates = evaluate(context(new_model("vae", data.spec), data), metrics)
+    assert [estimate.status for estimate in estimates] == [Status.SKIPPED] * 3
+    assert all("8 x 8" in estimate.reason for estimate in estimates)
 
 
 def test_validation_can_train_the_classifier_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,9 +169,29 @@ def test_validation_can_train_the_classifier_it_needs(monkeypatch: pytest.Monkey
 
 
 def test_a_failed_run_has_a_row_for_every_metric() -> None:
-    rows = failed_estimates(context(None), {"mean": Mean(), "likelihood": LogLikelihood()}, "diverged at example 3")
+    integers, metrics = small_data((4,), 256), {"mean": Mean(), "likelihood": LogLikelihood()}
+    rows = failed_estimates(context(None, integers), metrics, "diverged at example 3")
     assert [row.info.name for row in rows] == ["mean", "log_likelihood", "bits_per_dim"]
     assert all(row.status is Status.FAILED and row.reason == "diverged at example 3" for row in rows)
+
+
+APPLIED: dict[str, Metric] = {
+    "fid": FID(), "is": InceptionScore(), "accuracy": ExtractorAccuracy(), "likelihood": LogLikelihood(),
+    "modes": ModeCounts(), "cost": Cost(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model", [None, "dcgan", "realnvp"])
+def test_a_failed_run_has_failed_in_what_a_successful_one_would_have(model: str | None) -> None:
+    data = two_moons(n_train=10, n_val=10, n_test=10)
+    made = None if model is None else new_model(model, data.spec)
+    failed = failed_estimates(context(made, data), APPLIED, "diverged")
+    assert {row.reason for row in failed if row.status is Status.FAILED} == {"diverged"}
+    measured = evaluate(context(new_model(model or "realnvp", data.spec), data), APPLIED)
+    assert len(measured) == 12
+    lacking = [(row.info.name, row.reason) for row in measured if row.status is Status.SKIPPED]
+    assert len(lacking) == (8 if model == "dcgan" else 7)
+    assert [(row.info.name, row.reason) for row in failed if row.status is Status.SKIPPED] == lacking
 
 
 def test_the_oracle_is_a_likelihood_like_any_other() -> None:

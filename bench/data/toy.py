@@ -17,9 +17,7 @@ import numpy as np
 import torch
 from numpy.random import RandomState
 from numpy.typing import NDArray
-from scipy import stats
-from scipy.spatial.distance import pdist
-from scipy.special import roots_legendre
+from scipy.special import chdtri, roots_legendre
 from torch import Tensor
 
 from bench.data.base import Data, Modes, Split
@@ -97,7 +95,7 @@ class GaussianMixture(Density):
 
     def nearest(self, x: Tensor) -> Tensor:
         """The mode that a point belongs to, ``(B, D) -> (B,)`` int64, or -1 where it is too far from all."""
-        radius = self.std * math.sqrt(stats.chi2.isf(math.exp(-9 / 2), self.dim))
+        radius = self.std * math.sqrt(chdtri(self.dim, math.exp(-9 / 2)))
         found = []
         for chunk in x.detach().cpu().double().split(_CHUNK):
             square, mode = self._squares(chunk).min(dim=1)  # (B,) each
@@ -315,7 +313,8 @@ def gaussian_mixture(
     rng = RandomState(derive_seed(_SEED, "gaussian_mixture", "means") % 2**32)
     means = 4 * rng.random_sample((components, dim)) - 2
     # Rounded, because the last digits of a sum are not the same on every machine.
-    std = float(f"{pdist(means).min() / (separation * math.sqrt(dim)):.4g}")
+    distance = torch.pdist(torch.from_numpy(means)).min().item()
+    std = float(f"{distance / (separation * math.sqrt(dim)):.4g}")
     density = GaussianMixture(tuple(map(tuple, means.tolist())), std)
     return _make("gaussian_mixture", density, (n_train, n_val, n_test))
 

@@ -11,6 +11,7 @@ import io
 import json
 import logging
 import math
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,14 @@ from bench.files import durable_write
 from bench.metrics.base import classifier_name
 from bench.seeds import derive_seed
 
-__all__ = ["Classifier", "augment", "load_or_train"]
+__all__ = ["Classifier", "augment", "load_or_train", "unsuitable"]
 
 VERSION = 1  # raised whenever the code below would train another network from the same data
 FEATURES = 64  # below the size of the smallest test split (500), so that feature covariances have full rank
 BATCH = 64
 MIN_EXAMPLES = 60_000  # 15 epochs of 4000 digits: about 25 s on one core
 MIN_EPOCHS = 6
+SMALLEST = 8  # pixels of a side
 LEARNING_RATE = 4e-3
 MAX_DEGREES = 12.0
 MAX_SHIFT = 0.08  # of the picture's side: two pixels of 28
@@ -102,20 +104,21 @@ def load_or_train(data: Data, cache_dir: Path, progress: Callable[[str], None] |
     """The classifier of a labelled image data set: from the cache, or trained now and then cached.
 
     The file holds tensors and plain settings only. It appears whole or not at all, so two processes that train at once
-    do no harm: both write the same thing. A file that cannot be read is trained again.
+    do no harm: both write the same thing. A file that cannot be read is trained again, and one that cannot be written
+    is done without; there is a warning then.
 
     Arguments:
-        data: With labels, integer levels and pictures of at least 8 x 8.
+        data: Such as are not ``unsuitable``: labelled pictures of at least 8 x 8 with integer levels.
         cache_dir: Folder of the caches; made if missing.
         progress: Told one line after each epoch.
 
     Raises:
-        UserError: The data have no labels, no integer levels, or are no pictures.
+        UserError: The data are unsuitable.
     """
     config = _config(data)
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
     path = cache_dir / "classifiers" / f"{config['name']}-{digest}.pt"
-    stored = _read(path, config) if path.exists() else None
+    stored = _read(path, config) if os.path.exists(path) else None  # False where we may not look
     if stored is None:
         network = _train(data, config, progress)
         stored = {
@@ -127,6 +130,20 @@ def load_or_train(data: Data, cache_dir: Path, progress: Callable[[str], None] |
         _write(path, stored)
     network = _restore(config, stored["weights"])
     return Classifier(config["name"], digest, network, stored["accuracy"], stored["n_test"])
+
+
+def unsuitable(data: Data) -> str:
+    """Why there is no in-domain classifier of these data; empty if there is one."""
+    spec = data.spec
+    if spec.classes is None or data.train.y is None or data.test.y is None or not spec.is_image:
+        return f"{spec.name} has no labelled images to train a classifier on"
+    if spec.levels is None or min(spec.shape[1:]) < SMALLEST:
+        levels = "real values" if spec.levels is None else f"{spec.levels} levels"
+        return (
+            f"{spec.name}: the in-domain classifier needs pictures of at least {SMALLEST} x {SMALLEST} with integer "
+            f"levels, not {spec.shape[1]} x {spec.shape[2]} with {levels}"
+        )
+    return ""
 
 
 def augment(x: Tensor, generator: Generator) -> Tensor:
@@ -146,13 +163,11 @@ def augment(x: Tensor, generator: Generator) -> Tensor:
 
 def _config(data: Data) -> dict[str, Any]:
     spec = data.spec
-    if spec.classes is None or data.train.y is None or data.test.y is None:
-        raise UserError(f"data {spec.name}: has no labels to train a classifier on; leave out metrics that need one")
-    if not spec.is_image or spec.levels is None or min(spec.shape[1:]) < 8:
-        raise UserError(
-            f"data {spec.name}: the in-domain classifier needs pictures of at least 8 x 8 with integer levels, "
-            f"not shape {spec.shape}; leave out metrics that need one"
-        )
+    reason = unsuitable(data)
+    if reason:
+        raise UserError(f"data {reason}; leave out metrics that need one")
+    assert data.train.y is not None
+    assert data.test.y is not None
     return {
         "name": classifier_name(spec),
         "version": VERSION,
@@ -248,7 +263,13 @@ def _read(path: Path, config: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _write(path: Path, stored: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save(stored, buffer)
-    durable_write(path, buffer.getvalue())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        durable_write(path, buffer.getvalue())
+    except (OSError, UserError) as error:  # the trained network is as good without a file
+        log.warning(
+            "the classifier cannot be kept in %s (%s): each use trains it again; set GENBENCH_CACHE to a folder that "
+            "can be written", path.parent, error.__cause__ or error,
+        )  # fmt: skip

@@ -1,7 +1,9 @@
 """The contract between metrics and the evaluator."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Protocol
 
 from torch import Tensor
@@ -111,10 +113,12 @@ class Context(Protocol):
 class Metric(ABC):
     """A pure function of a context, configured by one YAML in conf/metric.
 
-    Subclasses are final. ``needs`` is asked before ``compute``; ``compute`` may assume it is met.
+    Subclasses are final. ``needs`` is asked before ``compute``; ``compute`` may assume it is met. What single numbers
+    need besides, by name, is in ``needs_of``; where that is not met, ``compute`` skips them.
     """
 
     needs: tuple[Need, ...] = ()
+    needs_of: Mapping[str, tuple[Need, ...]] = MappingProxyType({})
 
     @abstractmethod
     def infos(self, context: Context) -> tuple[MetricInfo, ...]:

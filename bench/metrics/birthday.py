@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from scipy import special
 from torch import Generator, Tensor
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 BLOCK = 1024  # rows at a time: 4 MB of distances
+PIECE = 2**20  # numbers at a time in float64: 8 MB
 FEWEST = 50  # real examples below which no threshold can be calibrated
 ROUNDING = 64 * torch.finfo(torch.float32).eps  # of squared distances, in units of the squared norms
 
@@ -86,18 +88,19 @@ class Birthday(Metric):
 
     def compute(self, context: Context) -> list[Estimate]:
         (info,) = self.infos(context)
-        real = distinct(context.held_out)
-        s = min(len(real), len(context.samples))
+        order = distinct(context.held_out)
+        s = min(len(order), len(context.samples))
         if s < FEWEST:
             reason = f"{s} examples (distinct real ones, or samples) are too few: at least {FEWEST} are needed"
             return [Estimate(info, status=Status.SKIPPED, reason=reason)]
         # A random part of the real examples, for splits may be sorted; the samples are independent as they come.
         generator = Generator().manual_seed(derive_seed(context.seed, "birthday", "real"))
-        real, fake = real[torch.randperm(len(real), generator=generator)], context.samples[:s]
-        real, fake = (self._embed(context, x) for x in (real, fake))  # (n, F), (s, F)
+        order = order[torch.randperm(len(order), generator=generator)]
+        real, fake = (self._embed(context, x) for x in (context.held_out, context.samples))
+        fake = fake[:s]
         if not bool(torch.isfinite(fake).all()):
             return [Estimate(info, status=Status.FAILED, reason="samples or their features are not finite")]
-        support = near_duplicate_support(fake, real, self.false_pairs)
+        support = near_duplicate_support(fake, real, order, self.false_pairs)
         return [
             Estimate(
                 info, support.value, support.stderr, support.low, support.high, support.relation, n_real=s, n_fake=s,
@@ -110,16 +113,20 @@ class Birthday(Metric):
         return x.flatten(1) if self.space == "pixels" else context.features(x)
 
 
-def near_duplicate_support(fake: Tensor, real: Tensor, false_pairs: int) -> Support:
-    """The support behind ``fake`` (s, F), with the threshold calibrated on the first s of ``real`` (n, F), n >= s.
+def near_duplicate_support(fake: Tensor, real: Tensor, order: Tensor, false_pairs: int) -> Support:
+    """The support behind ``fake`` (s, F), with the threshold calibrated on as many of ``real`` (N, F).
 
     The same steps are taken with s real examples as with the s fake ones; the threshold is the ``false_pairs``-th
     smallest of the real distances, so as many pairs are expected by chance in s fresh real examples.
+
+    Arguments:
+        order: Which of ``real`` count: indices of different examples in random order, ``(n,)`` int64 with n >= s. The
+            first s are compared with each other; the local radius is among all n.
     """
     s = len(fake)
     k = neighbour_rank(s)
-    held = real[:s]
-    candidates = [reference_radius(held, real, k, itself=True), reference_radius(fake, real, k)]  # (s,) each
+    held = real[order[:s]]
+    candidates = [reference_radius(held, real, order, k, itself=True), reference_radius(fake, real, order, k)]
     near = closest_distances(held, candidates[0], false_pairs)[-1].item()
     radius = [local_radius(x, near, own, k) for x, own in zip((held, fake), candidates, strict=True)]
     threshold = closest_distances(held, radius[0], false_pairs)[-1].item()
@@ -132,27 +139,41 @@ def neighbour_rank(s: int) -> int:
 
 
 def distinct(x: Tensor) -> Tensor:
-    """The different examples of ``(N, *shape)``, each once, in lexicographic order."""
-    return torch.unique(x.flatten(1), dim=0).view(-1, *x.shape[1:])
+    """Indices of the different examples of ``(N, *shape)``, each once, in lexicographic order: ``(n,)`` int64.
+
+    Only indices are sorted: no example is copied, but for those that are being compared.
+    """
+    rows = x.flatten(1).contiguous()
+    array = rows.numpy()  # (N, F)
+    # Bytes are in the order of the numbers where a number is a byte. Else column by column, the first one last.
+    by_bytes = array.dtype == np.uint8
+    order = array.view(f"V{array.shape[1]}")[:, 0].argsort() if by_bytes else np.lexsort(array.T[::-1])
+    index = torch.from_numpy(order)
+    neighbours = zip(index[:-1].split(BLOCK), index[1:].split(BLOCK), strict=True)
+    return index[torch.cat([index[:1] >= 0, *((rows[i] != rows[j]).any(dim=1) for i, j in neighbours)])]
 
 
-def reference_radius(x: Tensor, reference: Tensor, k: int, itself: bool = False) -> Tensor:
-    """Distance of each of ``x`` (N, F) to its k-th nearest neighbour in ``reference`` (M, F): ``(N,)`` float64.
+def reference_radius(x: Tensor, reference: Tensor, order: Tensor, k: int, itself: bool = False) -> Tensor:
+    """Distance of each of ``x`` (s, F) to its k-th nearest neighbour in ``reference[order]``: ``(s,)`` float64.
 
     Arguments:
-        itself: Whether ``x`` is the beginning of ``reference``: then an example is no neighbour of its own.
+        order: Indices ``(n,)`` of the rows of ``reference`` (N, F) that count.
+        itself: Whether ``x`` is the beginning of ``reference[order]``: then an example is no neighbour of its own.
     """
     centre = _mean(reference)
-    rows, columns = (_centred(part, centre) for part in (x, reference))
-    squares = columns.square().sum(dim=1)  # (M,)
-    radius = []
-    for start in range(0, len(rows), BLOCK):
-        block = rows[start : start + BLOCK]
-        distance = _squared(block, block.square().sum(dim=1), columns, squares)  # (b, M)
-        if itself:
-            distance[torch.arange(len(block)), torch.arange(start, start + len(block))] = math.inf
-        radius.append(distance.kthvalue(k, dim=1).values)
-    return torch.cat(radius).double().sqrt()
+    centred = _centred(x, centre)
+    squares = _squares(centred)  # (s,)
+    nearest = torch.full((len(x), k), math.inf)
+    for column in range(0, len(order), BLOCK):
+        columns = _centred(reference[order[column : column + BLOCK]], centre)
+        column_squares = _squares(columns)
+        for row in range(0, len(x), BLOCK):
+            rows = slice(row, row + BLOCK)
+            distance = _squared(centred[rows], squares[rows], columns, column_squares)
+            if itself and row == column:
+                distance.fill_diagonal_(math.inf)
+            nearest[rows] = _smallest(nearest[rows], distance)
+    return nearest[:, -1].double().sqrt()
 
 
 def local_radius(x: Tensor, near: float, candidate_radius: Tensor, k: int) -> Tensor:
@@ -163,15 +184,17 @@ def local_radius(x: Tensor, near: float, candidate_radius: Tensor, k: int) -> Te
     between different examples. Where fewer than k others remain, the radius is the candidate radius.
     """
     centred = _centred(x, _mean(x))
-    squares = centred.square().sum(dim=1)  # (N,)
+    squares = _squares(centred)  # (N,)
     candidates = near * candidate_radius.float()
-    radius = []
-    for start in range(0, len(x), BLOCK):
-        rows = slice(start, start + BLOCK)
-        distance = _squared(centred[rows], squares[rows], centred, squares)  # (b, N)
-        distance[distance <= candidates[rows, None] * candidates] = math.inf  # the example itself as well
-        radius.append(distance.kthvalue(k, dim=1).values)
-    found = torch.cat(radius).double().sqrt()
+    nearest = torch.full((len(x), k), math.inf)
+    for row in range(0, len(x), BLOCK):
+        rows = slice(row, row + BLOCK)
+        for column in range(0, len(x), BLOCK):
+            columns = slice(column, column + BLOCK)
+            distance = _squared(centred[rows], squares[rows], centred[columns], squares[columns])
+            distance[distance <= candidates[rows, None] * candidates[columns]] = math.inf  # the example itself as well
+            nearest[rows] = _smallest(nearest[rows], distance)
+    found = nearest[:, -1].double().sqrt()
     return torch.where(found.isinf(), candidate_radius, found)
 
 
@@ -251,14 +274,30 @@ def renyi2_support(degrees: Tensor, false_pairs: int) -> Support:
     return Support(1 / p2, Relation.ESTIMATE, 1 / p2 / factor, factor / p2, relative / p2, collisions)
 
 
+def _piece(x: Tensor) -> int:
+    """How many rows of ``x`` may be in float64 at a time: of a whole split of pictures that would be gigabytes."""
+    return max(1, PIECE // x.shape[1])
+
+
 def _mean(x: Tensor) -> Tensor:
-    """Mean of the rows, float64. In blocks, for a whole split of images in float64 is gigabytes."""
-    return torch.stack([block.double().sum(dim=0) for block in x.split(BLOCK)]).sum(dim=0) / len(x)
+    """Mean of the rows, float64."""
+    total = torch.zeros(x.shape[1], dtype=torch.float64)
+    for piece in x.split(_piece(x)):
+        total = total + piece.double().sum(dim=0)
+    return total / len(x)
 
 
 def _centred(x: Tensor, centre: Tensor) -> Tensor:
     """Rows less ``centre``, subtracted in float64 and rounded to float32."""
-    return torch.cat([(block.double() - centre).float() for block in x.split(BLOCK)])
+    centred = torch.empty(x.shape)
+    for target, piece in zip(centred.split(_piece(x)), x.split(_piece(x)), strict=True):
+        target.copy_(piece.double() - centre)
+    return centred
+
+
+def _squares(x: Tensor) -> Tensor:
+    """Squared norms of the rows, ``(N,)``."""
+    return torch.cat([piece.square().sum(dim=1) for piece in x.split(_piece(x))])
 
 
 def _squared(a: Tensor, a_squares: Tensor, b: Tensor, b_squares: Tensor) -> Tensor:
@@ -266,10 +305,15 @@ def _squared(a: Tensor, a_squares: Tensor, b: Tensor, b_squares: Tensor) -> Tens
     return torch.addmm(a_squares[:, None] + b_squares, a, b.T, alpha=-2).clamp_min_(0)
 
 
+def _smallest(nearest: Tensor, distance: Tensor) -> Tensor:
+    """The k smallest of each row of both, ascending: ``(b, k)`` of ``(b, k)`` and ``(b, B)``."""
+    return torch.cat([nearest, distance], dim=1).topk(nearest.shape[1], largest=False).values
+
+
 def _pairs(x: Tensor) -> Iterator[tuple[int, int, Tensor, Tensor]]:
     """All pairs i < j in blocks: first row, first column, squared float32 distances (infinite for i >= j), rounding."""
     centred = _centred(x, _mean(x))
-    squares = centred.square().sum(dim=1)  # (N,)
+    squares = _squares(centred)  # (N,)
     for row in range(0, len(x), BLOCK):
         rows = slice(row, row + BLOCK)
         for column in range(row, len(x), BLOCK):
@@ -283,6 +327,6 @@ def _pairs(x: Tensor) -> Iterator[tuple[int, int, Tensor, Tensor]]:
 def _exact(x: Tensor, i: Tensor, j: Tensor) -> Tensor:
     """Squared float64 distances of the pairs (x_i, x_j)."""
     parts = [torch.zeros(0, dtype=torch.float64)]
-    for a, b in zip(i.split(4096), j.split(4096), strict=True):
+    for a, b in zip(i.split(_piece(x)), j.split(_piece(x)), strict=True):
         parts.append((x[a].double() - x[b].double()).square().sum(dim=1))
     return torch.cat(parts)

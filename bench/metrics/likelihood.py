@@ -12,6 +12,7 @@ lossless code; a density of reals has no bits per dimension.
 """
 
 import math
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -71,6 +72,7 @@ class LogLikelihood(Metric):
     """
 
     needs = (Need.LIKELIHOOD,)
+    needs_of = MappingProxyType({"bits_per_dim": (Need.INTEGER_DATA,)})
 
     def infos(self, context: Context) -> tuple[MetricInfo, ...]:
         infos = (

@@ -12,7 +12,7 @@ import math
 from functools import partial
 
 import torch
-from scipy import stats
+from scipy import special
 from torch import Tensor
 
 from bench.intervals import wilson_interval
@@ -86,7 +86,7 @@ def modes_hit(counts: Tensor, n: int) -> tuple[int, float]:
     f = torch.zeros(TERMS + 1, dtype=torch.float64)
     f[: len(times)] = times[: TERMS + 1]
     j = torch.arange(1, TERMS + 1)
-    weights = torch.from_numpy(stats.binom.sf(j.numpy() - 1, TERMS, 0.5))
+    weights = torch.from_numpy(special.bdtrc(j.numpy() - 1, TERMS, 0.5))
     variance = (weights * (-1.0) ** (j + 1) * f[1:]).sum() - f[1].square() / n
     return int((counts > 0).sum()), math.sqrt(max(0.0, variance.item()))
 

@@ -10,11 +10,12 @@ from torch.nn.functional import one_hot
 from torch.optim import Optimizer
 
 from models.base import Autoencodes, Batch, GenerativeModel, HasLikelihood, Relation
+from models.distributions import standard_normal
 from models.transforms.base import Transform
 from models.transforms.dequantize import UniformDequantization
 from models.transforms.logit import Logit
 
-__all__ = ["Flow", "OptimizerFactory", "class_context", "to_reals"]
+__all__ = ["Flow", "OptimizerFactory", "at_least", "class_context", "to_reals"]
 
 OptimizerFactory = Callable[[Iterator[nn.Parameter]], Optimizer]
 """An optimizer class with all its settings but the parameters."""
@@ -125,11 +126,14 @@ class Flow(GenerativeModel, HasLikelihood, Autoencodes):
         return log_term - 0.5 * z.square().sum(1) - 0.5 * self.dim * math.log(2 * math.pi)
 
     def _sample(self, n: int, y: Tensor | None, temperature: float, generator: Generator | None) -> Tensor:
-        z = torch.randn(n, self.dim, generator=generator, device=self.device, dtype=self._float)
+        z = standard_normal((n, self.dim), next(self.parameters()), generator)
         return self._decode(temperature * z, y)
 
     def _decode(self, z: Tensor, y: Tensor | None) -> Tensor:
-        return self.transform.decode(z, context=self._context(y)).to(self.data_dtype)
+        x = self.transform.decode(z, context=self._context(y))
+        if self.levels is not None and bool(x.isnan().any()):  # which integers cannot show
+            raise ArithmeticError("the inverse of the flow ran into NaN")
+        return x.to(self.data_dtype)
 
     def _context(self, y: Tensor | None) -> Tensor | None:
         return None if y is None else one_hot(y, self.classes).to(self._float)
@@ -154,3 +158,10 @@ def class_context(classes: int | None, conditional: bool) -> int:
     if conditional and classes is None:
         raise ValueError("a class-conditional model needs data with class labels; these have none")
     return classes if conditional and classes is not None else 0
+
+
+def at_least(least: int, **numbers: int) -> None:
+    """ValueError unless the numbers, given by the names of the options, are ``least`` or more."""
+    for name, number in numbers.items():
+        if number < least:
+            raise ValueError(f"{name} must be at least {least}, not {number}")

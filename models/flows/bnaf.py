@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-from models.flows.base import Flow, OptimizerFactory, class_context, to_reals
+from models.flows.base import Flow, OptimizerFactory, at_least, class_context, to_reals
 from models.transforms.base import Chain, Transform
 from models.transforms.block_autoregressive import BlockAutoregressive
 from models.transforms.flatten import Flatten
@@ -53,8 +53,7 @@ class BNAF(Flow):
         shape = tuple(shape)
         dim = math.prod(shape)
         n_context = class_context(classes, conditional)
-        if layers < 1:
-            raise ValueError(f"BNAF needs at least one layer, not {layers}")
+        at_least(1, layers=layers)
         blocks = [BlockAutoregressive(dim, units=units, depth=depth, n_context=n_context) for _ in range(layers)]
         parts: list[Transform] = [*to_reals(levels, alpha), Flatten(shape), blocks[0]]
         for block in blocks[1:]:

@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Generator, Tensor, nn
 
 from models.base import ReportsCost
-from models.flows.base import Flow, OptimizerFactory, to_reals
+from models.flows.base import Flow, OptimizerFactory, at_least, to_reals
 from models.transforms.actnorm import ActNorm
 from models.transforms.base import Chain, Transform
 from models.transforms.multiscale import MultiScale
@@ -63,6 +63,8 @@ class ContractiveFlow(Flow, ReportsCost):
         alpha: float,
     ) -> None:
         shape = tuple(shape)
+        at_least(1, blocks=blocks, scale_blocks=scale_blocks, scales=scales)
+        at_least(0, flat_blocks=flat_blocks)
         if len(shape) == 1:
             body = _stack(shape, blocks, branch, block)
         elif len(shape) == 3:

@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Generator, Tensor
 
 from models.base import Batch, ReportsCost
-from models.flows.base import Flow, OptimizerFactory, to_reals
+from models.flows.base import Flow, OptimizerFactory, at_least, to_reals
 from models.nn.dynamics import ConvDynamics, MLPDynamics
 from models.transforms.base import Chain, Transform
 from models.transforms.continuous import Continuous, Noise, Tolerance
@@ -69,6 +69,8 @@ class FFJORD(Flow, ReportsCost):
         alpha: float = 1e-6,
     ) -> None:
         shape = tuple(shape)
+        at_least(1, blocks=blocks, hidden=hidden, channels=channels, scales=scales)
+        at_least(0, depth=depth)
 
         def equations(of: Sequence[int]) -> Transform:
             def one() -> Continuous:

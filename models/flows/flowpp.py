@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from models.flows.base import Flow, OptimizerFactory, class_context
+from models.flows.base import Flow, OptimizerFactory, at_least, class_context
 from models.nn.gated import GatedConvNet
 from models.nn.mlp import MLP
 from models.transforms.actnorm import ActNorm
@@ -76,6 +76,8 @@ class FlowPP(Flow):
     ) -> None:
         shape = tuple(shape)
         n_context = class_context(classes, conditional)
+        at_least(1, components=components, couplings=couplings, hidden=hidden, channels=channels, heads=heads)
+        at_least(0, depth=depth, blocks=blocks)
         law = LogisticMixtureCDF(components)
         first: list[Transform] = []
         if len(shape) == 1:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import torch
 
-from models.flows.base import Flow, OptimizerFactory, to_reals
+from models.flows.base import Flow, OptimizerFactory, at_least, to_reals
 from models.transforms.actnorm import ActNorm
 from models.transforms.base import Chain, Transform
 from models.transforms.elementwise import Elementwise
@@ -56,8 +56,7 @@ class Gaussianization(Flow):
     ) -> None:
         shape = tuple(shape)
         dim = math.prod(shape)
-        if layers < 1:
-            raise ValueError(f"Gaussianization needs at least one layer, not {layers}")
+        at_least(1, layers=layers)
         parts: list[Transform] = [*to_reals(levels, alpha), Flatten(shape), ActNorm(dim)]
         for i in range(layers):
             parts += [Rotation(dim, min(reflections, dim))] * (i > 0) + [_kernel_layer(dim, components)]

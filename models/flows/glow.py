@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from models.flows.base import Flow, OptimizerFactory, class_context, to_reals
+from models.flows.base import Flow, OptimizerFactory, at_least, class_context, to_reals
 from models.nn.convnet import ConvNet, ZeroConv
 from models.nn.mlp import MLP
 from models.transforms.actnorm import ActNorm
@@ -71,8 +71,8 @@ class Glow(Flow):
     ) -> None:
         shape = tuple(shape)
         n_context = class_context(classes, conditional)
-        if min(steps, scales) < 1:
-            raise ValueError(f"Glow needs at least one step and one scale, not {steps} and {scales}")
+        at_least(1, steps=steps, scales=scales, channels=channels, hidden=hidden)
+        at_least(0, depth=depth)
         if len(shape) == 1:
             body = _vector_transform(shape[0], steps, hidden, depth, n_context)
         elif len(shape) == 3:

@@ -5,7 +5,7 @@ from functools import partial
 
 from torch import nn
 
-from models.flows.base import OptimizerFactory
+from models.flows.base import OptimizerFactory, at_least
 from models.flows.contractive import ContractiveFlow
 from models.nn.lipschitz import LipschitzDenseNet
 from models.transforms.jacobian import EXACT_DIM
@@ -62,6 +62,8 @@ class IDenseNet(ContractiveFlow):
         exact_dim: int = EXACT_DIM,
         alpha: float = 1e-6,
     ) -> None:
+        at_least(1, depth=depth, exact_terms=exact_terms, eval_terms=eval_terms)
+
         def branch(of: Sequence[int], first: bool) -> nn.Module:
             return LipschitzDenseNet(of, growth=growth, depth=depth, coefficient=coefficient)
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-from models.flows.base import Flow, OptimizerFactory, class_context, to_reals
+from models.flows.base import Flow, OptimizerFactory, at_least, class_context, to_reals
 from models.nn.made import MADE, n_masked
 from models.transforms.autoregressive import Autoregressive
 from models.transforms.base import Chain, Transform
@@ -55,8 +55,7 @@ class MAF(Flow):
         shape = tuple(shape)
         dim = math.prod(shape)
         n_context = class_context(classes, conditional)
-        if layers < 1:
-            raise ValueError(f"MAF needs at least one layer, not {layers}")
+        at_least(1, layers=layers)
         parts: list[Transform] = [*to_reals(levels, alpha), Flatten(shape)]
         for i in range(layers):
             network = MADE(dim, 2, hidden=hidden, depth=depth, n_context=n_context, zero_last=True)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-from models.flows.base import Flow, OptimizerFactory, class_context, to_reals
+from models.flows.base import Flow, OptimizerFactory, at_least, class_context, to_reals
 from models.nn.mlp import MLP
 from models.transforms.base import Chain, Transform
 from models.transforms.coupling import Coupling, alternating
@@ -56,6 +56,8 @@ class NICE(Flow):
         shape = tuple(shape)
         dim = math.prod(shape)
         n_context = class_context(classes, conditional)
+        at_least(1, couplings=couplings, hidden=hidden)
+        at_least(0, depth=depth)
         parts: list[Transform] = [*to_reals(levels, alpha), Flatten(shape)]
         for i in range(couplings):
             kept, moved = alternating(dim, parity=i % 2)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from models.flows.base import Flow, OptimizerFactory, class_context, to_reals
+from models.flows.base import Flow, OptimizerFactory, at_least, class_context, to_reals
 from models.nn.mlp import MLP
 from models.nn.resnet import ResNet
 from models.transforms.actnorm import ActNorm
@@ -36,7 +36,8 @@ class NSF(Flow):
 
     Differs from the paper: normalization of vectors is learned, not done beforehand; images get a logit, so that all
     mass is on the levels (the paper's code has x / L - 1/2, which leaks); conditioners have no dropout and no batch
-    normalization, for vectors no skip connections. Its code has no half leave early on CIFAR-10, on ImageNet it has.
+    normalization, for vectors no skip connections. In its code a coupling of vectors also moves the half that is kept,
+    by splines independent of anything. Its code has no half leave early on CIFAR-10, on ImageNet it has.
 
     Arguments:
         shape: Of one example, ``(D,)`` or ``(C, H, W)``.
@@ -75,8 +76,8 @@ class NSF(Flow):
     ) -> None:
         shape = tuple(shape)
         n_context = class_context(classes, conditional)
-        if min(couplings, steps, scales) < 1:
-            raise ValueError(f"NSF needs at least one coupling, not {couplings}, nor {steps} steps in {scales} scales")
+        at_least(1, couplings=couplings, hidden=hidden, steps=steps, scales=scales, channels=channels)
+        at_least(0, depth=depth, blocks=blocks)
         spline = RationalQuadraticSpline(bins, bound)
         if len(shape) == 1:
             body = _vector_transform(shape[0], spline, couplings, hidden, depth, n_context)

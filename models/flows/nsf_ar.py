@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-from models.flows.base import Flow, OptimizerFactory, class_context, to_reals
+from models.flows.base import Flow, OptimizerFactory, at_least, class_context, to_reals
 from models.nn.made import MADE, n_masked
 from models.transforms.actnorm import ActNorm
 from models.transforms.autoregressive import Autoregressive
@@ -61,8 +61,7 @@ class AutoregressiveNSF(Flow):
         shape = tuple(shape)
         dim = math.prod(shape)
         n_context = class_context(classes, conditional)
-        if layers < 1:
-            raise ValueError(f"an autoregressive NSF needs at least one layer, not {layers}")
+        at_least(1, layers=layers)
         spline = RationalQuadraticSpline(bins, bound)
         parts: list[Transform] = [*to_reals(levels, alpha), Flatten(shape), ActNorm(dim)]
         for i in range(layers):

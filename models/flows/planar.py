@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from models.flows.base import Flow, OptimizerFactory, to_reals
+from models.flows.base import Flow, OptimizerFactory, at_least, to_reals
 from models.transforms.base import Chain
 from models.transforms.flatten import Flatten
 from models.transforms.planar import planar_layers
@@ -35,6 +35,7 @@ class PlanarFlow(Flow):
         alpha: float = 1e-6,
     ) -> None:
         shape = tuple(shape)
+        at_least(1, layers=layers)
         flat = Flatten(shape)
         (dim,) = flat.output_shape(shape)
         body = planar_layers(dim, layers=layers)

@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import nn
 
-from models.flows.base import Flow, OptimizerFactory, class_context, to_reals
+from models.flows.base import Flow, OptimizerFactory, at_least, class_context, to_reals
 from models.nn.mlp import MLP
 from models.nn.resnet import ResNet
 from models.transforms.base import Chain, Transform
@@ -69,6 +69,8 @@ class RealNVP(Flow):
     ) -> None:
         shape = tuple(shape)
         n_context = class_context(classes, conditional)
+        at_least(1, couplings=couplings, hidden=hidden, channels=channels)
+        at_least(0, depth=depth, blocks=blocks)
         if len(shape) == 1:
             body = _vector_transform(shape[0], couplings, hidden, depth, n_context)
         elif len(shape) == 3:

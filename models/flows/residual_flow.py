@@ -5,7 +5,7 @@ from functools import partial
 
 from torch import nn
 
-from models.flows.base import OptimizerFactory
+from models.flows.base import OptimizerFactory, at_least
 from models.flows.contractive import ContractiveFlow
 from models.nn.lipschitz import LipSwish, lipschitz_convnet, lipschitz_mlp
 from models.transforms.jacobian import EXACT_DIM
@@ -66,6 +66,9 @@ class ResidualFlow(ContractiveFlow):
         exact_dim: int = EXACT_DIM,
         alpha: float = 1e-6,
     ) -> None:
+        at_least(1, hidden=hidden, channels=channels, exact_terms=exact_terms, eval_terms=eval_terms)
+        at_least(0, depth=depth)
+
         def branch(of: Sequence[int], first: bool) -> nn.Module:
             if len(of) == 1:
                 return lipschitz_mlp(of[0], hidden=hidden, depth=depth, activation=LipSwish, coefficient=coefficient)

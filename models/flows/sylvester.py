@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from models.flows.base import Flow, OptimizerFactory, to_reals
+from models.flows.base import Flow, OptimizerFactory, at_least, to_reals
 from models.transforms.base import Chain
 from models.transforms.flatten import Flatten
 from models.transforms.sylvester import sylvester_layers
@@ -38,6 +38,7 @@ class SylvesterFlow(Flow):
         alpha: float = 1e-6,
     ) -> None:
         shape = tuple(shape)
+        at_least(1, layers=layers)
         flat = Flatten(shape)
         (dim,) = flat.output_shape(shape)
         body = sylvester_layers(dim, layers=layers, width=width, reflections=reflections)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from models.flows.base import Flow, OptimizerFactory, class_context
+from models.flows.base import Flow, OptimizerFactory, at_least, class_context
 from models.nn.causal_transformer import CausalTransformer
 from models.transforms.base import Chain, Transform
 from models.transforms.dequantize import UniformDequantization
@@ -68,8 +68,7 @@ class TarFlow(Flow):
     ) -> None:
         shape = tuple(shape)
         n_context = class_context(classes, conditional)
-        if min(patch, group, blocks, layers) < 1:
-            raise ValueError("TarFlow needs patches, groups, blocks and layers of at least 1")
+        at_least(1, patch=patch, group=group, blocks=blocks, layers=layers)
         if len(shape) == 1:
             patches = Patches(shape, (1, _divisor(shape[0], group)))
         elif len(shape) == 3:

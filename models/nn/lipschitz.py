@@ -46,7 +46,7 @@ class LipschitzLayer(nn.Module, ABC):
     norm is a few percent above c at times. For evaluation that will not do. When the layer leaves training, and so for
     averaged weights too, eight vectors are iterated together, the old v and seven that are always the same, until the
     largest Ritz value of their span changes by less than 1e-5 (Rutishauser 1969, Computational aspects of F. L.
-    Bauer's simultaneous iteration method).
+    Bauer's simultaneous iteration method). Training then goes on with the vectors it had.
 
     Subclasses are final: linear and convolution.
 
@@ -68,6 +68,8 @@ class LipschitzLayer(nn.Module, ABC):
         v = _unit(torch.randn(1, *shape), torch.zeros(1, *shape))
         self.register_buffer("v", v)
         self.register_buffer("u", torch.zeros_like(self._map(weight, v)))
+        self._of_training: tuple[Tensor, Tensor] | None = None
+        self.register_load_state_dict_post_hook(_settle)
         self.tighten(TRAIN_TOLERANCE)
 
     @abstractmethod
@@ -122,7 +124,12 @@ class LipschitzLayer(nn.Module, ABC):
 
     def train(self, mode: bool = True) -> Self:
         if self.training and not mode:
+            self._of_training = (self.u, self.v)
             self.settle()
+        elif mode and self._of_training is not None:
+            # Training goes on as if it had not been interrupted: how often is validated changes nothing.
+            self.u, self.v = (vector.to(self.weight) for vector in self._of_training)
+            self._of_training = None
         return super().train(mode)
 
 
@@ -298,6 +305,13 @@ def lipschitz_convnet(
         layers.append(activation())
         layers.append(LipschitzConv2d((n_in, height, width), n_out, kernel=kernel, coefficient=coefficient))
     return nn.Sequential(*layers[0 if activation_first else 1 :])
+
+
+def _settle(layer: nn.Module, _: object) -> None:
+    """What was loaded into a layer that does not train was saved by one that did."""
+    assert isinstance(layer, LipschitzLayer)
+    if not layer.training:
+        layer.settle()
 
 
 def _unit(x: Tensor, otherwise: Tensor) -> Tensor:

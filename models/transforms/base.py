@@ -15,6 +15,7 @@ __all__ = [
     "InverseKind",
     "Transform",
     "checkpoint_activations",
+    "full_precision",
     "vectors_of",
     "weakest_inverse",
     "weakest_relation",
@@ -172,6 +173,11 @@ def weakest_relation(parts: Sequence[Transform]) -> Relation:
 def weakest_inverse(parts: Sequence[Transform]) -> InverseKind:
     """The kind of inverse of transforms put together."""
     return max((part.inverse_kind for part in parts), key=INVERSE_KINDS.index)
+
+
+def full_precision(x: Tensor) -> torch.autocast:
+    """Within it matrix products stay in the dtype of x: they are what autocast would lower."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def vectors_of(dim: int, shape: Sequence[int]) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 
 from models.base import Relation
 from models.distributions import standard_normal, uniform
-from models.transforms.base import Transform
+from models.transforms.base import Transform, full_precision
 from models.transforms.jacobian import EXACT_DIM, jacobian
 
 __all__ = ["Continuous", "Noise", "Tolerance"]
@@ -140,7 +140,7 @@ class Continuous(Transform):
         steps = {"first_step": FIRST_STEP}
         settings = {"atol": tolerance.absolute, "rtol": tolerance.relative, "method": "dopri5", "options": steps}
         times = torch.tensor([1.0, 0.0] if backwards else [0.0, 1.0], dtype=x.dtype, device=x.device)
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             start = (x, x.new_zeros(len(x)))
             if torch.is_grad_enabled():
                 parameters = tuple(self.dynamics.parameters())

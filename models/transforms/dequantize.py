@@ -10,6 +10,7 @@ from torch.nn.functional import logsigmoid
 from torch.special import log_ndtr
 
 from models.base import Relation
+from models.distributions import standard_normal, uniform
 from models.transforms.base import Transform
 
 __all__ = ["Dequantization", "UniformDequantization", "VariationalDequantization"]
@@ -61,7 +62,7 @@ class UniformDequantization(Dequantization):
         self, x: Tensor, *, context: Tensor | None = None, generator: Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         dtype = _float_dtype(x)
-        u = _on_grid(torch.rand(x.shape, generator=generator, device=x.device, dtype=dtype))
+        u = _on_grid(uniform(x.shape, x.to(dtype), generator))
         dim = math.prod(x.shape[1:])
         log_term = torch.full((len(x),), -dim * math.log(self.levels), device=x.device, dtype=dtype)
         return (x + u) / self.levels, log_term
@@ -89,10 +90,15 @@ class VariationalDequantization(Dequantization):
         flow: The bijection :math:`g_x`, from noise of the shape of x to v of the same shape.
         features: Network ``(B, *shape)``, levels scaled to [-1, 1], and the context of this transform to the context of
             ``flow``: vectors or pictures.
+
+    Raises:
+        ValueError: The flow draws or estimates: the log-term would be no draw of -log q(z|x).
     """
 
     def __init__(self, levels: int, flow: Transform, features: nn.Module) -> None:
         super().__init__(levels)
+        if flow.relation != "exact":
+            raise ValueError("the flow of the noise must be a bijection with an exact log-determinant")
         self.flow = flow
         self.features = features
 
@@ -101,7 +107,7 @@ class VariationalDequantization(Dequantization):
     ) -> tuple[Tensor, Tensor]:
         x = x.to(_float_dtype(x))
         features = self.features(2 * x / (self.levels - 1) - 1, context).to(x.dtype)  # autocast may have lowered it
-        normal = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        normal = standard_normal(x.shape, x, generator)
         noise = log_ndtr(normal) - log_ndtr(-normal)  # the log-odds of a uniform number, accurate near 0 and 1
         v, log_det = self.flow(noise, context=features)
         u = v.sigmoid()

@@ -19,7 +19,7 @@ class Inverse(Transform):
         transform: A bijection that has an inverse and keeps the shape of examples.
 
     Raises:
-        ValueError: It draws or estimates, or has no inverse.
+        ValueError: It draws or estimates, in training or always, has no inverse, or is swapped already.
     """
 
     inverse_kind = "closed form"
@@ -28,6 +28,9 @@ class Inverse(Transform):
         super().__init__()
         if transform.relation != "exact" or transform.inverse_kind == "one-way":
             raise ValueError("only a bijection with an inverse and an exact log-determinant can be swapped")
+        inside = [part for part in transform.modules() if isinstance(part, Transform)]
+        if any(isinstance(part, Inverse) or not part.repeatable for part in inside):
+            raise ValueError("what is swapped already, or draws in training, cannot be swapped")
         self.transform = transform
 
     def forward(

@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from models.transforms.base import Transform, vectors_of
+from models.transforms.base import Transform, full_precision, vectors_of
 
 __all__ = ["Conv1x1", "FullLinear", "LULinear"]
 
@@ -32,11 +32,11 @@ class FullLinear(Transform):
     def forward(
         self, x: Tensor, *, context: Tensor | None = None, generator: Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        with _full_precision(x):
+        with full_precision(x):
             return functional.linear(x, self.weight, self.bias), self._log_det(x)
 
     def inverse(self, z: Tensor, *, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        with _full_precision(z):
+        with full_precision(z):
             return torch.linalg.solve(self.weight, (z - self.bias).mT).mT, -self._log_det(z)
 
     def _log_det(self, x: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class LULinear(Transform):
     def forward(
         self, x: Tensor, *, context: Tensor | None = None, generator: Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        with _full_precision(x):
+        with full_precision(x):
             if len(x) > len(self.bias):  # composing W is cheaper than a second product with all of x
                 z = functional.linear(x, self.matrix.composed(), self.bias)
             else:
@@ -106,13 +106,13 @@ class Conv1x1(Transform):
     def forward(
         self, x: Tensor, *, context: Tensor | None = None, generator: Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        with _full_precision(x):
+        with full_precision(x):
             z = functional.conv2d(x, self.matrix.composed()[:, :, None, None])
         return z, self._log_det(x)
 
     def inverse(self, z: Tensor, *, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         inverse = self.matrix.solve(torch.eye(z.shape[1], dtype=z.dtype, device=z.device))
-        with _full_precision(z):
+        with full_precision(z):
             return functional.conv2d(z, inverse[:, :, None, None]), -self._log_det(z)
 
     def _log_det(self, x: Tensor) -> Tensor:
@@ -166,8 +166,3 @@ class _LU(nn.Module):
 def _rotation(n: int) -> Tensor:
     """A random orthogonal matrix."""
     return nn.init.orthogonal_(torch.empty(n, n))
-
-
-def _full_precision(x: Tensor) -> torch.autocast:
-    """Matrix products are what autocast would lower."""
-    return torch.autocast(x.device.type, enabled=False)

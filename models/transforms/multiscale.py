@@ -75,20 +75,33 @@ class MultiScale(Transform):
         return torch.cat([*latents, z.flatten(1)], 1), sum(log_terms, start=log_term)
 
     def inverse(self, z: Tensor, *, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        levels: list[Transform] = list(self.levels)  # type: ignore[arg-type]  # a ModuleList forgets the type
-        sizes = [math.prod(shape) for shape in self.latent_shapes]
-        latents = [
-            part.unflatten(1, shape) for part, shape in zip(z.split(sizes, dim=1), self.latent_shapes, strict=True)
-        ]
-        x, log_det = levels[-1].inverse(latents[-1], context=context)
-        priors: list[Transform] = list(self.priors)  # type: ignore[arg-type]
-        for level, latent, prior in zip_longest(reversed(levels[:-1]), reversed(latents[:-1]), reversed(priors)):
+        (last, latent, _), *finer = self._coarsest_first(z)
+        x, log_det = last.inverse(latent, context=context)
+        for level, latent, prior in finer:
             if prior is not None:
                 latent, term = prior.inverse(latent, context=_joined(x, context))
                 log_det = log_det + term
             x, term = level.inverse(torch.cat([x, latent], 1), context=context)
             log_det = log_det + term
         return x, log_det
+
+    def decode(self, z: Tensor, *, context: Tensor | None = None) -> Tensor:
+        (last, latent, _), *finer = self._coarsest_first(z)
+        x = last.decode(latent, context=context)
+        for level, latent, prior in finer:
+            if prior is not None:
+                latent = prior.decode(latent, context=_joined(x, context))
+            x = level.decode(torch.cat([x, latent], 1), context=context)
+        return x
+
+    def _coarsest_first(self, z: Tensor) -> list[tuple[Transform, Tensor, Transform | None]]:
+        """Each level with the latents that left after it and its prior, the last level first."""
+        sizes = [math.prod(shape) for shape in self.latent_shapes]
+        parts = zip(z.split(sizes, dim=1), self.latent_shapes, strict=True)
+        latents = [part.unflatten(1, shape) for part, shape in parts]
+        levels: list[Transform] = list(self.levels)  # type: ignore[arg-type]  # a ModuleList forgets the type
+        priors: list[Transform] = list(self.priors)  # type: ignore[arg-type]
+        return list(zip_longest(levels, latents, priors))[::-1]
 
     @property
     def relation(self) -> Relation:

@@ -17,7 +17,7 @@ from torch import Generator, Tensor, nn
 from models.base import Relation
 from models.distributions import standard_normal, uniform
 from models.nn.lipschitz import tighten
-from models.transforms.base import Transform
+from models.transforms.base import Transform, full_precision
 from models.transforms.jacobian import EXACT_DIM, jacobian
 
 __all__ = ["Residual", "Roulette", "Series", "Truncated"]
@@ -137,7 +137,7 @@ class Residual(Transform):
         differentiable = torch.is_grad_enabled()
         if self.training and differentiable:
             tighten(self.branch)
-        with torch.autocast(x.device.type, enabled=False), torch.enable_grad():
+        with full_precision(x), torch.enable_grad():
             x = x if differentiable and x.requires_grad else x.detach().requires_grad_()
             g = self.branch(x)
             if self.exact and not self.training:
@@ -158,14 +158,14 @@ class Residual(Transform):
         x = self.decode(z)
         if not self.exact:
             return x, x.new_full((len(x),), math.nan)
-        with torch.autocast(z.device.type, enabled=False), torch.enable_grad():
+        with full_precision(z), torch.enable_grad():
             inner = x.detach().requires_grad_()
             log_det = _log_det(self.branch(inner), inner, create_graph=False)
         return x, -log_det.detach()
 
     @torch.no_grad()
     def decode(self, z: Tensor, *, context: Tensor | None = None) -> Tensor:
-        with torch.autocast(z.device.type, enabled=False):
+        with full_precision(z):
             return self._fixed_point(z)
 
     def _fixed_point(self, z: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from models.nn.amortized import Amortized
-from models.transforms.base import Chain, Transform, vectors_of
+from models.transforms.base import Chain, Transform, full_precision, vectors_of
 from models.transforms.roots import increasing_root
 
 __all__ = ["Sylvester", "sylvester_layers"]
@@ -22,7 +22,8 @@ class Sylvester(Transform):
     Sylvester's identity the determinant is that of an M x M triangular matrix; it is positive where
     :math:`r_{ii} \tilde r_{ii} > -1`, which the diagonals have as hyperbolic tangents. Q is the first M columns of a
     product of Householder reflections, H of them (van den Berg, Hasenclever, Tomczak, Welling 2018, Sylvester
-    normalizing flows for variational inference, H-SNF).
+    normalizing flows for variational inference, H-SNF). Differs from the paper: there the variant with reflections has
+    M = D, and only the one with an iterative orthogonalization fewer directions.
 
     ``inverse`` solves :math:`s + R \tanh(\tilde R s + b) = Q^T z` for :math:`s = Q^T x` from its last entry to its
     first, each an increasing function's root to the last bits; outside the span of Q nothing moves.
@@ -58,12 +59,18 @@ class Sylvester(Transform):
     def forward(
         self, x: Tensor, *, context: Tensor | None = None, generator: Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        q, r, r_tilde, b = self._numbers_for(x, context)
-        h = (torch.einsum("bmn,bdn,bd->bm", r_tilde, q, x) + b).tanh()
-        return x + torch.einsum("bdm,bmn,bn->bd", q, r, h), self._log_det(r, r_tilde, h)
+        numbers = self.numbers(len(x), context).to(x.dtype)
+        with full_precision(x):
+            q, r, r_tilde, b = self._matrices(numbers)
+            h = (torch.einsum("bmn,bdn,bd->bm", r_tilde, q, x) + b).tanh()
+            return x + torch.einsum("bdm,bmn,bn->bd", q, r, h), self._log_det(r, r_tilde, h)
 
     def inverse(self, z: Tensor, *, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        q, r, r_tilde, b = self._numbers_for(z, context)
+        numbers = self.numbers(len(z), context).to(z.dtype)
+        with full_precision(z):
+            return self._solved(z, *self._matrices(numbers))
+
+    def _solved(self, z: Tensor, q: Tensor, r: Tensor, r_tilde: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         y = torch.einsum("bdm,bd->bm", q, z)
         s, h = torch.zeros_like(y), torch.zeros_like(y)  # filled from the last entry on
         for i in reversed(range(self.width)):
@@ -87,16 +94,15 @@ class Sylvester(Transform):
         diagonals = r.diagonal(dim1=1, dim2=2) * r_tilde.diagonal(dim1=1, dim2=2)
         return torch.log1p(diagonals * (1 - h.square())).sum(1)
 
-    def _numbers_for(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _matrices(self, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Q ``(B, D, M)``, R and R~ ``(B, M, M)`` and b ``(B, M)``."""
-        numbers = self.numbers(len(x), context).to(x.dtype)
         above, above_tilde, raw, raw_tilde, b, vectors = numbers.split(self.sizes, 1)
-        limit = 1 - 8 * torch.finfo(x.dtype).eps  # tanh rounds to 1 at large arguments
+        limit = 1 - 8 * torch.finfo(numbers.dtype).eps  # tanh rounds to 1 at large arguments
         triangles = []
         for strict, diagonal in ((above, raw), (above_tilde, raw_tilde)):
             matrix = torch.diag_embed(limit * diagonal.tanh())
-            triangles.append(matrix.index_put((self._batch(len(x)), self.rows, self.columns), strict))
-        q = torch.eye(self.dim, self.width, dtype=x.dtype, device=x.device).expand(len(x), -1, -1)
+            triangles.append(matrix.index_put((self._batch(len(numbers)), self.rows, self.columns), strict))
+        q = torch.eye(self.dim, self.width, dtype=numbers.dtype, device=numbers.device).expand(len(numbers), -1, -1)
         for v in vectors.unflatten(1, (self.reflections, self.dim)).unbind(1):
             unit = torch.nn.functional.normalize(v, dim=1)
             q = q - 2 * unit[:, :, None] * (unit[:, None] @ q)

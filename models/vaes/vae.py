@@ -96,6 +96,8 @@ class VAE(GenerativeModel, HasLikelihood, Autoencodes):
         self.kl_warmup = kl_warmup
         self.encoder = GaussianEncoder(self.dim, latent_dim, hidden, depth, features if flow is not None else 0)
         self.flow = None if flow is None else flow(latent_dim, features)
+        if self.flow is not None and self.flow.relation != "exact":
+            raise ValueError("the posterior's flow must be a bijection with an exact log-determinant")
         self.decoder = tanh_network(latent_dim, parameters_per_entry(levels) * self.dim, hidden, depth)
         self.examples_trained: Tensor
         self.register_buffer("examples_trained", torch.zeros((), dtype=torch.long))  # a buffer: it is checkpointed
