@@ -120,12 +120,15 @@ def execute(config: dict[str, Any]) -> Outcome:
         return Outcome(name, folder, 0, FINISHED_BEFORE)
     hardware = typed(Hardware, config["trainer"], "trainer")
     if hardware.devices > 1 and not is_worker():
-        folder.mkdir(parents=True, exist_ok=True)
-        _reopen(config, folder)  # before there are several who read the checkpoint
-        durable_write(folder / CONFIG, json.dumps(config, indent=2))
-        exit_code, reason = run_workers(folder / CONFIG, hardware.devices)
-        told = outcome_of(config)  # by the process that writes; it knows more than an exit code
-        return Outcome(name, folder, exit_code, told.reason if exit_code and told.exit_code else reason)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _reopen(config, folder)  # before there are several who read the checkpoint
+            durable_write(folder / CONFIG, json.dumps(config, indent=2))
+        except OSError as error:
+            return Outcome(name, folder, 2, f"run folder {folder}: {error.strerror}; give another with runs_dir=FOLDER")
+        except UserError as error:
+            return Outcome(name, folder, 2, str(error))
+        return Outcome(name, folder, *run_workers(folder / CONFIG, hardware.devices))
     try:
         with _locked(folder), _logged(folder), Reporter(name, log) as reporter:
             outcome = _guarded(config, folder, name, hardware, reporter)
@@ -148,7 +151,8 @@ def _guarded(config: dict[str, Any], folder: Path, name: str, hardware: Hardware
     except Exception as error:
         exit_code, reason = 1, f"{type(error).__name__}: {' '.join(str(error).split())} (details in {folder / LOG})"
         log.exception("%s failed", name)
-    _write_failure(config, folder, reason)
+    if not _is_follower():
+        _write_failure(config, folder, reason)
     return Outcome(name, folder, exit_code, reason)
 
 

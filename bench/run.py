@@ -34,8 +34,9 @@ __all__ = ["compose_runs", "main", "stored"]
 _seen: dict[str, "Outcome"] = {}
 """How the runs of this process ended; those of other launchers' processes left it in their folders."""
 
-HELP = """\
-usage: genbench run [-m] [KEY=VALUE ...]
+USAGE = "genbench run [-m] [--cfg job] [KEY=VALUE ...]"
+HELP = f"""\
+usage: {USAGE}
 
 Train and evaluate one model, or with -m every combination of comma-separated values, and print the leaderboard.
 
@@ -45,7 +46,7 @@ Train and evaluate one model, or with -m every combination of comma-separated va
   genbench run model=vae --cfg job               show the configuration and stop
 
 `genbench list` names the models, data sets and metrics; conf/run.yaml holds every key with its default.
-Results: runs/NAME/RUN/ for each run, results/leaderboard/NAME.{md,csv,tex} for the comparison.
+Results: runs/NAME/RUN/ for each run, results/leaderboard/NAME.{{md,csv,tex}} for the comparison.
 """
 
 
@@ -58,7 +59,9 @@ def main(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(HELP, end="")
         return 0
-    flags = get_args_parser().parse_args(arguments)
+    parser = get_args_parser()
+    parser.prog, parser.usage = "genbench run", USAGE  # Hydra's own names options that are refused here
+    flags = parser.parse_args(arguments)
     for flag in ("config_name", "config_path", "config_dir", "experimental_rerun", "hydra_help"):
         if getattr(flags, flag):
             option = f"--{flag.replace('_', '-')}"
@@ -193,7 +196,8 @@ def _explained(error: Exception, overrides: list[str]) -> UserError:
         key = asked.group(1)
         group = key.split(".")[0]
         if any(re.match(rf"{group}=.*,", text) for text in overrides):
-            return UserError(f"{key}: not a key of the default {group}; in a sweep over {group} write ++{key}=VALUE")
+            advice = f"if all of the sweep have it, write ++{key}=VALUE"
+            return UserError(f"{key}: not a key of the default {group}; {advice}")
         near = nearest(key, _known_keys(overrides))
         return UserError(f"{key}: no such key{near}; `genbench run --cfg job` shows all keys")
     if "must be a string or a list" in text:

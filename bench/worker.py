@@ -1,24 +1,27 @@
-"""One of several processes of a run: ``python -m bench.worker CONFIG``. Started by ``bench.processes`` alone."""
+"""One of several processes of a run: ``python -m bench.worker CONFIG PIPE``. Started by ``bench.processes`` alone."""
 
 import json
 import sys
 from pathlib import Path
 
 from bench.errors import UserError
-from bench.job import execute
+from bench.processes import follow_parent, tell_parent
 
 
 def main() -> int:
-    """Execute the configuration in the file named on the command line."""
-    config = json.loads(Path(sys.argv[1]).read_text())
+    """Execute the configuration in the file named on the command line, and tell the parent how it ended."""
+    follow_parent()  # before anything that takes time
+    config, pipe = json.loads(Path(sys.argv[1]).read_text()), int(sys.argv[2])
+    from bench.job import execute
+
     try:
         outcome = execute(config)
     except UserError as error:
-        print(f"genbench: {error}", file=sys.stderr)
-        return 2
-    if outcome.exit_code:
-        print(f"{outcome.run_id}: {outcome.reason}", file=sys.stderr)
-    return outcome.exit_code
+        exit_code, reason = 2, str(error)
+    else:
+        exit_code, reason = outcome.exit_code, outcome.reason
+    tell_parent(pipe, exit_code, reason)
+    return exit_code
 
 
 if __name__ == "__main__":

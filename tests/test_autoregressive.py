@@ -28,6 +28,7 @@ from models.transforms.gate import SigmoidGate, iaf_layers
 from models.transforms.inverse import Inverse
 from models.transforms.logit import Logit
 from models.transforms.permute import Permute, reversal
+from models.transforms.residual import Residual, Truncated
 from models.transforms.spline import RationalQuadraticSpline
 from models.transforms.univariate import Affine, Shift, Univariate
 
@@ -97,6 +98,10 @@ def test_the_other_way_round(dim: int, n_context: int) -> None:
 def test_only_bijections_can_be_swapped() -> None:
     with pytest.raises(ValueError, match="bijection"):
         Inverse(UniformDequantization(4))
+    with pytest.raises(ValueError, match="swapped already"):
+        Inverse(Chain(Inverse(Logit(0.1))))
+    with pytest.raises(ValueError, match="draws in training"):
+        Inverse(Residual(nn.Identity(), 3, train_series=Truncated(2), eval_series=Truncated(2)))
     assert Inverse(Logit(0.1)).output_shape((3,)) == (3,)
     with pytest.raises(ValueError, match="vectors of 2"):
         Inverse(autoregressive(2, Shift())).output_shape((3,))
@@ -352,7 +357,7 @@ def test_sizes_are_those_of_the_shape_and_what_is_masked_is_no_parameter() -> No
         body = [part for part in flow.transform.parts if isinstance(part, Autoregressive | Inverse)]
         assert len(body) == {"maf": 3, "iaf": 3, "nsf_ar": 3, "naf": 2, "bnaf": 0}[name]
         assert sum(isinstance(part, Permute) for part in flow.transform.parts) == {"naf": 1, "bnaf": 1}.get(name, 2)
-        with pytest.raises(ValueError, match="at least one layer"):
+        with pytest.raises(ValueError, match="layers must be at least 1"):
             make((2,), None, ADAM, layers=0)
     # A linear MADE of 3 variables has 3 weights below the diagonal and a bias for each output.
     assert MAF((3,), None, ADAM, layers=2, depth=0).n_parameters == 2 * (2 * 3 + 2 * 3)

@@ -173,6 +173,21 @@ def test_two_processes_never_share_a_folder(workplace: Path, capsys: pytest.Capt
     assert "another process is at work there" in capsys.readouterr().err
 
 
+def test_two_commands_of_several_processes_never_share_a_folder(workplace: Path) -> None:
+    import fcntl
+
+    from bench.job import run_folder
+
+    command = ["model=vae", "trainer=ddp", "trainer.accelerator=cpu", *TINY]
+    folder = workplace / run_folder(compose_runs(command)[0])
+    folder.mkdir(parents=True)
+    with (folder / ".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = genbench("run", *command, cwd=workplace)
+    assert done.returncode == 2
+    assert done.stderr.count("another process is at work there") == 1, done.stderr
+
+
 def test_changed_seed_gives_other_numbers_and_the_same_group(workplace: Path) -> None:
     assert main(["run", "-m", "model=vae", "seed=0,1", *TINY]) == 0
     rows = [
@@ -324,8 +339,9 @@ def test_what_must_be_fast_imports_no_torch(arguments: list[str], workplace: Pat
 
 
 def test_the_wrong_command_is_a_usage_line_and_exit_code_2(workplace: Path) -> None:
-    for arguments in (["runn"], [], ["evaluate"]):
+    for arguments in (["runn"], [], ["evaluate"], ["run", "--foo"], ["run", "--cfg", "x"]):
         done = genbench(*arguments, cwd=workplace)
         assert done.returncode == 2
         assert "usage: genbench" in done.stderr
+        assert "config-path" not in done.stderr
         assert "Traceback" not in done.stderr

@@ -209,6 +209,8 @@ def test_mistakes_are_refused() -> None:
         VariationalDequantization(4, Flatten((1, 2, 2)), Nothing()).output_shape((1, 2, 2))
     with pytest.raises(ValueError, match="levels"):
         VariationalDequantization(257, Flatten((1,)), Nothing())
+    with pytest.raises(ValueError, match="bijection"):
+        VariationalDequantization(4, UniformDequantization(4), Nothing())
     with pytest.raises(ValueError, match="uniform or variational"):
         RealNVP((3,), 4, ADAM, dequantization="gaussian")  # type: ignore[arg-type]
 

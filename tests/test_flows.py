@@ -299,3 +299,17 @@ def test_classes_that_the_data_do_not_have_are_missed() -> None:
     with pytest.raises(ValueError, match="class labels"):
         RealNVP((2,), None, ADAM, conditional=True)
     assert RealNVP((2,), None, ADAM, classes=3).classes == 0
+
+
+def test_an_inverse_that_fails_is_no_black_picture() -> None:
+    flow = small((3,), 256)
+    with torch.no_grad():
+        next(flow.transform.parameters()).fill_(math.nan)
+    with pytest.raises(ArithmeticError, match="NaN"):
+        flow.sample(4, generator=Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("option", ["couplings", "hidden", "depth"])
+def test_options_out_of_range_are_named(option: str) -> None:
+    with pytest.raises(ValueError, match=rf"{option} must be at least \d, not -1"):
+        RealNVP((3,), None, ADAM, **{option: -1})

@@ -358,7 +358,7 @@ def test_its_yaml_makes_the_papers_model() -> None:
     assert [type(part) for part in body_of(vectors).parts] == 32 * [ActNorm, LULinear, Coupling]
     with pytest.raises(ValueError, match="vectors"):
         Glow((3, 4), None, ADAM)
-    with pytest.raises(ValueError, match="at least one step"):
+    with pytest.raises(ValueError, match="steps must be at least 1"):
         Glow((3,), None, ADAM, steps=0)
 
 

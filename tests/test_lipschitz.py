@@ -204,6 +204,37 @@ def test_the_vectors_of_the_power_iteration_are_saved() -> None:
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
 
 
+def trained(network: nn.Module, steps: int, validate: bool) -> dict[str, Tensor]:
+    """Random steps, with or without a look at the network in evaluation after each."""
+    g = Generator().manual_seed(0)
+    for _ in range(steps):
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=g, dtype=parameter.dtype))
+        tighten(network)
+        if validate:
+            network.eval()
+            network.train()
+    return network.state_dict()
+
+
+def test_validation_changes_nothing_in_training() -> None:
+    network = NETWORKS["mlp"][0]().double()
+    once, often = (trained(copy.deepcopy(network), 5, validate) for validate in (False, True))
+    assert all(torch.equal(once[key], value) for key, value in often.items())
+
+
+def test_what_is_loaded_for_evaluation_is_held_as_tightly() -> None:
+    """Of weights that grew fast, one round of power iterations knows too little."""
+    network = NETWORKS["mlp"][0]().double()
+    state = trained(network, 5, validate=False)
+    one, other = NETWORKS["mlp"][0]().double().eval(), NETWORKS["mlp"][0]().double()
+    one.load_state_dict(state)
+    other.load_state_dict(state)
+    other.eval()
+    torch.testing.assert_close(one(normal(4, 3)), other(normal(4, 3)), rtol=0, atol=0)
+
+
 def test_averaged_weights_get_norms_of_their_own() -> None:
     network = NETWORKS["mlp"][0]().double()
     optimizer = torch.optim.SGD(network.parameters(), lr=1.0)

@@ -102,7 +102,7 @@ def test_sylvester_with_one_direction_is_planar() -> None:
     # One column q, r and r~ scalars: z = x + q r tanh(r~ q.x + b), a planar flow with u = r q and w = r~ q.
     sylvester = prepared(Sylvester(3, width=1, reflections=2), 1.0)
     x = normal(5, 3)
-    q, r, r_tilde, b = (value[0] for value in sylvester._numbers_for(x, None))
+    q, r, r_tilde, b = (value[0] for value in sylvester._matrices(sylvester.numbers(len(x), None)))
     u, w = (q * r)[:, 0], (q * r_tilde)[:, 0]
     h = (x @ w + b).tanh()
     torch.testing.assert_close(sylvester(x)[0], x + h[:, None] * u)
@@ -110,7 +110,8 @@ def test_sylvester_with_one_direction_is_planar() -> None:
 
 
 def test_directions_are_orthonormal() -> None:
-    q = prepared(Sylvester(6, 2, width=4), 1.0)._numbers_for(normal(3, 6), normal(3, 2))[0]
+    sylvester = prepared(Sylvester(6, 2, width=4), 1.0)
+    q = sylvester._matrices(sylvester.numbers(3, normal(3, 2)))[0]
     torch.testing.assert_close(q.transpose(1, 2) @ q, torch.eye(4, dtype=torch.float64).expand(3, 4, 4))
 
 
@@ -133,3 +134,15 @@ def test_layers_start_near_the_identity_and_apart_from_each_other() -> None:
         assert (chain(x)[0] - x).abs().max() < 1, kind
         first, second = chain.parts[0], chain.parts[1]
         assert not torch.equal(first(x)[0], second(x)[0])
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_transforms_stay_float32_under_autocast(kind: str) -> None:
+    layers = prepared(KINDS[kind](16), 0.3).float()
+    x = normal(32, 16).float()
+    expected = layers(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        z, log_det = layers(x)
+        back, _ = layers.inverse(z)
+    torch.testing.assert_close((z, log_det), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(back, x, rtol=0, atol=1e-4)

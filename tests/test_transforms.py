@@ -325,6 +325,23 @@ def test_mistakes_are_refused() -> None:
             mistake()
 
 
+def test_multiscale_decodes_by_the_decoders_of_its_parts() -> None:
+    """Sampling wants no log-determinant; some transforms take whole Jacobians for one."""
+
+    class Dear(Logit):
+        def inverse(self, z: Tensor, *, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+            raise AssertionError("the log-determinant was not asked for")
+
+        def decode(self, z: Tensor, *, context: Tensor | None = None) -> Tensor:
+            return super().inverse(z, context=context)[0]
+
+    def made(part: type[Logit]) -> MultiScale:
+        return MultiScale((4, 2, 2), [part(0.1), part(0.2), part(0.3)], [part(0.15), part(0.25)])
+
+    z = torch.randn(5, 16, generator=Generator().manual_seed(0))
+    assert torch.equal(made(Dear).decode(z), made(Logit).inverse(z)[0])
+
+
 def test_networks_have_the_layers_they_promise() -> None:
     mlp = MLP(3, 5, hidden=7, depth=2)
     assert [tuple(m.weight.shape) for m in mlp.modules() if isinstance(m, nn.Linear)] == [(7, 3), (7, 7), (5, 7)]

@@ -1,0 +1,217 @@
+"""Several processes for one run: none outlives the others, nor the one that started them; the cause is what is told.
+
+Tiny workers stand for the trainings: each holds a lock, as a training holds that of its run's folder, and
+waits for ever, as in a collective for a process that has ended.
+"""
+
+import fcntl
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from helpers_cli import genbench
+
+from bench import processes
+from bench.processes import run_workers, tell_parent
+
+WORKER = """\
+import fcntl, os, signal, sys, threading, time
+from pathlib import Path
+from bench.processes import follow_parent, tell_parent
+
+def wait_for_ever():
+    lock = threading.Lock()
+    lock.acquire()
+    lock.acquire()
+
+def wait_for(name):
+    while not Path(name).exists():
+        time.sleep(0.01)
+
+follow_parent()
+rank, pipe = int(os.environ["LOCAL_RANK"]), int(sys.argv[2])
+held = open(f"{rank}.lock", "w")
+fcntl.flock(held, fcntl.LOCK_EX)
+Path(f"{rank}.ready").touch()
+"""
+PARENT = """\
+import sys
+from pathlib import Path
+from bench import processes
+processes.WORKER = "tiny"
+print(processes.run_workers(Path("config.json"), 2))
+"""
+
+
+def work(code: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
+    """What two workers of this code, in the current folder, come to."""
+    Path("tiny.py").write_text(WORKER + code)
+    monkeypatch.setattr(processes, "WORKER", "tiny")
+    return run_workers(Path("config.json"), 2)
+
+
+def held(lock: Path) -> bool:
+    """Whether a process that lives holds the lock."""
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+def wait(seconds: float, until: list[Path]) -> None:
+    deadline = time.monotonic() + seconds
+    while not all(path.exists() for path in until):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_no_worker_outlives_its_parent(number: signal.Signals, workplace: Path) -> None:
+    Path("tiny.py").write_text(WORKER + "wait_for_ever()\n")
+    locks = [workplace / "0.lock", workplace / "1.lock"]
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stderr=subprocess.DEVNULL)
+    try:
+        wait(30, [workplace / "0.ready", workplace / "1.ready"])
+        assert [held(lock) for lock in locks] == [True, True]
+        parent.send_signal(number)
+        code = parent.wait(10)
+    finally:
+        parent.kill()
+        parent.wait()
+    assert code == (128 + number if number == signal.SIGTERM else -number)
+    if number in (signal.SIGTERM, signal.SIGINT):  # it waits for their end, so that the same command can follow
+        assert [held(lock) for lock in locks] == [False, False]
+    deadline = time.monotonic() + 5
+    while any(held(lock) for lock in locks):
+        assert time.monotonic() < deadline, "a worker goes on"
+        time.sleep(0.01)
+
+
+def test_ctrl_c_at_a_terminal_reaches_the_parent_alone(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The terminal sends it to the whole group. Workers that unwind, each at a place of its own, would tell failures.
+    code = "os.kill(os.getpid(), signal.SIGINT)\ntell_parent(pipe, 0, 'unharmed')\n"
+    assert work(code, monkeypatch) == (0, "unharmed")
+
+
+def test_a_worker_ends_by_sigterm_whoever_handles_it(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As Lightning, whose handler waits in a collective.
+    code = """
+if rank == 1:
+    signal.signal(signal.SIGTERM, lambda number, frame: time.sleep(60))
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(5)
+wait_for_ever()
+"""
+    start = time.monotonic()
+    assert work(code, monkeypatch) == (1, "process 1 of 2 ended without a word, by exit code 143")
+    assert time.monotonic() - start < 4
+
+
+def test_a_worker_tells_why_and_the_others_are_ended(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = """
+if rank == 0:
+    wait_for("1.ready")
+    tell_parent(pipe, 2, "another process is at work there")
+    sys.exit(2)
+wait_for_ever()
+"""
+    assert work(code, monkeypatch) == (2, "another process is at work there")
+    assert not held(workplace / "1.lock")
+
+
+def test_the_first_to_fail_is_the_cause(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = """
+if rank == 0:
+    wait_for("told")
+tell_parent(pipe, 1, "diverged at example 64" if rank else "RuntimeError: connection closed by peer")
+Path("told").touch()
+sys.exit(1)
+"""
+    monkeypatch.setattr(processes, "POLL_SECONDS", 1.5)  # both have ended when the parent looks
+    assert work(code, monkeypatch) == (1, "diverged at example 64")
+
+
+def test_a_killed_worker_is_the_cause_whatever_the_others_say(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = """
+if rank == 0:
+    tell_parent(pipe, 1, "RuntimeError: connection closed by peer")
+    sys.exit(1)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    monkeypatch.setattr(processes, "POLL_SECONDS", 1.5)
+    assert work(code, monkeypatch) == (1, "process 1 of 2 ended without a word, by SIGKILL")
+
+
+def test_a_worker_that_fails_after_its_work_is_a_failure(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exit_code, reason = work("tell_parent(pipe, 0, 'budget')\nsys.exit(7 * rank)\n", monkeypatch)
+    assert (exit_code, reason) == (1, "process 1 of 2 ended with code 7 after all was done")
+
+
+def test_all_well_is_what_the_first_process_says(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    assert work("tell_parent(pipe, 0, 'budget' if rank == 0 else '')\n", monkeypatch) == (0, "budget")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("letter", ["a", "é", "\n", "\0", "\U0001f600", "\udcff", '"'])
+def test_a_long_word_is_one_line_that_no_other_can_break(letter: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    out, into = os.pipe()
+    os.set_blocking(into, False)
+    tell_parent(into, 1, letter * 100_000)
+    line = os.read(out, 1 << 20)
+    os.write(into, line)
+    told = processes._read_told(out)
+    os.close(out)
+    os.close(into)
+    assert len(line) <= select.PIPE_BUF
+    assert line.count(b"\n") == 1
+    assert told[3][1] in (letter * processes.LONGEST_REASON, "?" * processes.LONGEST_REASON)
+
+
+def test_the_real_worker_follows_its_parent_from_the_start(workplace: Path) -> None:
+    os.mkfifo("config.json")  # which nobody ever writes: the main thread waits
+    command = [sys.executable, "-m", "bench.worker", "config.json", "1"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env={**os.environ, "LOCAL_RANK": "0"}) as worker:
+        with pytest.raises(subprocess.TimeoutExpired):
+            worker.wait(0.5)
+        assert worker.stdin is not None
+        worker.stdin.close()
+        try:
+            assert worker.wait(10) == 128 + signal.SIGTERM
+        finally:
+            worker.kill()
+
+
+def test_the_real_worker_tells_its_parent(workplace: Path) -> None:
+    Path("config.json").write_text('{"typo": 1}')
+    exit_code, reason = run_workers(Path("config.json"), 1)
+    assert exit_code == 2
+    assert reason.startswith("typo: no such key")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_two_processes_that_lost_their_parent_go_on_by_the_same_command(
+    number: signal.Signals, workplace: Path
+) -> None:
+    command = ["run", "model=realnvp", "model.couplings=2", "data=two_moons", "metric=[likelihood]", "trainer=ddp",
+               "trainer.accelerator=cpu", "train.examples=64000", "train.validate_every=640"]  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-W", "ignore", "-m", "bench", *command], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(workplace.glob("runs/*/*/last.ckpt")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait(10) in (-signal.SIGKILL, 128 + number)
+    assert not list(workplace.glob("runs/*/*/done.json"))
+    done = genbench(*command, cwd=workplace)
+    assert done.returncode == 0, done.stderr
