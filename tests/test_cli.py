@@ -155,9 +155,11 @@ def test_a_sweep_goes_on_after_a_divergence_and_the_table_shows_it(
     assert sorted(ends) == [0, 1]
     failed = runs[ends.index(1)]
     rows = [row for row in read_rows(failed / "rows.jsonl") if row.model == "realnvp"]
-    assert rows
-    assert all(row.status is Status.FAILED and row.reason.startswith("diverged at example") for row in rows)
     assert all(row.value is None for row in rows)
+    lost = [row for row in rows if row.status is Status.FAILED]
+    assert {"log_likelihood", "train_seconds"} <= {row.metric for row in lost}
+    assert all(row.reason.startswith("diverged at example") for row in lost)
+    assert {row.metric for row in rows if row.status is Status.SKIPPED} == {"bits_per_dim"}, "of reals there are none"
 
 
 def test_two_processes_never_share_a_folder(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
