@@ -67,7 +67,8 @@ def draw_comparison(saved: Mapping[tuple[str, str], Path], path: Path) -> None:
     """Every model's samples, or its density of the plane, in one picture.
 
     One data set: a panel for each model, three in a row. Several: a row for each model, a column for each data set.
-    Where true densities are known, they come first; densities of one data set have one scale, the truth's.
+    Where true densities are known, they come first; densities of one data set have one scale, the truth's. Brightness
+    is the cube root of the density: beside narrow modes, all else would be black.
 
     Arguments:
         saved: By model and data set, the ``.npz`` that ``draw_samples`` wrote.
@@ -110,7 +111,10 @@ def draw_comparison(saved: Mapping[tuple[str, str], Path], path: Path) -> None:
 def _draw_panel(axes: Any, panel: dict[str, np.ndarray[Any, Any]], scale: np.ndarray[Any, Any] | None) -> None:
     array, levels = panel["samples"], int(panel["levels"])
     if "density" in panel and scale is not None:
-        axes.imshow(panel["density"], origin="lower", extent=panel["extent"], vmin=0, vmax=scale.max(), cmap="viridis")
+        from matplotlib.colors import PowerNorm
+
+        brightness = PowerNorm(1 / 3, 0, scale.max())
+        axes.imshow(panel["density"], origin="lower", extent=panel["extent"], norm=brightness, cmap="viridis")
     elif array.ndim == 4 and levels:
         axes.imshow(np.asarray(image_grid(array[:36], levels, columns=6)), interpolation="nearest")
         axes.spines[:].set_visible(False)
