@@ -81,6 +81,8 @@ def read_rows(path: str | os.PathLike[str]) -> list[ResultRow]:
         try:
             record = _parse(line)
         except ValueError as error:
+            if path.suffix in (".csv", ".md", ".tex"):
+                raise UserError(f"{path}: is a table made from rows; give the rows, results/rows/NAME.jsonl") from error
             if is_last and line.startswith(b"{"):
                 _log.warning("%s:%d: dropped the last line, which is torn (%d bytes)", path, number, len(line))
                 break

@@ -65,6 +65,14 @@ def test_pixels_and_splits(mine: Path) -> None:
     assert np.array_equal(data.test.x.numpy(), IMAGES[order[n_train + 4 :]])
 
 
+def test_a_title_names_it_and_changes_nothing_else(mine: Path) -> None:
+    plain, flowers = image_folder(str(mine)).spec, image_folder(str(mine), title="flowers").spec
+    assert flowers.name == "image_folder-flowers"
+    assert flowers.revision == plain.revision
+    with pytest.raises(UserError, match="may hold only letters"):
+        image_folder(str(mine), title="my flowers")
+
+
 def test_names_and_copies_change_nothing(mine: Path, tmp_path: Path) -> None:
     data = image_folder(str(mine))
     other = tmp_path / "other"

@@ -315,3 +315,9 @@ def test_a_sweeper_that_comes_before_the_lock_costs_nothing(tmp_path: Path, monk
     durable_write(tmp_path / "x", "new")
     assert swept
     assert (tmp_path / "x").read_text() == "new"
+
+
+def test_a_table_is_not_taken_for_rows(tmp_path: Path) -> None:
+    (tmp_path / "board.csv").write_text("dataset,model\nmnist,vae\n")
+    with pytest.raises(UserError, match=r"is a table made from rows; give the rows"):
+        collect([tmp_path / "board.csv"])

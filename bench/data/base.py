@@ -1,13 +1,15 @@
 """What a data set hands to the harness: a specification and three splits."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Generator, Tensor
 
+from bench.errors import UserError
 from bench.schema import DataSpec
 
-__all__ = ["ClassifiedModes", "Classify", "Data", "Modes", "Split"]
+__all__ = ["ClassifiedModes", "Classify", "Data", "Modes", "Split", "titled"]
 
 Classify = Callable[[Tensor], Tensor]
 """The most probable class of each picture of a labelled data set, ``(N, C, H, W) -> (N,)`` int64."""
@@ -80,3 +82,10 @@ class Data:
     test: Split
     log_density: Callable[[Tensor], Tensor] | None = None
     modes: Modes | ClassifiedModes | None = None
+
+
+def titled(kind: str, title: str | None) -> str:
+    """What results call data of the user's own: ``kind``, or ``kind-TITLE``. UserError where a title is no name."""
+    if title is not None and re.fullmatch(r"[A-Za-z0-9_.]+", title) is None:
+        raise UserError(f"{kind}: title {title!r} may hold only letters, digits, _ and .; change data.title")
+    return kind if title is None else f"{kind}-{title}"

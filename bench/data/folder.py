@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from bench.data.arrays import Chunks, decoded, revision
-from bench.data.base import Data
+from bench.data.base import Data, titled
 from bench.data.images import image_data, split_of
 from bench.data.pictures import PictureError, opened
 from bench.errors import UserError
@@ -42,7 +42,7 @@ class _File:
     height: int
 
 
-def image_folder(path: str, size: int | None = None, colour: bool | None = None) -> Data:
+def image_folder(path: str, size: int | None = None, colour: bool | None = None, title: str | None = None) -> Data:
     """A user's own pictures, ``(N, C, H, W)`` uint8: 80/10/10 by their content.
 
     Every file below the folder must be a PNG or a JPEG, whatever its name; names that begin with a dot are passed over.
@@ -62,11 +62,14 @@ def image_folder(path: str, size: int | None = None, colour: bool | None = None)
             whole levels; none may be smaller.
         colour: Whether images have three channels (red, green, blue) or one (0.299 R + 0.587 G + 0.114 B). None: three
             where a pixel of any image has a colour, else one.
+        title: What results shall call it: ``image_folder-TITLE`` (letters, digits, ``_``, ``.``), else
+            ``image_folder``.
 
     Raises:
         UserError: There is no such folder or too little in it; a file is no picture, damaged, too large or a link;
             sizes differ or are smaller than asked for; two subfolders hold the same image.
     """
+    name = titled(_NAME, title)
     folder = Path(path).expanduser()
     if size is not None and (type(size) is not int or size < 1):
         raise UserError(f"{_NAME}: no image has {size!r} pixels a side; set data.size to a number above 0, or to null")
@@ -94,7 +97,7 @@ def image_folder(path: str, size: int | None = None, colour: bool | None = None)
         split_of(images[rows], None if classes is None else classes[rows]) for rows in map(slice, ends[:-1], ends[1:])
     )
     return image_data(
-        _NAME, key, train, val, test, levels=256, classes=len(labels) if labelled else None,
+        name, key, train, val, test, levels=256, classes=len(labels) if labelled else None,
         licence="the user's own", source=f"the user's folder {_shown(Path(folder.name))}",
     )  # fmt: skip
 

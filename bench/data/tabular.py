@@ -24,7 +24,7 @@ import torch
 from numpy.random import RandomState
 from numpy.typing import NDArray
 
-from bench.data.base import Data, Split
+from bench.data.base import Data, Split, titled
 from bench.data.cache import DataFile, sha256
 from bench.data.fetch import fetch
 from bench.data.sources import Package
@@ -86,12 +86,11 @@ def csv(path: str, header: bool = True, delimiter: str = "comma", title: str | N
         UserError: The file cannot be read; a cell is empty or no finite number; rows differ in length; a column is
             constant; fewer than 10 rows.
     """
-    if title is not None and re.fullmatch(r"[A-Za-z0-9_.]+", title) is None:
-        raise UserError(f"csv: title {title!r} may hold only letters, digits, _ and .; change data.title")
+    name = titled("csv", title)
     file = Path(path).expanduser()
     columns, values = read_table("csv", file, header=header, delimiter=delimiter)
     return _make(
-        "csv" if title is None else f"csv-{title}", columns, values, f"{sha256(file)} {header} {delimiter}",
+        name, columns, values, f"{sha256(file)} {header} {delimiter}",
         licence="the user's own", source=f"the user's table {file.name}",
     )  # fmt: skip
 
