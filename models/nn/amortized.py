@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from models.nn.context import needed
+
 __all__ = ["Amortized"]
 
 
@@ -26,6 +28,4 @@ class Amortized(nn.Module):
     def forward(self, batch: int, context: Tensor | None) -> Tensor:
         if self.n_context == 0:
             return self.bias.expand(batch, -1)
-        if context is None:
-            raise ValueError(f"these parameters depend on a context of {self.n_context} numbers; none was given")
-        return self.bias + (context.to(self.weight.dtype) @ self.weight.T).to(self.bias.dtype)
+        return self.bias + (needed(context, self.n_context).to(self.weight.dtype) @ self.weight.T).to(self.bias.dtype)

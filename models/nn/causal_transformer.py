@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from models.nn.context import needed
+
 __all__ = ["CausalTransformer"]
 
 Cache = tuple[Tensor, Tensor]
@@ -98,9 +100,7 @@ class CausalTransformer(nn.Module):
         """What is added to every sequence, ``(1, T, channels)``, or to each, ``(B, T, channels)``."""
         if self.n_context == 0:
             return self.positions[None]
-        if context is None:
-            raise ValueError(f"this network reads a context of {self.n_context} numbers; none was given")
-        return self.positions + self.project(context.to(self.positions.dtype))[:, None]
+        return self.positions + self.project(needed(context, self.n_context).to(self.positions.dtype))[:, None]
 
 
 class _Layer(nn.Module):

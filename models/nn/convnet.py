@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from models.nn.context import as_pictures, needed
 from models.transforms.actnorm import ActNorm
 
 __all__ = ["ConvNet", "ZeroConv"]
@@ -84,8 +85,6 @@ class _NormalizedConv(nn.Module):
 def _with_context(x: Tensor, context: Tensor | None, n_context: int) -> Tensor:
     """x and the context as channels, or a channel of ones where there is neither."""
     if n_context > 0:
-        if context is None:
-            raise ValueError(f"this network reads a context of {n_context} numbers; none was given")
-        pictures = context[:, :, None, None].expand(-1, -1, *x.shape[2:]) if context.dim() == 2 else context
-        x = torch.cat([x, pictures.to(x.dtype)], 1)
+        pictures = as_pictures(needed(context, n_context), x)
+        x = torch.cat([x, pictures.expand(-1, -1, *x.shape[2:])], 1)
     return x.new_ones(len(x), 1, *x.shape[2:]) if x.shape[1] == 0 else x

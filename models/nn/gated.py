@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import elu, glu, scaled_dot_product_attention
 
+from models.nn.context import as_pictures, needed
+
 __all__ = ["GatedConvNet"]
 
 
@@ -59,11 +61,7 @@ class GatedConvNet(nn.Module):
         self.positions = nn.Parameter(0.01 * torch.randn(math.prod(size), channels)) if heads > 0 else None
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        pictures = None
-        if self.n_context > 0:
-            if context is None:
-                raise ValueError(f"this network reads a context of {self.n_context} numbers; none was given")
-            pictures = (context[:, :, None, None] if context.dim() == 2 else context).to(x.dtype)
+        pictures = None if self.n_context == 0 else as_pictures(needed(context, self.n_context), x)
         h = self.first(x)
         for block in self.blocks:
             h = block(h, pictures, self.positions)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
+from models.nn.context import needed
 from models.nn.substitution import forward_substitution
 
 __all__ = ["MADE", "MaskedLinear", "n_masked"]
@@ -131,9 +132,7 @@ class MADE(nn.Module):
         return list(self.layers)  # type: ignore[arg-type]  # a ModuleList forgets the type of its modules
 
     def _projected(self, context: Tensor | None) -> Tensor:
-        if context is None:
-            raise ValueError(f"this network reads a context of {self.n_context} numbers; none was given")
-        return self.project(context.to(self.project.weight.dtype))
+        return self.project(needed(context, self.n_context).to(self.project.weight.dtype))
 
     def _by_input(self, rows: Tensor) -> Tensor:
         """Rows that stand as P times D, as D times P."""

@@ -5,6 +5,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from models.nn.context import needed
+
 __all__ = ["MLP"]
 
 
@@ -40,9 +42,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         if self.n_context > 0:
-            if context is None:
-                raise ValueError(f"this network reads a context of {self.n_context} numbers; none was given")
-            x = torch.cat([x, context.to(x.dtype)], 1)
+            x = torch.cat([x, needed(context, self.n_context).to(x.dtype)], 1)
         if self.constant_input:
             x = x.new_ones(len(x), 1)
         return self.layers(x)

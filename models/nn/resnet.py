@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from models.nn.context import as_pictures, needed
+
 __all__ = ["ResNet"]
 
 
@@ -45,10 +47,7 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         h = self.first(x.new_ones(len(x), 1, *x.shape[2:]) if self.constant_input else x)
         if self.n_context > 0:
-            if context is None:
-                raise ValueError(f"this network reads a context of {self.n_context} numbers; none was given")
-            pictures = context[:, :, None, None] if context.dim() == 2 else context
-            h = h + self.project(pictures.to(x.dtype))
+            h = h + self.project(as_pictures(needed(context, self.n_context), x))
         return self.layers(h)
 
 

@@ -16,6 +16,7 @@ __all__ = [
     "Transform",
     "checkpoint_activations",
     "full_precision",
+    "only_shape",
     "vectors_of",
     "weakest_inverse",
     "weakest_relation",
@@ -178,6 +179,12 @@ def weakest_inverse(parts: Sequence[Transform]) -> InverseKind:
 def full_precision(x: Tensor) -> torch.autocast:
     """Within it matrix products stay in the dtype of x: they are what autocast would lower."""
     return torch.autocast(x.device.type, enabled=False)
+
+
+def only_shape(own: tuple[int, ...], shape: Sequence[int]) -> None:
+    """ValueError if examples are not of the one shape that a transform was made for."""
+    if tuple(shape) != own:
+        raise ValueError(f"made for examples of shape {own}, not {tuple(shape)}")
 
 
 def vectors_of(dim: int, shape: Sequence[int]) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor, nn
 
-from models.transforms.base import Transform
+from models.transforms.base import Transform, only_shape
 from models.transforms.univariate import Univariate
 
 __all__ = ["Elementwise"]
@@ -41,6 +41,5 @@ class Elementwise(Transform):
         return x, log_derivative.flatten(1).sum(1)
 
     def output_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        if tuple(shape) != self.shape:
-            raise ValueError(f"made for examples of shape {self.shape}, not {tuple(shape)}")
+        only_shape(self.shape, shape)
         return self.shape

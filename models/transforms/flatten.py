@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import Generator, Tensor
 
-from models.transforms.base import Transform
+from models.transforms.base import Transform, only_shape
 
 __all__ = ["Flatten"]
 
@@ -32,6 +32,5 @@ class Flatten(Transform):
         return z.unflatten(1, self.shape), z.new_zeros(len(z))
 
     def output_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        if tuple(shape) != self.shape:
-            raise ValueError(f"made for examples of shape {self.shape}, not {tuple(shape)}")
+        only_shape(self.shape, shape)
         return (math.prod(self.shape),)

@@ -8,7 +8,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from models.base import Relation
-from models.transforms.base import Transform, weakest_inverse, weakest_relation
+from models.nn.context import as_pictures
+from models.transforms.base import Transform, only_shape, weakest_inverse, weakest_relation
 
 __all__ = ["MultiScale"]
 
@@ -108,8 +109,7 @@ class MultiScale(Transform):
         return self._relation
 
     def output_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        if tuple(shape) != self.shape:
-            raise ValueError(f"made for examples of shape {self.shape}, not {tuple(shape)}")
+        only_shape(self.shape, shape)
         return (math.prod(self.shape),)
 
 
@@ -117,5 +117,4 @@ def _joined(kept: Tensor, context: Tensor | None) -> Tensor:
     """The context of a prior, ``(B, C + K, H, W)``."""
     if context is None:
         return kept
-    pictures = context[:, :, None, None].expand(-1, -1, *kept.shape[2:]) if context.dim() == 2 else context
-    return torch.cat([kept, pictures.to(kept.dtype)], 1)
+    return torch.cat([kept, as_pictures(context, kept).expand(-1, -1, *kept.shape[2:])], 1)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor, nn
 
-from models.transforms.base import Transform
+from models.transforms.base import Transform, full_precision, vectors_of
 
 __all__ = ["Rotation"]
 
@@ -46,12 +46,10 @@ class Rotation(Transform):
         return self._turned(z, transposed=True), z.new_zeros(len(z))
 
     def output_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        if tuple(shape) != (self.vectors.shape[1],):
-            raise ValueError(f"made for vectors of {self.vectors.shape[1]}, not examples of shape {tuple(shape)}")
-        return tuple(shape)
+        return vectors_of(self.vectors.shape[1], shape)
 
     def _turned(self, x: Tensor, transposed: bool) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):  # it would lower matrix products
+        with full_precision(x):
             v = self.vectors / self.vectors.norm(dim=1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
             t = (v @ v.T).triu(1) + 0.5 * torch.eye(len(v), dtype=x.dtype, device=x.device)
             t = t.T if transposed else t

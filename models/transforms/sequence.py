@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 
 from models.nn.causal_transformer import CausalTransformer
-from models.transforms.base import Transform
+from models.transforms.base import Transform, only_shape
 from models.transforms.univariate import Univariate
 
 __all__ = ["Patches", "TokenAutoregressive"]
@@ -51,8 +51,7 @@ class Patches(Transform):
         return blocks.reshape(len(z), *self.shape), z.new_zeros(len(z))
 
     def output_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        if tuple(shape) != self.shape:
-            raise ValueError(f"made for examples of shape {self.shape}, not {tuple(shape)}")
+        only_shape(self.shape, shape)
         tokens = math.prod(self.grid)
         return (tokens, math.prod(self.shape) // tokens)
 
