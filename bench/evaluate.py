@@ -18,7 +18,7 @@ from bench.seeds import derive_seed
 from bench.train import Progress
 from models.base import GenerativeModel, HasLikelihood, ReportsCost
 
-__all__ = ["DataDensity", "EvalContext", "evaluate", "failed_estimates"]
+__all__ = ["CHUNK", "DataDensity", "EvalContext", "evaluate", "failed_estimates", "one_draw"]
 
 log = logging.getLogger("genbench")
 
@@ -135,14 +135,7 @@ class EvalContext:
         with torch.no_grad():
             for draw in range(draws):
                 self.report("likelihood", draw, draws)
-                chunks: list[Tensor] = []
-                for x in self.real.split(CHUNK):
-                    log_w = likelihood.log_weight(x.to(device), generator=generator)
-                    if log_w.shape != (len(x),):
-                        made = f"returned shape {tuple(log_w.shape)} for {len(x)} examples"
-                        raise ValueError(f"log_weight {made}; wanted is one number an example, shape ({len(x)},)")
-                    chunks.append(log_w)
-                rows.append(torch.cat(chunks).double().cpu())
+                rows.append(one_draw(likelihood, self.real, device, generator))
         return torch.stack(rows)
 
     @property
@@ -216,6 +209,18 @@ class EvalContext:
     def _likelihood(self) -> HasLikelihood:
         assert self.likelihood is not None, "asked for without Need.LIKELIHOOD"
         return self.likelihood
+
+
+def one_draw(likelihood: HasLikelihood, x: Tensor, device: torch.device, generator: Generator) -> Tensor:
+    """One draw of log w for each example, ``(N,)`` float64 on the CPU. ValueError for a log_weight of another shape."""
+    chunks: list[Tensor] = []
+    for part in x.split(CHUNK):
+        log_w = likelihood.log_weight(part.to(device), generator=generator)
+        if log_w.shape != (len(part),):
+            made = f"returned shape {tuple(log_w.shape)} for {len(part)} examples"
+            raise ValueError(f"log_weight {made}; wanted is one number an example, shape ({len(part)},)")
+        chunks.append(log_w.double().cpu())
+    return torch.cat(chunks)
 
 
 def evaluate(context: EvalContext, metrics: Mapping[str, Metric]) -> list[Estimate]:

@@ -13,7 +13,7 @@ from bench.build import build_model, typed
 from bench.data.base import Data
 from bench.data.cache import cache_dir
 from bench.errors import UserError
-from bench.evaluate import DataDensity, EvalContext, evaluate, failed_estimates
+from bench.evaluate import CHUNK, DataDensity, EvalContext, evaluate, failed_estimates, one_draw
 from bench.features.classifier import Classifier, load_or_train, unsuitable
 from bench.metrics.base import Metric, Need
 from bench.metrics.frechet import frechet_distance_from_features
@@ -151,9 +151,8 @@ def validation_score(data: Data, seed: int) -> Callable[[GenerativeModel], float
     def score(model: GenerativeModel) -> float:
         generator = torch.Generator(device=model.device).manual_seed(derive_seed(seed, "validate"))
         if isinstance(model, HasLikelihood):
-            chunks = [model.log_weight(x.to(model.device), generator=generator).double() for x in real.split(250)]
-            return -float(torch.cat(chunks).mean())
-        fake = torch.cat([model.sample(len(x), generator=generator).cpu() for x in real.split(250)])
+            return -float(one_draw(model, real, model.device, generator).mean())
+        fake = torch.cat([model.sample(len(x), generator=generator).cpu() for x in real.split(CHUNK)])
         if not unsuitable(data):
             features = classifier().features
             return frechet_distance_from_features(features(fake), features(real))

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from bench.data.base import Data
 from bench.data.toy import two_moons
+from bench.errors import UserError
 from bench.evaluate import DataDensity, EvalContext, evaluate, failed_estimates
 from bench.measure import validation_score
 from bench.metrics.base import Context, Metric, Need
@@ -166,6 +167,26 @@ def test_validation_can_train_the_classifier_it_needs(monkeypatch: pytest.Monkey
         values = [score(new_model("dcgan", data.spec)) for _ in range(2)]
     assert values[0] == values[1] > 0
     assert trained == [True], "once, with gradients"
+
+
+def test_validation_of_pictures_too_small_for_the_classifier_is_of_pixels() -> None:
+    data = small_data((1, 4, 4), 256)
+    with torch.no_grad():
+        assert 0 < validation_score(data, 0)(new_model("dcgan", data.spec)) < float("inf")
+
+
+def test_a_log_weight_of_another_shape_is_told_at_the_first_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = small_data((3,), None)
+    model = new_model("realnvp", data.spec)
+    plain = type(model).log_weight
+    monkeypatch.setattr(type(model), "log_weight", lambda self, x, **named: plain(self, x, **named)[:, None])
+    with torch.no_grad(), pytest.raises(ValueError, match=r"shape \(16, 1\) for 16 examples"):
+        validation_score(data, 0)(model)
+
+
+def test_one_validation_example_is_too_few() -> None:
+    with pytest.raises(UserError, match="at least 20 examples"):
+        validation_score(small_data((3,), None, held_out=1), 0)
 
 
 def test_a_failed_run_has_a_row_for_every_metric() -> None:

@@ -283,3 +283,11 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     train(new_model("vae", DATA.spec), tmp_path, examples=16)
     with pytest.raises(UserError, match="does not fit this model"):
         load_model_weights(new_model("realnvp", DATA.spec), tmp_path / "final.ckpt")
+
+
+def test_a_training_step_without_a_loss_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = small_data((2,), None)
+    model = new_model("realnvp", data.spec)
+    monkeypatch.setattr(type(model), "training_step", lambda self, batch, batch_idx: None)
+    with pytest.raises(ValueError, match="training_step returned no loss"):
+        fit(model, data, Schedule(examples=64, batch_size=16), Hardware(), seed=0, folder=tmp_path, config={})
