@@ -74,7 +74,6 @@ def draw_comparison(saved: Mapping[tuple[str, str], Path], path: Path) -> None:
         saved: By model and data set, the ``.npz`` that ``draw_samples`` wrote.
         path: Of the PNG.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     panels: dict[tuple[str, str], dict[str, np.ndarray[Any, Any]]] = {}
@@ -103,8 +102,11 @@ def draw_comparison(saved: Mapping[tuple[str, str], Path], path: Path) -> None:
         panel = panels[model, data]
         _draw_panel(axes, panel, panel.get("truth", panel.get("density")))
         axes.set(xticks=[], yticks=[])
+    picture = _rendered(figure)
+    if all("density" in panel for panel in panels.values()):  # one colour map: a palette halves the file
+        picture = picture.quantize(256, dither=Image.Dither.NONE)
     png = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(png)
+    picture.save(png, format="PNG", optimize=True)
     durable_write(path, png.getvalue())
 
 
@@ -140,12 +142,17 @@ def image_grid(images: np.ndarray[Any, Any], levels: int, columns: int = GRID, g
 
 
 def _plot(points: np.ndarray[Any, Any]) -> Image.Image:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4, 4), dpi=100, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     _scatter(figure.add_subplot(), points)
+    return _rendered(figure)
+
+
+def _rendered(figure: Any) -> Image.Image:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 

@@ -186,9 +186,9 @@ def fit(
             resume = None
         else:
             supervisor.restore(stored)
-    supervisor.progress.made_with(hardware, data)
     if supervisor.progress.finished:  # killed after training, before the end of its evaluation
         return supervisor.progress
+    supervisor.progress.made_with(hardware, data)
     with _quiet_lightning():
         trainer = _trainer(schedule, hardware, model, folder, logger, supervisor)
     batches = Batches(

@@ -1,6 +1,10 @@
 """What the documents say works as they say it."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +44,24 @@ def test_the_model_in_the_guide_runs_from_outside_the_repository(
     assert ours.value is not None
     assert oracle.value is not None
     assert ours.value < oracle.value + 3 * (ours.stderr or 0), "no model beats the density itself"
+
+
+def test_the_model_in_the_guide_passes_the_test_that_the_guide_names(tmp_path: Path) -> None:
+    for part in ("bench", "models", "conf", "tests"):
+        shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    guide = (ROOT / "docs" / "adding.md").read_text()
+    (tmp_path / "models" / "flows" / "diagonal.py").write_text(re.findall(r"```python\n(.*?)```", guide, re.DOTALL)[0])
+    (tmp_path / "conf" / "model" / "diagonal.yaml").write_text(re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)[0])
+    command = re.search(r"python -m (pytest tests/test_contract_models\.py -k diagonal)", guide)
+    assert command is not None
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    done = subprocess.run(
+        [sys.executable, "-m", *command[1].split(), "-n", "0"], cwd=tmp_path, capture_output=True, text=True,
+        env={**environment, "PYTHONPATH": str(tmp_path)}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert re.search(r"\b1\d passed, \d+ skipped", done.stdout), done.stdout[-300:]
 
 
 def test_committed_leaderboards_are_made_from_the_committed_rows() -> None:

@@ -149,6 +149,21 @@ def test_a_model_in_a_subfolder_has_a_folder_and_a_leaderboard(workplace: Path) 
     assert "big/flow" in (workplace / "results" / "leaderboard" / "two_moons.csv").read_text()
 
 
+def test_the_picture_shows_each_configuration_under_the_name_of_its_line(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[dict[tuple[str, str], Path]] = []
+    monkeypatch.setattr("bench.leaderboard.draw_comparison", lambda samples, path: drawn.append(samples))
+    assert main(TOY) == 0
+    assert main([*TOY, "train.examples=320", "seed=-1"]) == 0
+    assert list(drawn[0]) == [("linear", "two_moons")]
+    assert len(drawn[1]) == 2
+    for (label, data), array in drawn[1].items():
+        assert data == "two_moons"
+        (group,) = {row.group for row in read_rows(array.with_name("rows.jsonl")) if row.model == "linear"}
+        assert label == f"linear #{group[:6]}"
+
+
 def test_convolutions_are_held_to_float32(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     assert main(TOY) == 0

@@ -71,15 +71,6 @@ class IDenseNet(ContractiveFlow):
             Residual, train_series=Roulette(exact_terms), eval_series=Roulette(eval_terms), exact_dim=exact_dim
         )
         super().__init__(
-            shape,
-            levels,
-            optimizer,
-            branch=branch,
-            block=block,
-            blocks=blocks,
-            scale_blocks=scale_blocks,
-            flat_blocks=flat_blocks,
-            scales=scales,
-            factor_out=False,
-            alpha=alpha,
-        )
+            shape, levels, optimizer, branch=branch, block=block, blocks=blocks, scale_blocks=scale_blocks,
+            flat_blocks=flat_blocks, scales=scales, factor_out=False, alpha=alpha,
+        )  # fmt: skip

@@ -82,15 +82,6 @@ class IResNet(ContractiveFlow):
             exact_dim=exact_dim,
         )
         super().__init__(
-            shape,
-            levels,
-            optimizer,
-            branch=branch,
-            block=block,
-            blocks=blocks,
-            scale_blocks=scale_blocks,
-            flat_blocks=0,
-            scales=scales,
-            factor_out=True,
-            alpha=alpha,
-        )
+            shape, levels, optimizer, branch=branch, block=block, blocks=blocks, scale_blocks=scale_blocks,
+            flat_blocks=0, scales=scales, factor_out=True, alpha=alpha,
+        )  # fmt: skip
