@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench.data.base import Data, Split
-from bench.data.cache import DataFile, sha256
+from bench.data.bytes.cache import DataFile, sha256
 from bench.errors import UserError
 
 __all__ = [

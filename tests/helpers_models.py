@@ -9,10 +9,10 @@ import torch
 from torch import Generator, Tensor
 
 import conf
-from bench.build import build_model
+from bench.config.build import build_model
+from bench.config.compose import compose_runs
 from bench.data.base import Data, Split
 from bench.rng import seeded
-from bench.run import compose_runs
 from bench.schema import DataSpec
 from models.base import GenerativeModel
 

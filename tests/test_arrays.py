@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bench.data import arrays
-from bench.data.arrays import complaints, decoded, is_there
+from bench.data.bytes import arrays
+from bench.data.bytes.arrays import complaints, decoded, is_there
 from bench.errors import UserError
 
 IMAGES = np.arange(4000, dtype=np.uint16).view(np.uint8).reshape(20, 400)

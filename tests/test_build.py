@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from helpers_models import configuration
 
-from bench.build import build_data, build_model, check_arguments, check_targets, typed
+from bench.config.build import build_data, build_model, check_arguments, check_targets, typed
 from bench.errors import UserError
-from bench.job import check
-from bench.measure import Evaluation
-from bench.train import Hardware, Schedule
+from bench.evaluation.rows import Evaluation
+from bench.runs.run import check
+from bench.training.fit import Hardware, Schedule
 
 STRANGERS = [
     "os.system",
@@ -67,8 +67,8 @@ def test_what_is_only_reachable_through_an_allowed_module_is_refused(target: str
 @pytest.mark.parametrize(
     ("group", "target"),
     [
-        ("data", "bench.data.fetch.fetch"),
-        ("data", "bench.data.cache.cache_dir"),
+        ("data", "bench.data.bytes.fetch.fetch"),
+        ("data", "bench.data.bytes.cache.cache_dir"),
         ("data", "bench.files.durable_write"),
         ("data", "models.vaes.vae.VAE"),
         ("model", "bench.data.toy.two_moons"),
@@ -96,7 +96,7 @@ def test_nested_targets_are_checked_too() -> None:
 def test_refusing_imports_nothing(tmp_path: Path) -> None:
     (tmp_path / "stranger.py").write_text("raise SystemExit('imported')\n")
     code = (
-        "import json, sys\nfrom bench.build import check_targets\nfrom bench.errors import UserError\n"
+        "import json, sys\nfrom bench.config.build import check_targets\nfrom bench.errors import UserError\n"
         "try:\n    check_targets(json.loads(sys.argv[1]))\nexcept UserError:\n"
         "    sys.exit(int('stranger' in sys.modules))\nsys.exit(3)\n"
     )

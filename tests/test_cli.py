@@ -12,9 +12,9 @@ from helpers_cli import genbench
 from helpers_models import names
 
 from bench.checkpoint import save_checkpoint
-from bench.cli import main
-from bench.results import read_rows
-from bench.run import compose_runs
+from bench.cli.main import main
+from bench.config.compose import compose_runs
+from bench.rows.store import read_rows
 from bench.schema import Status
 
 TINY = ["data=two_moons", "data.n_train=512", "data.n_val=64", "data.n_test=64", "metric=[likelihood,cost]",
@@ -165,7 +165,7 @@ def test_a_sweep_goes_on_after_a_divergence_and_the_table_shows_it(
 def test_two_processes_never_share_a_folder(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import fcntl
 
-    from bench.job import run_folder
+    from bench.runs.run import run_folder
 
     folder = workplace / run_folder(compose_runs(["model=vae", *TINY])[0])
     folder.mkdir(parents=True)
@@ -178,7 +178,7 @@ def test_two_processes_never_share_a_folder(workplace: Path, capsys: pytest.Capt
 def test_two_commands_of_several_processes_never_share_a_folder(workplace: Path) -> None:
     import fcntl
 
-    from bench.job import run_folder
+    from bench.runs.run import run_folder
 
     command = ["model=vae", "trainer=ddp", "trainer.accelerator=cpu", *TINY]
     folder = workplace / run_folder(compose_runs(command)[0])
@@ -328,11 +328,11 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_must_be_fast_imports_no_torch(arguments: list[str], workplace: Path) -> None:
     from helpers_rows import make_row
 
-    from bench.results import write_rows
+    from bench.rows.store import write_rows
 
     write_rows(workplace / "rows.jsonl", [make_row()])
     code = (
-        "import sys\nfrom bench.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        "import sys\nfrom bench.cli.main import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
         "assert not {'torch', 'pytorch_lightning', 'scipy'} & set(sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)

@@ -14,14 +14,14 @@ import pytest
 from helpers_models import names
 from PIL import Image
 
-from bench import cli_data
-from bench.cli import main
-from bench.data import fetch as fetching
-from bench.data.arrays import Chunks, decoded
-from bench.data.cache import DataFile
+from bench.cli import data as cli_data
+from bench.cli.main import main
+from bench.data.bytes import fetch as fetching
+from bench.data.bytes.arrays import Chunks, decoded
+from bench.data.bytes.cache import DataFile
+from bench.data.bytes.fetch import announce, fetch, request_of
+from bench.data.bytes.inventory import state
 from bench.data.digits import MNIST_FILES
-from bench.data.fetch import announce, fetch, request_of
-from bench.data.inventory import state
 
 CONTENT = {"a.bin": bytes(range(200)) * 30, "b.bin": b"second file\n" * 500}
 
@@ -34,12 +34,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.data.arrays import decoded, revision
+from bench.data.bytes.arrays import decoded, revision
 from bench.data.base import Data, Split
-from bench.data.archive import SourceError
-from bench.data.cache import DataFile
-from bench.data.fetch import fetch
-from bench.data.sources import Source
+from bench.data.bytes.archive import SourceError
+from bench.data.bytes.cache import DataFile
+from bench.data.bytes.fetch import fetch
+from bench.data.bytes.sources import Source
 from bench.schema import DataSpec
 
 FILES = ({files})
@@ -413,7 +413,7 @@ def test_a_data_function_is_asked_and_goes_no_further(cache: Path) -> None:
 )
 def test_help_is_there_at_once_and_without_torch(arguments: list[str], workplace: Path) -> None:
     code = (
-        "import sys\nfrom bench.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        "import sys\nfrom bench.cli.main import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
         "assert not {'torch', 'numpy', 'hydra'} & set(sys.modules)\n"
     )
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -427,7 +427,7 @@ def test_help_is_there_at_once_and_without_torch(arguments: list[str], workplace
 
 def test_the_list_does_not_wait_for_lightning(workplace: Path) -> None:
     code = (
-        "import sys\nfrom bench.cli import main\nmain(['data', 'list'])\n"
+        "import sys\nfrom bench.cli.main import main\nmain(['data', 'list'])\n"
         "assert not {'pytorch_lightning', 'matplotlib', 'pandas'} & set(sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

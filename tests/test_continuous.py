@@ -12,11 +12,11 @@ from helpers_models import configuration, small_data
 from helpers_transforms import check_bijection, normal
 from torch import Generator, Tensor, nn
 
-from bench.build import build_model
+from bench.config.build import build_model
 from bench.errors import UserError
-from bench.evaluate import EvalContext
+from bench.evaluation.evaluate import EvalContext
 from bench.metrics.cost import Cost
-from bench.train import Hardware, Progress, Schedule, fit
+from bench.training.fit import Hardware, Progress, Schedule, fit
 from models.base import ReportsCost
 from models.flows.ffjord import FFJORD
 from models.nn.dynamics import ConvDynamics, MLPDynamics

@@ -10,17 +10,17 @@ from helpers_data import check_data, encoded, examples
 from helpers_models import configuration, names, new_model, small_data
 
 import conf
-from bench.build import build_data, build_metrics
-from bench.catalogue import GROUPS, describe, listing
+from bench.config.build import build_data, build_metrics
+from bench.config.catalogue import GROUPS, describe, listing
+from bench.config.compose import compose_runs
 from bench.data.base import Modes
-from bench.data.cache import cache_dir
+from bench.data.bytes.cache import cache_dir
 from bench.errors import UserError
-from bench.evaluate import EvalContext, evaluate
+from bench.evaluation.evaluate import EvalContext, evaluate
 from bench.features.classifier import load_or_train
-from bench.job import check
-from bench.run import compose_runs
+from bench.runs.run import check
 from bench.schema import Status
-from bench.train import Progress
+from bench.training.fit import Progress
 
 # 110 and 139 MB to fetch, 3 GB to decode: once in a while is enough.
 LARGE = {"cifar10", "dsprites", "mnist_binarized"}

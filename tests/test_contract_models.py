@@ -11,8 +11,8 @@ from torch import Generator, Tensor
 
 from bench.data.base import Data
 from bench.errors import UserError
-from bench.job import check
-from bench.train import Hardware, Progress, Schedule, fit, load_model_weights
+from bench.runs.run import check
+from bench.training.fit import Hardware, Progress, Schedule, fit, load_model_weights
 from models.base import Autoencodes, ClosedForm, GenerativeModel, HasLikelihood
 from models.flows.base import Flow
 

@@ -14,7 +14,7 @@ import torch
 
 from bench.data import digits
 from bench.data.base import Data, Split
-from bench.data.cache import DataFile, cache_dir
+from bench.data.bytes.cache import DataFile, cache_dir
 from bench.data.digits import MNIST_FILES, mnist, mnist5k, read_idx
 from bench.errors import UserError
 

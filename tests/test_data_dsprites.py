@@ -17,9 +17,9 @@ from numpy.random import RandomState
 
 from bench.data import dsprites
 from bench.data.base import Data
-from bench.data.cache import sha256
+from bench.data.bytes.cache import sha256
+from bench.data.bytes.sources import Package
 from bench.data.dsprites import DSPRITES_FACTORS, DSPRITES_FILE
-from bench.data.sources import Package
 from bench.errors import UserError
 
 SIZES = {"colour": 1, "shape": 3, "scale": 2, "orientation": 5, "x": 4, "y": 3}

@@ -19,13 +19,15 @@ from helpers_data import Bytes, cached, complaint, examples, pinned, resized, ta
 from PIL import Image
 from scipy.io import savemat
 
-from bench.data import arrays, cifar, fashion, idx, svhn
-from bench.data.arrays import decoded, revision
+from bench.data import cifar, fashion, svhn
 from bench.data.base import Data
+from bench.data.bytes import arrays
+from bench.data.bytes.arrays import decoded, revision
+from bench.data.bytes.sources import ArchiveDownload
 from bench.data.cifar import CIFAR10_FILES, PicturePackage, read_records
 from bench.data.digits import MNIST_FILES, mnist
 from bench.data.fashion import FASHION_MNIST_FILES
-from bench.data.sources import ArchiveDownload
+from bench.data.formats import idx
 from bench.data.svhn import SVHN_FILES, read_mat
 from bench.errors import UserError
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from numpy.random import RandomState
 
-from bench.cli import main
+from bench.cli.main import main
 from bench.data import uci
 from bench.data.base import Data
-from bench.data.cache import DataFile, cache_dir
+from bench.data.bytes.cache import DataFile, cache_dir
 from bench.data.tabular import CASP_FILE, COVERTYPE_FILE, MAGIC_FILE, casp, covertype, csv, magic
 from bench.data.uci import PUBLISHED, bsds300, gas, hepmass, miniboone, power
 from bench.errors import UserError

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.cli import main
-from bench.results import read_rows
-from bench.tables import make_table, to_csv, to_markdown
+from bench.cli.main import main
+from bench.rows.store import read_rows
+from bench.tables.render import make_table, to_csv, to_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 

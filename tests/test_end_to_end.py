@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from helpers_cli import genbench
 
-from bench.results import read_rows
+from bench.rows.store import read_rows
 from bench.schema import Status
 
 QUICK = ["run", "experiment=quickstart", "train.examples=640", "train.validate_every=320", "evaluate.n_samples=100",

@@ -11,8 +11,8 @@ from torch import Generator, Tensor
 from bench.data.base import Data
 from bench.data.toy import two_moons
 from bench.errors import UserError
-from bench.evaluate import DataDensity, EvalContext, evaluate, failed_estimates
-from bench.measure import validation_score
+from bench.evaluation.evaluate import DataDensity, EvalContext, evaluate, failed_estimates
+from bench.evaluation.rows import validation_score
 from bench.metrics.base import Context, Metric, Need
 from bench.metrics.cost import Cost
 from bench.metrics.extractor import ExtractorAccuracy
@@ -21,7 +21,7 @@ from bench.metrics.inception_score import InceptionScore
 from bench.metrics.likelihood import LogLikelihood
 from bench.metrics.modes import ModeCounts
 from bench.schema import Estimate, MetricInfo, Status
-from bench.train import Progress
+from bench.training.fit import Progress
 from models.base import GenerativeModel
 
 
@@ -160,7 +160,7 @@ def test_validation_can_train_the_classifier_it_needs(monkeypatch: pytest.Monkey
         trained.append(torch.is_grad_enabled())
         return Pixels()
 
-    monkeypatch.setattr("bench.measure.load_or_train", load_or_train)
+    monkeypatch.setattr("bench.evaluation.rows.load_or_train", load_or_train)
     data = small_data((1, 8, 8), 256)
     score = validation_score(data, 0)
     with torch.no_grad():

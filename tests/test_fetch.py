@@ -20,10 +20,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.data.archive import SourceError, read_member
-from bench.data.cache import DataFile, cache_dir, sha256
-from bench.data.fetch import fetch
-from bench.data.sources import ArchiveDownload, Download, Package, Source
+from bench.data.bytes.archive import SourceError, read_member
+from bench.data.bytes.cache import DataFile, cache_dir, sha256
+from bench.data.bytes.fetch import fetch
+from bench.data.bytes.sources import ArchiveDownload, Download, Package, Source
 from bench.errors import UserError
 
 CONTENT = {"a.bin": b"first file\n" * 1000, "b.bin": bytes(range(256)) * 7}
@@ -192,7 +192,7 @@ def test_what_cannot_be_read_is_said_so(tmp_path: Path, cache: Path, monkeypatch
         raise PermissionError(13, "Permission denied", str(path))
 
     for module in ("cache", "fetch"):  # the tests may run as a user who may read everything
-        monkeypatch.setattr(f"bench.data.{module}.sha256", refuse)
+        monkeypatch.setattr(f"bench.data.bytes.{module}.sha256", refuse)
     for path in (tmp_path, tmp_path / "a.bin"):
         text = message("set", FILES, [Forbidden()], str(path))
         assert f"cannot read or write {tmp_path / 'a.bin'} (Permission denied)" in text
@@ -414,7 +414,7 @@ def test_a_terminal_shows_a_bar(
 def test_without_a_terminal_there_are_lines(
     flaky: tuple[type[Flaky], str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("bench.data.download._LINE_SECONDS", 0.0)
+    monkeypatch.setattr("bench.data.bytes.download._LINE_SECONDS", 0.0)
     caplog.set_level("INFO", "bench.data")
     source = Download(flaky[1], gzipped=False)
     fetch("set", [LARGE], [Given((), failure="cable cut"), source])
@@ -566,7 +566,7 @@ def test_a_client_that_fails_or_is_missing_is_named(npm: Path, monkeypatch: pyte
 
 def test_a_client_that_never_ends_is_stopped(npm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (npm.parent / "bin" / "npm").write_text(f"#!{sys.executable}\nimport time\ntime.sleep(60)\n")
-    monkeypatch.setattr("bench.data.archive._CLIENT_SECONDS", 0.3)
+    monkeypatch.setattr("bench.data.bytes.archive._CLIENT_SECONDS", 0.3)
     assert "no end after 0.3 s" in message("set", [B], [Package("npm", "thing", "1.0.0", "0" * 64, "d")])
 
 

@@ -20,10 +20,10 @@ from torch import Generator, Tensor, nn
 from torch.distributions import Normal
 from torch.nn import functional
 
-from bench.build import typed
 from bench.checkpoint import load_checkpoint
+from bench.config.build import typed
 from bench.data.base import Data
-from bench.train import Hardware, Schedule, fit
+from bench.training.fit import Hardware, Schedule, fit
 from models.base import GenerativeModel
 from models.flows.base import Flow
 from models.flows.glow import Glow

@@ -59,7 +59,9 @@ def test_the_schema_needs_the_standard_library_only() -> None:
     assert {target.split(".")[0] for target in GRAPH["bench.schema"]} <= {"dataclasses", "math", "enum"}
 
 
-@pytest.mark.parametrize("name", ["results", "tables", "aggregate", "view", "cli_table", "catalogue", "files", "names"])
+@pytest.mark.parametrize(
+    "name", ["rows.store", "tables.render", "tables.aggregate", "tables.view", "cli.table", "config.catalogue", "files"]
+)
 def test_tables_never_need_torch(name: str) -> None:
     reached, todo = set(), [f"bench.{name}"]
     while todo:
@@ -88,8 +90,8 @@ def test_data_metrics_and_features_do_not_import_each_other() -> None:
 
 
 def test_only_the_composer_and_the_builder_know_hydra() -> None:
-    assert importers("hydra", "omegaconf") == {"bench.run", "bench.build"}
-    assert importers("bench.run") == {"bench.cli", "bench.cli_data"}
+    assert importers("hydra", "omegaconf") == {"bench.config.compose", "bench.config.build"}
+    assert importers("bench.config.compose") == {"bench.cli.main", "bench.cli.data"}
 
 
 def test_there_is_no_circle() -> None:

@@ -7,9 +7,9 @@ import torch
 from helpers_metrics import FakeContext, FakeExtractor, spec
 from torch import Generator, Tensor
 
-from bench.intervals import wilson_interval
 from bench.metrics.extractor import ExtractorAccuracy
 from bench.metrics.inception_score import InceptionScore, inception_score
+from bench.metrics.intervals import wilson_interval
 from bench.schema import Status
 
 

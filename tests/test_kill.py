@@ -12,7 +12,7 @@ import torch
 from helpers_cli import genbench, genbench_killed_after
 
 from bench.checkpoint import load_checkpoint
-from bench.results import read_rows
+from bench.rows.store import read_rows
 
 # Two seconds of training with a checkpoint every tenth of a second or so, then a short evaluation.
 RUN = [

@@ -15,14 +15,14 @@ import torch
 from helpers_models import configuration, names
 from PIL import Image
 
-from bench.build import build_data, build_model
+from bench.config.build import build_data, build_model
 from bench.data import binarized
 from bench.data.base import Data, Split
 from bench.data.digits import mnist5k
 from bench.errors import UserError
 from bench.features import classifier
-from bench.job import execute
-from bench.results import read_rows
+from bench.rows.store import read_rows
+from bench.runs.run import execute
 from bench.schema import DataSpec, ResultRow, Status
 from models.base import HasLikelihood
 

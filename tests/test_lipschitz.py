@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Generator, Tensor, nn
 from torch.autograd.functional import jacobian
 
-from bench.ema import EMA
+from bench.training.ema import EMA
 from models.nn.lipschitz import (
     CLipSwish,
     LipschitzConv2d,

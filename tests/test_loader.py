@@ -15,7 +15,7 @@ from bench.data import loader
 from bench.data.base import Data, Split
 from bench.data.loader import AHEAD, Batches
 from bench.features.classifier import _digest
-from bench.train import Hardware, Schedule, fit
+from bench.training.fit import Hardware, Schedule, fit
 
 SHAPE = (3, 4, 4)
 

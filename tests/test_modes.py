@@ -14,10 +14,10 @@ from torch import Tensor
 
 from bench.data import toy
 from bench.data.base import Modes
-from bench.evaluate import EvalContext, evaluate
+from bench.evaluation.evaluate import EvalContext, evaluate
 from bench.metrics.modes import ModeCounts, mode_divergence, modes_hit
 from bench.schema import Estimate, Status
-from bench.train import Progress
+from bench.training.fit import Progress
 
 UNIFORM25 = np.full(25, 1 / 25)
 UNIFORM1000 = np.full(1000, 1 / 1000)

@@ -15,13 +15,13 @@ from helpers_rows import FAILED, make_row
 from torch import Generator, Tensor
 
 import bench
-from bench.aggregate import certified, make_table
 from bench.data import cifar, near_duplicates
-from bench.data.cache import DataFile
+from bench.data.bytes.cache import DataFile
 from bench.data.cifar import cifar10, listed_near_duplicates
 from bench.data.near_duplicates import LIMIT, find, nearest, similarity
 from bench.errors import UserError
 from bench.schema import Relation
+from bench.tables.aggregate import certified, make_table
 
 LIST = Path(cifar.__file__).with_name("cifar10_near_duplicates.csv")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from helpers_rows import make_row
 
-from bench.results import write_rows
+from bench.rows.store import write_rows
 
 COMMANDS = [
     ["--help"],

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.pictures import draw_comparison, draw_samples, image_grid, landscape
+from bench.evaluation.pictures import draw_comparison, draw_samples, image_grid, landscape
 
 
 @pytest.mark.parametrize(("channels", "levels"), [(1, 256), (3, 32), (2, 2)])

@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 from helpers_cli import genbench
 
-from bench import processes
-from bench.processes import run_workers, tell_parent
+from bench.runs import ddp as processes
+from bench.runs.ddp import run_workers, tell_parent
 
 WORKER = """\
 import fcntl, os, signal, sys, threading, time
 from pathlib import Path
-from bench.processes import follow_parent, tell_parent
+from bench.runs.ddp import follow_parent, tell_parent
 
 def wait_for_ever():
     lock = threading.Lock()
@@ -42,7 +42,7 @@ Path(f"{rank}.ready").touch()
 PARENT = """\
 import sys
 from pathlib import Path
-from bench import processes
+from bench.runs import ddp as processes
 processes.WORKER = "tiny"
 print(processes.run_workers(Path("config.json"), 2))
 """
@@ -178,7 +178,7 @@ def test_a_long_word_is_one_line_that_no_other_can_break(letter: str, monkeypatc
 
 def test_the_real_worker_follows_its_parent_from_the_start(workplace: Path) -> None:
     os.mkfifo("config.json")  # which nobody ever writes: the main thread waits
-    command = [sys.executable, "-m", "bench.worker", "config.json", "1"]
+    command = [sys.executable, "-m", "bench.runs.worker", "config.json", "1"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, env={**os.environ, "LOCAL_RANK": "0"}) as worker:
         with pytest.raises(subprocess.TimeoutExpired):
             worker.wait(0.5)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from bench.checkpoint import load_checkpoint, save_checkpoint
-from bench.cli import main
-from bench.results import read_rows
+from bench.cli.main import main
+from bench.rows.store import read_rows
 
 QUICK = ["metric=[likelihood]", "train.examples=640", "train.batch_size=32", "train.validate_every=320",
          "evaluate.n_samples=16"]  # fmt: skip
@@ -120,8 +120,8 @@ def test_rerun_of_an_interrupted_rerun_takes_its_checkpoint(workplace: Path, mon
 
 
 def test_rows_carry_the_commit_that_trained(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.train.git_state", lambda: ("a" * 40, False))
-    monkeypatch.setattr("bench.measure.git_state", lambda: ("b" * 40, False))
+    monkeypatch.setattr("bench.training.fit.git_state", lambda: ("a" * 40, False))
+    monkeypatch.setattr("bench.evaluation.rows.git_state", lambda: ("b" * 40, False))
     assert main([*TOY, "evaluate.checkpoints=[best]"]) == 0
     rows = [row for row in read_rows(the_run(workplace) / "rows.jsonl") if row.model != "oracle"]
     assert {row.git_commit for row in rows} == {"a" * 40}
@@ -130,9 +130,9 @@ def test_rows_carry_the_commit_that_trained(workplace: Path, monkeypatch: pytest
 
 
 def test_code_that_changed_on_the_way_is_no_commit(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.train.git_state", lambda: ("a" * 40, False))
+    monkeypatch.setattr("bench.training.fit.git_state", lambda: ("a" * 40, False))
     interrupt(monkeypatch, TOY)
-    monkeypatch.setattr("bench.train.git_state", lambda: ("b" * 40, False))
+    monkeypatch.setattr("bench.training.fit.git_state", lambda: ("b" * 40, False))
     assert main(TOY) == 0
     rows = [row for row in read_rows(the_run(workplace) / "rows.jsonl") if row.model != "oracle"]
     assert {(row.git_commit, row.dirty) for row in rows} == {("b" * 40, True)}
@@ -153,7 +153,7 @@ def test_the_picture_shows_each_configuration_under_the_name_of_its_line(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[dict[tuple[str, str], Path]] = []
-    monkeypatch.setattr("bench.leaderboard.draw_comparison", lambda samples, path: drawn.append(samples))
+    monkeypatch.setattr("bench.tables.leaderboard.draw_comparison", lambda samples, path: drawn.append(samples))
     assert main(TOY) == 0
     assert main([*TOY, "train.examples=320", "seed=-1"]) == 0
     assert list(drawn[0]) == [("linear", "two_moons")]

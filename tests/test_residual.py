@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator, Tensor, nn
 
-from bench.evaluate import EvalContext
+from bench.evaluation.evaluate import EvalContext
 from bench.metrics.cost import Cost
 from bench.schema import Status
-from bench.train import Hardware, Progress, Schedule, fit
+from bench.training.fit import Hardware, Progress, Schedule, fit
 from models.base import ReportsCost
 from models.flows.base import Flow
 from models.flows.idensenet import IDenseNet

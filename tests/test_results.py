@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from bench.errors import UserError
 from bench.files import durable_write, sweep_orphans
-from bench.results import collect, read_rows, write_rows
+from bench.rows.store import collect, read_rows, write_rows
 from bench.schema import Relation, ResultRow, Status
 
 

@@ -10,16 +10,16 @@ from torch import Tensor
 
 from bench.data import stacked
 from bench.data.base import ClassifiedModes, Data, Split
-from bench.data.cache import cache_dir
+from bench.data.bytes.cache import cache_dir
 from bench.data.digits import mnist5k
 from bench.data.stacked import stack
 from bench.errors import UserError
-from bench.evaluate import EvalContext, evaluate
+from bench.evaluation.evaluate import EvalContext, evaluate
 from bench.features.classifier import load_or_train
 from bench.metrics.frechet import FID
 from bench.metrics.modes import ModeCounts
 from bench.schema import Status
-from bench.train import Progress
+from bench.training.fit import Progress
 from models.base import GenerativeModel
 
 SIZES = (3000, 500, 600)

@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 from helpers_rows import FAILED, make_row
 
-from bench import cli_table
-from bench.aggregate import PROTOCOL, Cell, Section, _t975
+from bench.cli import table as cli_table
 from bench.errors import UserError
-from bench.results import write_rows
+from bench.rows.store import write_rows
 from bench.schema import Relation, ResultRow, Source, Status
-from bench.tables import (
+from bench.tables.aggregate import PROTOCOL, Cell, Section, _t975
+from bench.tables.render import (
     certified,
     format_number,
     make_table,
@@ -32,7 +32,7 @@ from bench.tables import (
     to_text,
     write_leaderboard,
 )
-from bench.view import ABSENT
+from bench.tables.view import ABSENT
 
 PLAIN: dict[str, Any] = {"stderr": None, "ci_low": None, "ci_high": None}
 SKIPPED: dict[str, Any] = FAILED | {"status": Status.SKIPPED}
@@ -637,7 +637,7 @@ def test_the_commands_mistakes_are_user_errors(tmp_path: Path) -> None:
 
 COMMAND = """
 import argparse, sys, time
-from bench import cli_table
+from bench.cli import table as cli_table
 parser = argparse.ArgumentParser()
 cli_table.add_arguments(parser)
 assert cli_table.main(parser.parse_args(sys.argv[1:])) == 0

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from bench.checkpoint import load_checkpoint
 from bench.data.base import Split
 from bench.data.loader import Batches
-from bench.ema import EMA
 from bench.errors import DivergedError, UserError
-from bench.train import Hardware, Progress, Schedule, fit, load_model_weights
+from bench.training.ema import EMA
+from bench.training.fit import Hardware, Progress, Schedule, fit, load_model_weights
 from models.base import GenerativeModel
 
 DATA = small_data((4,), None, n=100)

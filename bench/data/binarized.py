@@ -13,13 +13,13 @@ from numpy.random import RandomState
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from bench.data.arrays import Chunks, decoded, revision
 from bench.data.base import Data, Split
-from bench.data.cache import DataFile
+from bench.data.bytes.arrays import Chunks, decoded, revision
+from bench.data.bytes.cache import DataFile
+from bench.data.bytes.fetch import fetch
+from bench.data.bytes.sources import Download
 from bench.data.digits import mnist
-from bench.data.fetch import fetch
 from bench.data.images import SPLITS, decoding, image_data, split_of
-from bench.data.sources import Download
 from bench.seeds import derive_seed
 
 __all__ = ["MNIST_BINARIZED_FILES", "mnist_binarized", "mnist_dynamic", "read_amat"]

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.data.archive import read_member
-from bench.data.arrays import Chunks
 from bench.data.base import Data
-from bench.data.cache import DataFile
-from bench.data.fetch import fetch
+from bench.data.bytes.archive import read_member
+from bench.data.bytes.arrays import Chunks
+from bench.data.bytes.cache import DataFile
+from bench.data.bytes.fetch import fetch
+from bench.data.formats.image_files import PictureError, pixels
 from bench.data.images import SPLITS, decoding, photographs
-from bench.data.pictures import PictureError, pixels
 
 __all__ = ["CELEBA_FILES", "CELEBA_SIZES", "celeba"]
 

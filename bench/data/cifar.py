@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.data.archive import Archive, SourceError, read_member
-from bench.data.arrays import revision
 from bench.data.base import Data, Split
-from bench.data.cache import DataFile
-from bench.data.fetch import fetch
+from bench.data.bytes.archive import Archive, SourceError, read_member
+from bench.data.bytes.arrays import revision
+from bench.data.bytes.cache import DataFile
+from bench.data.bytes.fetch import fetch
+from bench.data.bytes.sources import ArchiveDownload, Package
+from bench.data.formats.image_files import PictureError, pixels
 from bench.data.images import photographs
-from bench.data.pictures import PictureError, pixels
-from bench.data.sources import ArchiveDownload, Package
 from bench.errors import UserError
 
 __all__ = ["CIFAR10_FILES", "PicturePackage", "cifar10", "listed_near_duplicates", "read_records"]

@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.data.arrays import revision
 from bench.data.base import Data, Split
-from bench.data.cache import DataFile
-from bench.data.fetch import Request, announce
-from bench.data.idx import like_mnist, read_idx
-from bench.data.sources import Download, Package
+from bench.data.bytes.arrays import revision
+from bench.data.bytes.cache import DataFile
+from bench.data.bytes.fetch import Request, announce
+from bench.data.bytes.sources import Download, Package
+from bench.data.formats.idx import like_mnist, read_idx
 from bench.errors import UserError
 from bench.schema import DataSpec
 

@@ -14,13 +14,13 @@ import torch
 from numpy.random import RandomState
 from numpy.typing import NDArray
 
-from bench.data.arrays import Chunks, decoded, revision
 from bench.data.base import Data, Split
-from bench.data.cache import DataFile
-from bench.data.fetch import fetch
+from bench.data.bytes.arrays import Chunks, decoded, revision
+from bench.data.bytes.cache import DataFile
+from bench.data.bytes.fetch import fetch
+from bench.data.bytes.sources import Download, Package
+from bench.data.formats.npz import npy_header, npy_rows
 from bench.data.images import decoding, image_data
-from bench.data.npz import npy_header, npy_rows
-from bench.data.sources import Download, Package
 
 __all__ = ["DSPRITES_FACTORS", "DSPRITES_FILE", "dsprites"]
 

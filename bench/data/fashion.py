@@ -4,9 +4,9 @@ Xiao, Rasul, Vollgraf 2017, "Fashion-MNIST: a novel image dataset for benchmarki
 """
 
 from bench.data.base import Data
-from bench.data.cache import DataFile
-from bench.data.idx import like_mnist
-from bench.data.sources import Download, Package
+from bench.data.bytes.cache import DataFile
+from bench.data.bytes.sources import Download, Package
+from bench.data.formats.idx import like_mnist
 
 __all__ = ["FASHION_MNIST_FILES", "fashion_mnist"]
 

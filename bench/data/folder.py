@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from bench.data.arrays import Chunks, decoded, revision
 from bench.data.base import Data, titled
+from bench.data.bytes.arrays import Chunks, decoded, revision
+from bench.data.formats.image_files import PictureError, opened
 from bench.data.images import image_data, split_of
-from bench.data.pictures import PictureError, opened
 from bench.errors import UserError
 
 __all__ = ["image_folder"]

@@ -23,14 +23,14 @@ import numpy as np
 from numpy.random import RandomState
 from numpy.typing import NDArray
 
-from bench.data.arrays import Chunks
 from bench.data.base import Data
-from bench.data.cache import DataFile
-from bench.data.fetch import fetch
+from bench.data.bytes.arrays import Chunks
+from bench.data.bytes.cache import DataFile
+from bench.data.bytes.fetch import fetch
+from bench.data.bytes.sources import Download, Source
+from bench.data.formats.image_files import PictureError, pixels
+from bench.data.formats.npz import npy_header, npy_rows
 from bench.data.images import decoding, photographs
-from bench.data.npz import npy_header, npy_rows
-from bench.data.pictures import PictureError, pixels
-from bench.data.sources import Download, Source
 
 __all__ = [
     "IMAGENET_FILES",

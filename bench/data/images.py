@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.data.archive import SourceError
-from bench.data.arrays import Arrays, Chunks, decoded, revision
 from bench.data.base import Data, Split
-from bench.data.pictures import PictureError
+from bench.data.bytes.archive import SourceError
+from bench.data.bytes.arrays import Arrays, Chunks, decoded, revision
+from bench.data.formats.image_files import PictureError
 from bench.errors import UserError
 from bench.schema import DataSpec
 

@@ -8,8 +8,8 @@ import torch
 from numpy.random import RandomState
 from torch import Tensor
 
-from bench.data.arrays import revision
 from bench.data.base import ClassifiedModes, Classify, Data, Modes, Split
+from bench.data.bytes.arrays import revision
 from bench.data.digits import mnist
 from bench.errors import UserError
 from bench.schema import DataSpec

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.data.base import Data
-from bench.data.cache import DataFile
-from bench.data.fetch import fetch
+from bench.data.bytes.cache import DataFile
+from bench.data.bytes.fetch import fetch
+from bench.data.bytes.sources import Download
 from bench.data.images import photographs
-from bench.data.sources import Download
 
 __all__ = ["SVHN_FILES", "read_mat", "svhn"]
 

@@ -25,9 +25,9 @@ from numpy.random import RandomState
 from numpy.typing import NDArray
 
 from bench.data.base import Data, Split, titled
-from bench.data.cache import DataFile, sha256
-from bench.data.fetch import fetch
-from bench.data.sources import Package
+from bench.data.bytes.cache import DataFile, sha256
+from bench.data.bytes.fetch import fetch
+from bench.data.bytes.sources import Package
 from bench.errors import UserError
 from bench.schema import DataSpec
 from bench.seeds import derive_seed

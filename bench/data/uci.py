@@ -18,8 +18,8 @@ from numpy.random import RandomState
 from numpy.typing import NDArray
 
 from bench.data.base import Data, Split
-from bench.data.cache import cache_dir, sha256
-from bench.data.fetch import Request, announce
+from bench.data.bytes.cache import cache_dir, sha256
+from bench.data.bytes.fetch import Request, announce
 from bench.data.tabular import read_table, recipe_hash
 from bench.errors import UserError
 from bench.schema import DataSpec

@@ -2,8 +2,8 @@
 
 import math
 
-from bench.intervals import wilson_interval
 from bench.metrics.base import Context, Metric, Need, classifier_name
+from bench.metrics.intervals import wilson_interval
 from bench.schema import Estimate, MetricInfo, Relation
 
 __all__ = ["ExtractorAccuracy"]

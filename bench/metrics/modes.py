@@ -15,8 +15,8 @@ import torch
 from scipy import special
 from torch import Tensor
 
-from bench.intervals import wilson_interval
 from bench.metrics.base import Context, Metric, Need
+from bench.metrics.intervals import wilson_interval
 from bench.schema import Estimate, MetricInfo, Relation, Status
 
 __all__ = ["ModeCounts", "mode_divergence", "modes_hit"]

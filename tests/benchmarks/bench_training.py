@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from bench.data.loader import Batches
 from bench.data.toy import two_moons
-from bench.train import Hardware, Schedule, fit
+from bench.training.fit import Hardware, Schedule, fit
 from models.flows.realnvp import RealNVP
 
 BATCH = 512

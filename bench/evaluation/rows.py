@@ -9,21 +9,21 @@ from typing import Any
 
 import torch
 
-from bench.build import build_model, typed
+from bench.config.build import build_model, typed
 from bench.data.base import Data
-from bench.data.cache import cache_dir
+from bench.data.bytes.cache import cache_dir
 from bench.errors import UserError
-from bench.evaluate import CHUNK, DataDensity, EvalContext, evaluate, failed_estimates, one_draw
+from bench.evaluation.evaluate import CHUNK, DataDensity, EvalContext, evaluate, failed_estimates, one_draw
+from bench.evaluation.pictures import Landscape, draw_samples, landscape
 from bench.features.classifier import Classifier, load_or_train, unsuitable
 from bench.metrics.base import Metric, Need
 from bench.metrics.frechet import frechet_distance_from_features
-from bench.pictures import Landscape, draw_samples, landscape
-from bench.progress import Reporter
 from bench.provenance import config_hash, device_name, git_state, versions
 from bench.rng import seeded
 from bench.schema import Estimate, ResultRow, Source, Status
 from bench.seeds import derive_seed
-from bench.train import Hardware, Progress, Schedule, load_model_weights
+from bench.training.console import Reporter
+from bench.training.fit import Hardware, Progress, Schedule, load_model_weights
 from models.base import ClosedForm, GenerativeModel, HasLikelihood
 
 __all__ = ["Evaluation", "failed_rows", "measure", "oracle_rows", "run_id", "validation_score"]

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data.arrays import revision
 from bench.data.base import Data
-from bench.data.cache import DataFile
-from bench.data.fetch import fetch
+from bench.data.bytes.arrays import revision
+from bench.data.bytes.cache import DataFile
+from bench.data.bytes.fetch import fetch
+from bench.data.bytes.sources import Source
 from bench.data.images import image_data, split_of
-from bench.data.sources import Source
 
 __all__ = ["like_mnist", "read_idx"]
 

@@ -17,20 +17,28 @@ from typing import Any
 
 import torch
 
-from bench.build import build_data, build_logger, build_metrics, build_model, check_arguments, check_targets, typed
 from bench.checkpoint import load_checkpoint
+from bench.config.build import (
+    build_data,
+    build_logger,
+    build_metrics,
+    build_model,
+    check_arguments,
+    check_targets,
+    typed,
+)
+from bench.did_you_mean import nearest
 from bench.errors import DivergedError, UserError
+from bench.evaluation.rows import Evaluation, failed_rows, measure, oracle_rows, run_id, validation_score
 from bench.files import durable_write, sweep_orphans
-from bench.measure import Evaluation, failed_rows, measure, oracle_rows, run_id, validation_score
-from bench.names import nearest
-from bench.processes import is_worker, run_workers
-from bench.progress import Reporter
 from bench.provenance import config_hash
-from bench.results import read_rows, write_rows
 from bench.rng import seeded
+from bench.rows.store import read_rows, write_rows
+from bench.runs.ddp import is_worker, run_workers
 from bench.schema import ResultRow, Status
 from bench.seeds import derive_seed
-from bench.train import Hardware, Schedule, fit
+from bench.training.console import Reporter
+from bench.training.fit import Hardware, Schedule, fit
 
 __all__ = ["FINISHED_BEFORE", "Outcome", "check", "evaluate_checkpoint", "execute", "outcome_of", "run_folder"]
 
@@ -112,7 +120,7 @@ def execute(config: dict[str, Any]) -> Outcome:
     """Do what is left of a run. Never raises but for Ctrl-C: a failure is a row, a line and an exit code.
 
     Arguments:
-        config: Resolved and plain (what JSON can hold), as ``bench.run`` composes it.
+        config: Resolved and plain (what JSON can hold), as ``bench.config.compose`` composes it.
     """
     check(config)
     folder, name = run_folder(config), run_id(config)

@@ -18,8 +18,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bench.data.base import Data
+from bench.did_you_mean import nearest
 from bench.errors import UserError
-from bench.names import nearest
 from bench.schema import DataSpec
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from bench.data.cache import DataFile
+from bench.data.bytes.cache import DataFile
 
 __all__ = [
     "UNREADABLE",

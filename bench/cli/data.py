@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bench.errors import UserError
 
 if TYPE_CHECKING:
-    from bench.data.fetch import Request
+    from bench.data.bytes.fetch import Request
     from bench.schema import DataSpec
 
 __all__ = ["add_arguments", "main"]
@@ -71,8 +71,8 @@ def main(args: argparse.Namespace) -> int:
 
 def _checked(name: str, overrides: list[str]) -> dict[str, Any]:
     """The part of a run's configuration that says what the data are, refused where a run would refuse it."""
-    from bench.build import check_arguments, check_targets
-    from bench.run import compose_runs
+    from bench.config.build import check_arguments, check_targets
+    from bench.config.compose import compose_runs
 
     whole = compose_runs([f"data={name}", *overrides])[0]
     config = {"data": whole["data"], "trust": whole["trust"]}
@@ -83,7 +83,7 @@ def _checked(name: str, overrides: list[str]) -> dict[str, Any]:
 
 def _listing() -> str:
     import conf
-    from bench.catalogue import describe
+    from bench.config.catalogue import describe
 
     files = sorted((Path(conf.__file__).parent / "data").glob("*.yaml"))
     rows = [(file.stem, _state(file.stem), describe(file)) for file in files]
@@ -92,8 +92,8 @@ def _listing() -> str:
 
 
 def _state(name: str) -> str:
-    from bench.data.inventory import state
-    from bench.run import stored
+    from bench.config.compose import stored
+    from bench.data.bytes.inventory import state
 
     node = stored("data", name)
     assert node is not None, "a name from the list of files"
@@ -108,8 +108,8 @@ def _state(name: str) -> str:
 
 def _request(config: dict[str, Any]) -> "Request | None":
     """What the data set asks for; None where it needs no bytes."""
-    from bench.build import build_data
-    from bench.data.fetch import Request, fetch, request_of
+    from bench.config.build import build_data
+    from bench.data.bytes.fetch import Request, fetch, request_of
 
     request = request_of(lambda: build_data(config))
     path = config["data"].get("path")
@@ -125,8 +125,8 @@ def _request(config: dict[str, Any]) -> "Request | None":
 
 
 def _fetch(name: str, config: dict[str, Any]) -> bool:
-    from bench.build import build_data
-    from bench.data.inventory import places, state
+    from bench.config.build import build_data
+    from bench.data.bytes.inventory import places, state
 
     talk = logging.StreamHandler(sys.stderr)
     log = logging.getLogger("bench.data")
@@ -154,8 +154,8 @@ def _sizes(spec: "DataSpec") -> str:
 
 
 def _verify(name: str, config: dict[str, Any]) -> bool:
-    from bench.build import build_data
-    from bench.data.inventory import faults, is_here, places, state
+    from bench.config.build import build_data
+    from bench.data.bytes.inventory import faults, is_here, places, state
 
     request = _request(config)
     if request is None:
@@ -180,7 +180,7 @@ def _verify(name: str, config: dict[str, Any]) -> bool:
 
 
 def _where(name: str, config: dict[str, Any]) -> bool:
-    from bench.data.inventory import advice, is_here, places, state
+    from bench.data.bytes.inventory import advice, is_here, places, state
 
     request = _request(config)
     if request is None:

@@ -1,18 +1,18 @@
-"""One of several processes of a run: ``python -m bench.worker CONFIG PIPE``. Started by ``bench.processes`` alone."""
+"""One of several processes of a run, started by ``bench.runs.ddp`` alone: ``python -m bench.runs.worker CONFIG PIPE``."""
 
 import json
 import sys
 from pathlib import Path
 
 from bench.errors import UserError
-from bench.processes import follow_parent, tell_parent
+from bench.runs.ddp import follow_parent, tell_parent
 
 
 def main() -> int:
     """Execute the configuration in the file named on the command line, and tell the parent how it ended."""
     follow_parent()  # before anything that takes time
     config, pipe = json.loads(Path(sys.argv[1]).read_text()), int(sys.argv[2])
-    from bench.job import execute
+    from bench.runs.run import execute
 
     try:
         outcome = execute(config)

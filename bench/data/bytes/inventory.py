@@ -1,14 +1,14 @@
 """What of a data set is on this machine: whether its bytes are here and right, where they lie, or what to put where.
 
-All of it follows from the request that a data set makes when it is asked (``bench.data.fetch.request_of``): nothing is
-fetched here, and nothing decoded.
+All of it follows from the request that a data set makes when it is asked (``bench.data.bytes.fetch.request_of``):
+nothing is fetched here, and nothing decoded.
 """
 
 from pathlib import Path
 
-from bench.data.arrays import complaints, is_there
-from bench.data.fetch import Request
-from bench.data.sources import Bundle
+from bench.data.bytes.arrays import complaints, is_there
+from bench.data.bytes.fetch import Request
+from bench.data.bytes.sources import Bundle
 
 __all__ = ["advice", "faults", "is_here", "places", "state"]
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import conf
+from bench.did_you_mean import nearest
 from bench.errors import UserError
-from bench.names import nearest
 
 __all__ = ["GROUPS", "describe", "listing"]
 

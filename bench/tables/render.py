@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.aggregate import PROTOCOL, Cell, Column, Line, Table, certified, make_table
 from bench.errors import UserError
 from bench.files import durable_write
 from bench.schema import ResultRow
-from bench.view import ABSENT, THIN, Shown, View, format_number, plain, view_of
+from bench.tables.aggregate import PROTOCOL, Cell, Column, Line, Table, certified, make_table
+from bench.tables.view import ABSENT, THIN, Shown, View, format_number, plain, view_of
 
 if TYPE_CHECKING:
     from rich.console import Console

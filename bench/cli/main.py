@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from bench import __version__
+from bench.cli.streams import with_output
 from bench.errors import UserError
-from bench.output import with_output
 
 __all__ = ["main"]
 
@@ -34,7 +34,7 @@ def _main(arguments: list[str]) -> int:
     try:
         if arguments and arguments[0] == "run":
             # Hydra reads these itself: KEY=VALUE, and -m for a sweep.
-            from bench.run import main as run
+            from bench.config.compose import main as run
 
             return run(arguments[1:])
         return _dispatch(_parser().parse_args(arguments))
@@ -47,7 +47,7 @@ def _main(arguments: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from bench import cli_data, cli_table
+    from bench.cli import data, table
 
     parser = argparse.ArgumentParser(
         prog="genbench", description="Compare generative models on equal terms.", epilog=EPILOG,
@@ -63,24 +63,24 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--draws", type=int, metavar="K", help="draws for a likelihood bound")
     evaluate.add_argument("--trust", action="append", default=[], metavar="PACKAGE", help="allow this package's models")
     evaluate.add_argument("--out", type=Path, metavar="FILE", help="also write the rows there (.jsonl)")
-    cli_table.add_arguments(commands.add_parser("table", help="rows to a table: text, csv, markdown or latex"))
+    table.add_arguments(commands.add_parser("table", help="rows to a table: text, csv, markdown or latex"))
     listing = commands.add_parser("list", help="models, data sets and metrics, a line each")
     listing.add_argument("groups", nargs="*", metavar="GROUP", help="models, data, metrics, experiments, trainers")
-    cli_data.add_arguments(commands.add_parser("data", help="fetch data sets, verify them, say where they are"))
+    data.add_arguments(commands.add_parser("data", help="fetch data sets, verify them, say where they are"))
     return parser
 
 
 def _dispatch(arguments: argparse.Namespace) -> int:
     if arguments.command == "table":
-        from bench import cli_table
+        from bench.cli import table
 
-        return cli_table.main(arguments)
+        return table.main(arguments)
     if arguments.command == "data":
-        from bench import cli_data
+        from bench.cli import data
 
-        return cli_data.main(arguments)
+        return data.main(arguments)
     if arguments.command == "list":
-        from bench.catalogue import listing
+        from bench.config.catalogue import listing
 
         print(listing(arguments.groups))
         return 0
@@ -90,11 +90,11 @@ def _dispatch(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from bench.aggregate import make_table
-    from bench.job import evaluate_checkpoint
-    from bench.results import write_rows
-    from bench.run import stored
-    from bench.tables import print_table
+    from bench.config.compose import stored
+    from bench.rows.store import write_rows
+    from bench.runs.run import evaluate_checkpoint
+    from bench.tables.aggregate import make_table
+    from bench.tables.render import print_table
 
     out: Path | None = arguments.out
     if out is not None and not out.parent.is_dir():  # before the minutes that the rows take

@@ -3,11 +3,11 @@
 import sys
 from pathlib import Path
 
-from bench.aggregate import Table, make_table
 from bench.errors import UserError
-from bench.pictures import draw_comparison
-from bench.results import collect, read_rows, write_rows
-from bench.tables import print_table, write_leaderboard
+from bench.evaluation.pictures import draw_comparison
+from bench.rows.store import collect, read_rows, write_rows
+from bench.tables.aggregate import Table, make_table
+from bench.tables.render import print_table, write_leaderboard
 
 __all__ = ["publish"]
 

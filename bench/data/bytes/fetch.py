@@ -10,9 +10,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.data.archive import UNREADABLE, SourceError, unzip
-from bench.data.cache import DataFile, Staging, cache_dir, publish, sha256
-from bench.data.sources import Bundle, Source
+from bench.data.bytes.archive import UNREADABLE, SourceError, unzip
+from bench.data.bytes.cache import DataFile, Staging, cache_dir, publish, sha256
+from bench.data.bytes.sources import Bundle, Source
 from bench.errors import UserError
 
 __all__ = ["Request", "announce", "fetch", "hand_on", "request_of"]

@@ -4,10 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from bench.aggregate import CHECKPOINTS
 from bench.files import durable_write
-from bench.results import collect
-from bench.tables import make_table, print_table, to_csv, to_latex, to_markdown, to_text
+from bench.rows.store import collect
+from bench.tables.aggregate import CHECKPOINTS
+from bench.tables.render import make_table, print_table, to_csv, to_latex, to_markdown, to_text
 
 __all__ = ["add_arguments", "main"]
 

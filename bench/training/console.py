@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from torch import Tensor
 
-from bench.train import Progress as Training
-from bench.train import Schedule
+from bench.training.fit import Progress as Training
+from bench.training.fit import Schedule
 
 __all__ = ["Reporter"]
 

@@ -22,12 +22,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import conf
-from bench.catalogue import GROUPS
+from bench.config.catalogue import GROUPS
+from bench.did_you_mean import nearest
 from bench.errors import UserError
-from bench.names import nearest
 
 if TYPE_CHECKING:
-    from bench.job import Outcome
+    from bench.runs.run import Outcome
 
 __all__ = ["compose_runs", "main", "stored"]
 
@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> int:
     if flags.cfg or flags.info:
         configs = []  # shown, not run
     if configs:
-        from bench.job import check
+        from bench.runs.run import check
 
         for config in configs:
             check(config)
@@ -94,7 +94,7 @@ def _make_folder(key: str, folder: str) -> None:
 
 def _task(config: DictConfig) -> None:
     """One run, as Hydra's launcher calls it: here, or in a process of its own."""
-    from bench.job import execute
+    from bench.runs.run import execute
 
     outcome = execute(plain(config, HydraConfig.get().runtime.choices))
     _seen[outcome.run_id] = outcome
@@ -123,7 +123,7 @@ def compose_runs(overrides: list[str], *, multirun: bool = False) -> list[dict[s
 
 def _check_origin(composed: list[DictConfig], overrides: list[str]) -> None:
     """What only the user may say: a file of somebody else's cannot trust itself, nor hand Hydra code to run."""
-    from bench.build import check_targets
+    from bench.config.build import check_targets
 
     said = any(re.match(r"\+{0,2}trust=", text) for text in overrides)
     for config in composed:
@@ -236,9 +236,9 @@ def _collect_keys(node: Any, path: str, keys: list[str]) -> None:
 
 def _report(configs: list[dict[str, Any]]) -> int:
     """Tables from whatever rows there are, a line for each run that failed, and the exit code."""
-    from bench.job import FINISHED_BEFORE, outcome_of
-    from bench.leaderboard import publish
-    from bench.measure import run_id
+    from bench.evaluation.rows import run_id
+    from bench.runs.run import FINISHED_BEFORE, outcome_of
+    from bench.tables.leaderboard import publish
 
     outcomes = [_seen.get(run_id(config)) or outcome_of(config) for config in configs]
     places = {(config["runs_dir"], config["results_dir"], config["name"]) for config in configs}

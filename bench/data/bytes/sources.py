@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bench.data.archive import Archive, SourceError, extract, open_archive, run_program, unzip
-from bench.data.cache import DataFile, cache_dir, sha256
-from bench.data.download import DownloadError, download
+from bench.data.bytes.archive import Archive, SourceError, extract, open_archive, run_program, unzip
+from bench.data.bytes.cache import DataFile, cache_dir, sha256
+from bench.data.bytes.download import DownloadError, download
 
 __all__ = ["ArchiveDownload", "Bundle", "Download", "Package", "Source"]
 

@@ -27,11 +27,11 @@ from torch import Tensor, nn
 from bench.checkpoint import DurableCheckpointIO, load_checkpoint, save_checkpoint
 from bench.data.base import Data
 from bench.data.loader import Batches
-from bench.ema import EMA
 from bench.errors import DivergedError, UserError
 from bench.provenance import device_name, git_state
 from bench.rng import rng_state, seeded, set_rng_state
 from bench.seeds import derive_seed
+from bench.training.ema import EMA
 from models.base import ClosedForm, GenerativeModel
 from models.transforms.base import checkpoint_activations
 

@@ -11,8 +11,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data.cache import Staging, cache_dir, publish, sha256
-from bench.data.fetch import hand_on
+from bench.data.bytes.cache import Staging, cache_dir, publish, sha256
+from bench.data.bytes.fetch import hand_on
 from bench.errors import UserError
 
 __all__ = ["Arrays", "Chunks", "complaints", "decoded", "is_there", "revision"]

@@ -15,7 +15,7 @@ from bench.features.classifier import Classifier, unsuitable
 from bench.metrics.base import Metric, Need, classifier_name
 from bench.schema import DataSpec, Estimate, MetricInfo, Relation, Status
 from bench.seeds import derive_seed
-from bench.train import Progress
+from bench.training.fit import Progress
 from models.base import GenerativeModel, HasLikelihood, ReportsCost
 
 __all__ = ["CHUNK", "DataDensity", "EvalContext", "evaluate", "failed_estimates", "one_draw"]

@@ -27,7 +27,7 @@ from rich.console import Console
 
 __all__ = ["follow_parent", "is_worker", "run_workers", "tell_parent"]
 
-WORKER = "bench.worker"  # the module that each process runs
+WORKER = "bench.runs.worker"  # the module that each process runs
 POLL_SECONDS = 0.2
 LONGEST_REASON = 600  # characters; a line of up to PIPE_BUF (4096) bytes is never mixed with another's
 

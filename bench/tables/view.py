@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from bench.aggregate import Cell, Column, Line, Section
 from bench.schema import Relation, Status
+from bench.tables.aggregate import Cell, Column, Line, Section
 
 __all__ = ["ABSENT", "THIN", "Shown", "View", "format_number", "plain", "view_of"]
 
