@@ -8,7 +8,12 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["DataSpec", "Estimate", "MetricInfo", "Relation", "ResultRow", "Source", "Status"]
+__all__ = [
+    "PROTOCOL", "SCHEMA", "DataSpec", "Estimate", "MetricInfo", "Relation", "ResultRow", "Source", "Status",
+]  # fmt: skip
+
+SCHEMA = 2
+"""The version of the rows that are written today."""
 
 
 class Relation(StrEnum):
@@ -94,6 +99,8 @@ class MetricInfo:
         higher_is_better: None where order means nothing.
         version: Raised whenever the same inputs would give another number. Versions are never ranked together.
         title: Short column heading.
+        rank: Place among the columns of a table, the smallest first. Likelihoods have 10 to 20, metrics of quality 30
+            to 99, other metrics with a direction 100, costs 200 to 299, metrics without a direction 300.
     """
 
     name: str
@@ -101,6 +108,7 @@ class MetricInfo:
     higher_is_better: bool | None
     version: int = 1
     title: str = ""
+    rank: int = 100
 
 
 @dataclass(frozen=True)
@@ -141,50 +149,64 @@ class Estimate:
             raise ValueError(f"{self.info.name}: a value belongs to status ok and to no other, not {self.status}")
 
 
-@dataclass(frozen=True)
-class ResultRow:
-    """One measured number with everything needed to trust it: one row per (run, metric).
+# The parts of ResultRow.protocol by name.
+PROTOCOL = (
+    "dataset", "data_revision", "split", "metric", "metric_version", "unit", "extractor_hash", "n_real", "n_fake",
+    "source",
+)  # fmt: skip
 
-    ``value`` is empty unless status is ok. Full precision here; rounding only in a table's cell.
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResultRow:
+    """One measured number with everything needed to trust it: one row per (training, checkpoint, metric).
+
+    ``value`` is empty unless status is ok. Full precision here; rounding only in a table's cell. A field with a default
+    may be missing in a stored row of this version.
     """
 
+    schema: int = SCHEMA
     run_id: str
-    config_hash: str
-    group: str  # hash of the config without its seed: runs that may be averaged over seeds
-    git_commit: str
-    dirty: bool | None
+    training_key: str  # names the training: model, data, schedule, hardware, seed
+    group: str  # the training key without the seed: runs that may be averaged over seeds, a line of a table
+    measuring_key: str = ""  # what was measured and how; empty in rows of version 1
+    git_commit: str = ""
+    dirty: bool | None = None
     model: str
     model_family: str
-    n_params: int | None
+    n_params: int | None = None
     dataset: str
     data_revision: str
     split: str
     seed: int
-    budget: str  # as configured, for example "60000 examples"
-    examples_seen: int
-    train_seconds: float
-    checkpoint: str  # best | final
-    device: str
-    precision: str
-    versions: str  # "torch 2.13.0, pytorch-lightning 2.6.6, ..."
+    budget: str = ""  # as configured, for example "60000 examples"
+    examples_seen: int = 0
+    train_seconds: float = 0.0
+    checkpoint: str = "best"  # best | final
+    device: str = ""
+    precision: str = ""
+    versions: str = ""  # "torch 2.13.0, pytorch-lightning 2.6.6, ..."
     metric: str
-    metric_title: str
-    metric_version: int
-    extractor: str
-    extractor_hash: str
-    n_real: int | None
-    n_fake: int | None
-    n_draws: int | None
-    unit: str
+    metric_title: str = ""
+    metric_version: int = 1
+    extractor: str = ""
+    extractor_hash: str = ""
+    n_real: int | None = None
+    n_fake: int | None = None
+    n_draws: int | None = None
+    unit: str = ""
     higher_is_better: bool | None
-    relation: Relation | None
+    rank: int = 100  # place among the columns, as the metric declares it
+    relation: Relation | None = None
     value: float | None
-    stderr: float | None
-    ci_low: float | None
-    ci_high: float | None
+    stderr: float | None = None  # the whole standard error within the run
+    stderr_test: float | None = None  # the part from the test examples, which all runs on the split share
+    stderr_draws: float | None = None  # the part from this run's own draws: samples, or draws of a likelihood
+    ci_low: float | None = None
+    ci_high: float | None = None
     status: Status
-    reason: str
+    reason: str = ""
     source: Source
+    more: str = ""  # columns of a newer version as the text of a JSON object; empty where there are none
 
     @classmethod
     def columns(cls) -> list[str]:
@@ -193,12 +215,14 @@ class ResultRow:
 
     @property
     def protocol(self) -> tuple[object, ...]:
-        """What two rows must share before their values may be ranked together.
+        """What two rows must share before their values may be ranked together; its parts are named by ``PROTOCOL``.
 
-        The number of draws K and the relation are left out: they differ between models on purpose, and the table
-        compares likelihood cells with them in view.
+        The last part is ``quoted`` or ``measured``: samples of others are measured by this harness like its own. The
+        number of draws K and the relation are left out: they differ between models on purpose, and the table compares
+        likelihood cells with them in view.
         """
         return (
             self.dataset, self.data_revision, self.split, self.metric, self.metric_version, self.unit,
-            self.extractor_hash, self.n_real, self.n_fake, self.source,
+            self.extractor_hash, self.n_real, self.n_fake,
+            "quoted" if self.source is Source.QUOTED else "measured",
         )  # fmt: skip

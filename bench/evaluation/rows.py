@@ -197,7 +197,7 @@ def _rows(
         device = f"{progress.device}, evaluated on {device}"
     shared: dict[str, Any] = {
         "run_id": run_id(config),
-        "config_hash": config_hash(config),
+        "training_key": config_hash(config),
         "group": config_hash(config, without_seed=True),
         "git_commit": progress.commit or commit,
         "dirty": True if progress.dirty else dirty,
@@ -226,7 +226,7 @@ def _row(estimate: Estimate, shared: dict[str, Any]) -> ResultRow:
     return ResultRow(
         **shared, **measured,
         metric=info.name, metric_title=info.title, metric_version=info.version,
-        unit=info.unit, higher_is_better=info.higher_is_better,
+        unit=info.unit, higher_is_better=info.higher_is_better, rank=info.rank,
     )  # fmt: skip
 
 

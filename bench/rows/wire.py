@@ -1,0 +1,193 @@
+"""One line of a file of rows: decoded strictly by msgspec, encoded so that it reads back as the same row.
+
+A complete line of the present version takes msgspec's fast way. Whatever it refuses (an older or newer version, missing
+fields, a mistake) is parsed again by the standard library, which can say more.
+"""
+
+import dataclasses
+import json
+import math
+import re
+import types
+import typing
+from enum import StrEnum
+from typing import Annotated, Any, Literal, NoReturn
+
+import msgspec
+
+from bench.rows.version1 import upgraded
+from bench.schema import SCHEMA, Relation, ResultRow, Source, Status
+
+__all__ = ["MAX_LINE_BYTES", "STORED", "decode", "encode", "is_torn", "to_row"]
+
+MAX_LINE_BYTES = 1 << 20
+
+STORED = [name for name in ResultRow.columns() if name != "more"]
+"""The fields that every line has; what is in ``more`` follows them as fields of its own."""
+
+_DEFAULTS = {
+    field.name: field.default for field in dataclasses.fields(ResultRow) if field.default is not dataclasses.MISSING
+}
+_HINTS = typing.get_type_hints(ResultRow)
+_ENUMS: dict[str, type[StrEnum]] = {"relation": Relation, "status": Status, "source": Source}
+_INTEGER = Annotated[int, msgspec.Meta(ge=-(2**63) + 1, le=2**63 - 1)]
+
+
+def _wire_type(annotation: Any) -> Any:
+    """What msgspec is to accept for a field: integers of 64 bits, enumerations as their texts."""
+    if isinstance(annotation, types.UnionType):
+        return typing.Union[tuple(_wire_type(kind) for kind in typing.get_args(annotation))]  # noqa: UP007
+    if isinstance(annotation, type) and issubclass(annotation, StrEnum):
+        return Literal[tuple(one.value for one in annotation)]
+    return _INTEGER if annotation is int else annotation
+
+
+def _check(row: Any) -> None:
+    """ValueError unless the fields belong together; msgspec has checked their types."""
+    if row.schema < SCHEMA:
+        raise ValueError(f"schema is {row.schema}, not {SCHEMA} or higher")
+    if (row.value is not None) != (row.status == "ok"):
+        raise ValueError(f"value is {row.value!r} and status is {row.status}: ok has a value, others none")
+    for name in ("stderr", "stderr_test", "stderr_draws"):
+        if (error := getattr(row, name)) is not None and error < 0:
+            raise ValueError(f"{name} is {error!r}, below 0")
+    if row.ci_low is not None and row.ci_high is not None and row.ci_low > row.ci_high:
+        raise ValueError(f"ci_low {row.ci_low!r} is above ci_high {row.ci_high!r}")
+
+
+# The stored fields, all of them required, so that a line of as many keys has each key once.
+_Wire = msgspec.defstruct(
+    "_Wire",
+    [(name, _wire_type(_HINTS[name])) for name in STORED],
+    namespace={"__post_init__": _check},
+    forbid_unknown_fields=True,
+    gc=False,
+)
+_DECODER = msgspec.json.Decoder(_Wire)
+
+
+def decode(line: bytes) -> tuple[Any, str]:
+    """The stored fields of one line, as a struct with enumerations as text, and the columns it has besides.
+
+    Raises:
+        ValueError: The line is not a row, with what is wrong in one line.
+    """
+    if len(line) > MAX_LINE_BYTES:
+        raise ValueError(f"a line of {len(line)} bytes is no row")
+    try:
+        row = _DECODER.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _decode_slowly(line)
+    # msgspec keeps the last of doubled keys. A line has a colon for each key and those in its texts; an escape may hide
+    # one.
+    colons = line.count(b":")
+    if b"\\u" in line or (colons != len(STORED) and colons != len(STORED) + _colons(row)):
+        _parse(line)
+    return row, ""
+
+
+def is_torn(line: bytes) -> bool:
+    """Whether a line is the beginning of a row that was cut off: an object that is not whole."""
+    try:
+        json.loads(line.decode())
+    except (ValueError, RecursionError):
+        return line.startswith(b"{")
+    return False
+
+
+def to_row(stored: Any, more: str) -> ResultRow:
+    """The row of decoded fields."""
+    fields = msgspec.structs.asdict(stored)
+    for name, kind in _ENUMS.items():
+        if fields[name] is not None:
+            fields[name] = kind(fields[name])
+    return ResultRow(**fields, more=more)
+
+
+def encode(row: ResultRow) -> str:
+    """The line of a row without its end: stored fields in the schema's order, then the columns in ``more``.
+
+    Raises:
+        ValueError: The row breaks the schema: it would not be read back as it is.
+    """
+    try:
+        line = json.dumps({name: getattr(row, name) for name in STORED}, ensure_ascii=False, allow_nan=False)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+    if row.more:
+        line = f"{line[:-1]}, {row.more[1:]}"
+    again = to_row(*decode(line.encode()))
+    for name in ResultRow.columns():
+        given, read = getattr(row, name), getattr(again, name)
+        kinds = (float, int) if isinstance(read, float) else type(read)
+        if given != read or not isinstance(given, kinds):
+            raise ValueError(f"{name} is {_short(given)}, which would be read back as {_short(read)}")
+    return line
+
+
+def _colons(row: Any) -> int:
+    return sum(value.count(":") for value in msgspec.structs.astuple(row) if isinstance(value, str))
+
+
+def _decode_slowly(line: bytes) -> tuple[Any, str]:
+    """As ``decode``, for other versions and missing fields, and to say what is wrong."""
+    record = _parse(line)
+    if "schema" not in record:
+        record = upgraded(record)
+    unknown = {name: value for name, value in record.items() if name not in _HINTS or name == "more"}
+    missing = sorted(name for name in STORED if name not in record and name not in _DEFAULTS)
+    is_newer = type(record["schema"]) is int and record["schema"] > SCHEMA
+    if missing or (unknown and not is_newer):
+        what = [f"missing {missing}"] * bool(missing)
+        what += [f"unknown {_short(sorted(unknown))}"] * bool(unknown and not is_newer)
+        raise ValueError(f"fields do not match the schema: {', '.join(what)}")
+    known = {name: record.get(name, _DEFAULTS.get(name)) for name in STORED}
+    try:
+        row = msgspec.convert(known, _Wire)
+    except msgspec.ValidationError as error:
+        what, _, name = str(error).partition(" - at `$.")
+        raise ValueError(f"{name.rstrip('`')}: {_short(what)}" if name else _short(what)) from error
+    return row, json.dumps(unknown, ensure_ascii=False) if unknown else ""
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    """One line's JSON object with unique keys. Every way in which it is not that is a ValueError."""
+    try:
+        record = json.loads(line.decode(), object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
+        json.dumps(record, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from error
+    except UnicodeDecodeError as error:
+        raise ValueError("not UTF-8") from error
+    except UnicodeEncodeError as error:
+        raise ValueError("a text is not valid Unicode") from error
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(record, dict):
+        raise ValueError("not a JSON object")
+    return record
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        raise ValueError("a key stands twice")
+    return record
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not a number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{_short(text)} is not a finite number")
+    return number
+
+
+def _short(value: object) -> str:
+    """A stranger's value in one short line."""
+    text = value if isinstance(value, str) else repr(value)
+    text = re.sub(r"[^\x20-\x7e\xa0-\uffff]|[\ud800-\udfff]", " ", text)
+    return text if len(text) <= 200 else text[:197] + "..."
