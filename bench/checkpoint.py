@@ -6,18 +6,46 @@ what our own writer makes.
 """
 
 import io
+import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
+from torch import nn
 
 from bench.errors import UserError
 from bench.files import durable_write
+from bench.provenance import git_state
 
-__all__ = ["DurableCheckpointIO", "load_checkpoint", "save_checkpoint"]
+__all__ = ["Progress", "export", "load_checkpoint", "load_weights", "save_checkpoint", "stored_config"]
+
+
+@dataclass
+class Progress:
+    """Where training stands. Part of every checkpoint."""
+
+    steps: int = 0
+    examples_seen: int = 0
+    train_seconds: float = 0.0
+    best_score: float | None = None
+    best_examples: int = 0
+    validations_since_best: int = 0
+    finished: str = ""  # why training ended; empty while it goes on
+    device: str = ""  # what it was trained on
+    data_revision: str = ""  # what of
+    commit: str = ""  # by what code
+    dirty: bool | None = None  # whether that differed from the commit, or changed on the way
+    history: list[list[float]] = field(default_factory=list)  # [examples_seen, validation score]
+
+    def made_with(self, device: str, data_revision: str) -> None:
+        """Note what training goes on with from here. No commit stands for code that changed on the way."""
+        commit, dirty = git_state()
+        changed = self.commit not in ("", commit)
+        self.commit, self.dirty = commit, True if changed or self.dirty else dirty
+        self.device, self.data_revision = device, data_revision
 
 
 def save_checkpoint(path: Path, payload: dict[str, Any]) -> None:
@@ -30,7 +58,7 @@ def save_checkpoint(path: Path, payload: dict[str, Any]) -> None:
 def load_checkpoint(path: Path | str, map_location: Any = "cpu") -> dict[str, Any]:
     """Read a checkpoint without running anything in it.
 
-    Errors:
+    Raises:
         UserError: no such file (or an address instead of a path), not a checkpoint, truncated, compressed entries
             (a small file that unpacks to a large one), a tensor larger than what is stored for it or of a kind that
             genbench never writes (sparse, quantized, without memory), entries that contain themselves, or any object
@@ -76,19 +104,40 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(item)
 
 
-class DurableCheckpointIO(CheckpointIO):
-    """Lightning's training checkpoints through the same two functions.
+def export(model: nn.Module, path: Path, config: Mapping[str, Any], progress: Progress) -> None:
+    """Write weights to be evaluated, with the configuration and the progress that they were made with."""
+    state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    save_checkpoint(path, {"state_dict": state, "config": json.dumps(dict(config)), "progress": asdict(progress)})
 
-    Lightning's own writes to the system's temporary folder and moves the file, without fsync: a kill in the middle of
-    a save left 6 of 20 files corrupt and the previous one destroyed. Its loop state is left out: our loader and
-    counters say where training stands, and Lightning's replays batches.
+
+def load_weights(model: nn.Module, path: Path) -> Progress:
+    """Load an exported checkpoint into a fresh model; return the progress stored with it.
+
+    What a later version stores besides is passed over.
+
+    Raises:
+        UserError: The file is no checkpoint, or not one of this model.
     """
+    payload = load_checkpoint(path)
+    known = {entry.name for entry in fields(Progress)}
+    try:
+        model.load_state_dict(payload["state_dict"])
+        return Progress(**{name: value for name, value in payload["progress"].items() if name in known})
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"checkpoint {path}: does not fit this model ({reason})") from error
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        save_checkpoint(Path(path), {key: value for key, value in checkpoint.items() if key != "loops"})
 
-    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
-        return load_checkpoint(path, map_location or "cpu")
+def stored_config(path: Path) -> dict[str, Any]:
+    """The configuration stored in an exported checkpoint.
 
-    def remove_checkpoint(self, path: Any) -> None:
-        Path(path).unlink(missing_ok=True)
+    Raises:
+        UserError: The file is no checkpoint, or holds no configuration.
+    """
+    try:
+        config = json.loads(load_checkpoint(path)["config"])
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"checkpoint {path}: holds no run's configuration; give a best.ckpt or final.ckpt") from error
+    if not isinstance(config, dict):
+        raise UserError(f"checkpoint {path}: holds no run's configuration; give a best.ckpt or final.ckpt")
+    return config

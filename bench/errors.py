@@ -1,6 +1,6 @@
 """Errors that speak to the user."""
 
-__all__ = ["DivergedError", "UserError"]
+__all__ = ["BrokenError", "DivergedError", "UnavailableError", "UserError"]
 
 
 class UserError(Exception):
@@ -16,3 +16,14 @@ class DivergedError(Exception):
     def __init__(self, examples_seen: int, what: str) -> None:
         super().__init__(f"diverged at example {examples_seen} ({what} is not finite)")
         self.examples_seen = examples_seen
+
+
+class UnavailableError(Exception):
+    """Something does not apply: a GAN has no likelihood, a table of numbers no classifier. Measured is ``skipped``.
+
+    The message says why, in words for a table's footnote.
+    """
+
+
+class BrokenError(Exception):
+    """There should be something to measure and there is not, because the run failed. Measured is ``failed``."""

@@ -1,31 +1,13 @@
 """What a number was made with: code, libraries, machine."""
 
-import hashlib
-import json
 import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import torch
-
-__all__ = ["config_hash", "device_name", "git_state", "versions"]
+__all__ = ["device_name", "git_state", "versions"]
 
 _ROOT = Path(__file__).resolve().parent.parent
-
-# These say where things go and who may be trusted, not what is computed.
-_NOT_HASHED = ("name", "runs_dir", "results_dir", "logger", "trust", "rerun", "choices")
-
-
-def config_hash(config: dict[str, Any], *, without_seed: bool = False) -> str:
-    """SHA-256 of what a run computes: the resolved configuration less folders, loggers and trust.
-
-    Two runs with one hash would give the same numbers. Without the seed: runs that may be averaged over seeds.
-    """
-    left_out = (*_NOT_HASHED, "seed") if without_seed else _NOT_HASHED
-    kept = {key: value for key, value in config.items() if key not in left_out}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def git_state() -> tuple[str, bool | None]:
@@ -57,6 +39,8 @@ def versions() -> str:
 
 def device_name(accelerator: str, devices: int) -> str:
     """For example ``cpu (2 threads)`` or ``NVIDIA H100``; ``2 x`` in front with several processes."""
+    import torch
+
     if accelerator != "cpu" and torch.cuda.is_available():
         name = torch.cuda.get_device_name()
     elif accelerator != "cpu" and torch.backends.mps.is_available():

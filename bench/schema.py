@@ -119,6 +119,8 @@ class Estimate:
         info: The metric.
         value: None unless status is ok. Always finite.
         stderr: Standard error within this run, or None where the number has none (a parameter count).
+        stderr_test, stderr_draws: Its two parts: what comes from the test examples, which all runs on that split share,
+            and what comes from this run's own draws. None where a part does not exist or is not known.
         ci_low, ci_high: 95 % interval, or None. An open side of an interval is None as well.
         relation: How value relates to the truth, or None where there is no truth behind it.
         n_real, n_fake: Real examples and model samples used.
@@ -140,9 +142,11 @@ class Estimate:
     extractor_hash: str = ""
     status: Status = Status.OK
     reason: str = ""
+    stderr_test: float | None = None
+    stderr_draws: float | None = None
 
     def __post_init__(self) -> None:
-        numbers = [self.value, self.stderr, self.ci_low, self.ci_high]
+        numbers = [self.value, self.stderr, self.stderr_test, self.stderr_draws, self.ci_low, self.ci_high]
         if any(number is not None and not math.isfinite(number) for number in numbers):
             raise ValueError(f"{self.info.name}: value, stderr and interval must be finite, not {numbers}")
         if (self.value is not None) != (self.status is Status.OK):

@@ -1,25 +1,32 @@
-"""A context for metrics, filled in by hand."""
+"""Examples for metrics, filled in by hand."""
 
-from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.data.base import Modes
+from bench.data.base import ClassifiedModes, Data, Modes, Split
+from bench.errors import UnavailableError
+from bench.features.base import Classifier, Note, Recipe
 from bench.schema import DataSpec
+from bench.subjects.base import Origin, Report, Subject, silent
+from bench.subjects.examples import Examples
+
+__all__ = ["ALL", "ORIGIN", "FakeClassifier", "FakeRecipe", "examples", "spec"]
 
 EMPTY = torch.zeros(0)
-ONE_MODE = Modes(1, lambda x: torch.zeros(len(x), dtype=torch.int64))
+ALL = 10**9
+"""As many samples as were given."""
+ORIGIN = Origin(
+    run_id="toy-model-s0-1", training_key="t0", group="g0", model="model", model_family="flow", checkpoint="best"
+)
 
 
-@dataclass(frozen=True)
-class FakeExtractor:
+class FakeClassifier(Classifier):
     """Features of an example: its entries. Probabilities: their softmax."""
 
-    name: str = "toy-cnn"
-    hash: str = "abc"
-    accuracy: float = 0.99
-    n_test: int = 500
+    def __init__(self, name: str = "toy-cnn", hash: str = "abc", accuracy: float = 0.99, n_test: int = 500) -> None:
+        self.name, self.hash, self.accuracy, self.n_test = name, hash, accuracy, n_test
 
     def features(self, x: Tensor) -> Tensor:
         return x.flatten(1).float()
@@ -27,28 +34,70 @@ class FakeExtractor:
     def probabilities(self, x: Tensor) -> Tensor:
         return self.features(x).softmax(dim=1)
 
+    def classes(self, x: Tensor) -> Tensor:
+        return self.features(x).argmax(dim=1)
 
-@dataclass(frozen=True)
-class FakeContext:
-    spec: DataSpec
-    real: Tensor = EMPTY
-    held_out: Tensor = EMPTY
-    samples: Tensor = EMPTY
-    log_weights: Tensor = EMPTY
-    relation: str = "exact"
-    extractor: FakeExtractor = FakeExtractor()
-    seed: int = 0
-    costs: dict[str, float] = field(default_factory=dict)
-    cost_names: tuple[str, ...] = ()
-    modes: Modes = ONE_MODE
-    mode_classifier: str = ""
-    mode_extractor: FakeExtractor | None = None
 
-    def features(self, x: Tensor) -> Tensor:
-        return self.extractor.features(x)
+class FakeRecipe(Recipe):
+    """Gives one classifier for all data."""
 
-    def probabilities(self, x: Tensor) -> Tensor:
-        return self.extractor.probabilities(x)
+    def __init__(self, classifier: Classifier | None = None) -> None:
+        self.classifier = FakeClassifier() if classifier is None else classifier
+
+    def lacks(self, data: Data) -> str:
+        return ""
+
+    def name(self, spec: DataSpec) -> str:
+        return self.classifier.name
+
+    def extractor(self, data: Data, note: Note | None = None) -> Classifier:
+        return self.classifier
+
+
+class FakeSubject(Subject):
+    """Answers what it was given."""
+
+    def __init__(self, given: dict[str, Any]) -> None:
+        self.origin = ORIGIN
+        self.given = given
+        self.relation = given.get("relation", "exact")
+        self.cost_names = given.get("cost_names", ())
+
+    def samples(self, n: int, report: Report = silent) -> Tensor:
+        if "samples" not in self.given:
+            raise UnavailableError("no samples were given")
+        made: Tensor = self.given["samples"][:n]
+        return made
+
+    def log_weights(self, x: Tensor, draws: int, report: Report = silent) -> Tensor:
+        made: Tensor = self.given["log_weights"]
+        return made
+
+    def costs(self, x: Tensor) -> dict[str, float]:
+        made: dict[str, float] = self.given.get("costs", {})
+        return made
+
+
+def examples(
+    spec: DataSpec,
+    *,
+    real: Tensor | None = None,
+    held_out: Tensor | None = None,
+    seed: int = 0,
+    modes: Modes | ClassifiedModes | None = None,
+    **given: Any,
+) -> Examples:
+    """Examples of a subject that answers ``given``: samples, log_weights, relation, costs, cost_names.
+
+    Arguments:
+        real: The test split.
+        held_out: Validation and test split together, where it differs from ``real``.
+    """
+    like = given.get("samples", EMPTY)[:0]
+    test = like if real is None else real
+    val = like if held_out is None else held_out
+    data = Data(spec, Split(like), Split(val), Split(test), modes=modes)
+    return Examples(FakeSubject(given), data, seed=seed)
 
 
 def spec(dim: int, levels: int | None = None) -> DataSpec:

@@ -60,7 +60,7 @@ def _composed(model: str, *overrides: str) -> dict[str, Any]:
 def new_model(model: str, spec: DataSpec, *overrides: str, seed: int = 0) -> GenerativeModel:
     """An untrained model for a data set."""
     with seeded(seed):
-        return build_model(configuration(model, *overrides), spec)
+        return build_model(configuration(model, *overrides)["model"], spec)
 
 
 def small_data(shape: tuple[int, ...], levels: int | None, n: int = 96, held_out: int = 16) -> Data:

@@ -19,8 +19,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 
 from bench.checkpoint import load_checkpoint
+from bench.config.spec import Hardware, Schedule
 from bench.training.ema import EMA
-from bench.training.fit import Hardware, Schedule, fit
+from bench.training.fit import fit
 from models.flows.glow import Glow
 from models.transforms.actnorm import ActNorm
 from models.transforms.base import Chain

@@ -5,13 +5,15 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_metrics import FakeContext, spec
+from helpers_metrics import ALL, FakeRecipe, examples, spec
 from torch import Generator, Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.data.digits import mnist5k
 from bench.errors import UserError
+from bench.evaluation.evaluate import evaluate
+from bench.features.pixels import Pixels
 from bench.metrics import birthday
 from bench.metrics.birthday import (
     Birthday,
@@ -135,12 +137,14 @@ def test_memory_is_one_float_copy_of_what_is_compared() -> None:
     g, n, d = generator(), 300, 1000
     held_out, samples = (torch.randint(256, (n, d), generator=g).to(torch.uint8) for _ in range(2))
     # Few samples: of the real examples not even a copy is made.
+    few, many = (examples(spec(d, 256), held_out=held_out, samples=samples[:count]) for count in (60, n))
+    assert few.held_out.equal(many.held_out), "joined before the memory is watched"
     with Sizes(held_out.nbytes) as sizes:
-        (estimate,) = Birthday().compute(FakeContext(spec(d, 256), held_out=held_out, samples=samples[:60]))
+        (estimate,) = Birthday(Pixels(), ALL).compute(few)
     assert (estimate.n_real, sizes.large) == (60, set())
     # Many: the centred examples in float32, and nothing as large beside them.
     with Sizes(4 * samples.nbytes) as sizes:
-        (estimate,) = Birthday().compute(FakeContext(spec(d, 256), held_out=held_out, samples=samples))
+        (estimate,) = Birthday(Pixels(), ALL).compute(many)
     assert (estimate.n_real, sizes.large) == (n, {"aten::empty.memory_format"})
 
 
@@ -278,7 +282,7 @@ def test_metric_row_and_nothing_global_is_touched() -> None:
     held_out, modes = torch.randn(300, 6, generator=g), torch.randn(20, 6, generator=g)
     samples = modes[torch.randint(20, (200,), generator=g)]
     before, state = samples.clone(), torch.get_rng_state()
-    (estimate,) = Birthday().compute(FakeContext(spec(6), held_out=held_out, samples=samples))
+    (estimate,) = Birthday(Pixels(), ALL).compute(examples(spec(6), held_out=held_out, samples=samples))
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(samples, before)
     assert estimate.value == pytest.approx(20, rel=0.2)
@@ -286,27 +290,26 @@ def test_metric_row_and_nothing_global_is_touched() -> None:
         "support[pixels]",
         200,
         200,
-        "",
+        "pixels",
     )
-    (features,) = Birthday("features").compute(FakeContext(spec(6), held_out=held_out, samples=samples))
-    assert (features.info.name, features.extractor, features.value) == ("support[features]", "toy-cnn", estimate.value)
+    (features,) = Birthday(FakeRecipe(), ALL).compute(examples(spec(6), held_out=held_out, samples=samples))
+    assert (features.info.name, features.extractor, features.value) == ("support[toy-cnn]", "toy-cnn", estimate.value)
 
 
 def test_too_few_or_repeated_real_examples_are_skipped() -> None:
     samples, held_out = torch.randn(100, 2, generator=generator()), torch.zeros(100, 2)
-    (estimate,) = Birthday().compute(FakeContext(spec(2), held_out=held_out, samples=samples))
+    (estimate,) = Birthday(Pixels(), ALL).compute(examples(spec(2), held_out=held_out, samples=samples))
     assert estimate.status is Status.SKIPPED
     assert "1 examples" in estimate.reason
 
 
 def test_nan_samples_fail() -> None:
     held_out, samples = torch.randn(100, 2, generator=generator()), torch.full((100, 2), math.nan)
-    (estimate,) = Birthday().compute(FakeContext(spec(2), held_out=held_out, samples=samples))
+    asked = examples(spec(2), held_out=held_out, samples=samples)
+    (estimate,) = evaluate(asked, {"birthday": Birthday(Pixels(), ALL)})["birthday"]
     assert estimate.status is Status.FAILED
 
 
 def test_options_are_checked() -> None:
-    with pytest.raises(UserError, match="pixels or features"):
-        Birthday("colours")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="at least 1"):
-        Birthday(false_pairs=0)
+        Birthday(Pixels(), ALL, false_pairs=0)

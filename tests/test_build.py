@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 from helpers_models import configuration
 
-from bench.config.build import build_data, build_model, check_arguments, check_targets, typed
+from bench.config.build import build_data, build_model, check_arguments, checked
+from bench.config.spec import Evaluation, Hardware, Schedule, typed
+from bench.config.trust import check_targets
 from bench.errors import UserError
-from bench.evaluation.rows import Evaluation
-from bench.runs.run import check
-from bench.training.fit import Hardware, Schedule
 
 STRANGERS = [
     "os.system",
@@ -61,7 +60,7 @@ def test_foreign_targets_are_refused_with_the_way_to_trust_them(target: str, gro
 @pytest.mark.parametrize("target", REACHED_THROUGH)
 def test_what_is_only_reachable_through_an_allowed_module_is_refused(target: str) -> None:
     with pytest.raises(UserError, match="_target_"):
-        check(with_target(target))
+        checked(with_target(target))
 
 
 @pytest.mark.parametrize(
@@ -79,7 +78,7 @@ def test_a_target_must_be_of_its_groups_kind(group: str, target: str) -> None:
     config = configuration("vae", "logger=csv")
     config[group] = {"_target_": target}
     with pytest.raises(UserError, match="_target_"):
-        check(config)
+        checked(config)
 
 
 def test_nested_targets_are_checked_too() -> None:
@@ -96,7 +95,7 @@ def test_nested_targets_are_checked_too() -> None:
 def test_refusing_imports_nothing(tmp_path: Path) -> None:
     (tmp_path / "stranger.py").write_text("raise SystemExit('imported')\n")
     code = (
-        "import json, sys\nfrom bench.config.build import check_targets\nfrom bench.errors import UserError\n"
+        "import json, sys\nfrom bench.config.trust import check_targets\nfrom bench.errors import UserError\n"
         "try:\n    check_targets(json.loads(sys.argv[1]))\nexcept UserError:\n"
         "    sys.exit(int('stranger' in sys.modules))\nsys.exit(3)\n"
     )
@@ -133,8 +132,8 @@ def test_a_trusted_package_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.syspath_prepend(str(tmp_path))
     config = configuration("vae", "data=two_moons", "trust=[mypkg_of_a_user]")
     config["model"] = {"_target_": "mypkg_of_a_user.Constant", "value": 2.0}
-    check(config)
-    model = build_model(config, build_data(config).spec)
+    checked(config)
+    model = build_model(config["model"], build_data(config["data"]).spec)
     assert type(model).__name__ == "Constant"
 
 
@@ -153,7 +152,7 @@ def test_a_bad_argument_is_one_line() -> None:
     config = configuration("vae")
     config["model"]["latent_dim"] = -3
     with pytest.raises(UserError, match=r"^model: models\.vaes\.vae\.VAE could not be made: [^\n]+$"):
-        build_model(config, build_data(config).spec)
+        build_model(config["model"], build_data(config["data"]).spec)
 
 
 @pytest.mark.parametrize(

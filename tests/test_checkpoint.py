@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from bench.checkpoint import DurableCheckpointIO, load_checkpoint, save_checkpoint
+from bench.checkpoint import load_checkpoint, save_checkpoint
 from bench.errors import UserError
+from bench.training.checkpoint import DurableCheckpointIO
 
 
 class Touch:

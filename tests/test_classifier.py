@@ -16,7 +16,7 @@ from bench.data.base import Data, Split
 from bench.data.digits import mnist5k
 from bench.errors import UserError
 from bench.features import classifier
-from bench.features.classifier import Classifier, augment, load_or_train, unsuitable
+from bench.features.classifier import TrainedClassifier, augment, load_or_train, unsuitable
 from bench.schema import DataSpec
 
 
@@ -46,7 +46,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def same(a: Classifier, b: Classifier, x: Tensor) -> bool:
+def same(a: TrainedClassifier, b: TrainedClassifier, x: Tensor) -> bool:
     return torch.equal(a.features(x), b.features(x)) and torch.equal(a.probabilities(x), b.probabilities(x))
 
 

@@ -14,6 +14,7 @@ from helpers_models import names
 from bench.checkpoint import save_checkpoint
 from bench.cli.main import main
 from bench.config.compose import compose_runs
+from bench.config.spec import RunSpec
 from bench.rows.store import read_rows
 from bench.schema import Status
 
@@ -91,8 +92,8 @@ def test_a_run_leaves_everything_in_its_folder(workplace: Path, capsys: pytest.C
     run = one_run(workplace)
     files = {file.name for file in run.iterdir()} - {".lock"}
     assert files == {
-        "config.json", "rows.jsonl", "done.json", "run.log", "best.ckpt", "final.ckpt", "samples-best.png",
-        "samples-best.npz",
+        "config.json", "rows.jsonl", "done.json", "trained.json", "run.log", "best.ckpt", "final.ckpt",
+        "samples-best.png", "samples-best.npz",
     }  # fmt: skip
     config = json.loads((run / "config.json").read_text())
     assert config["train"]["examples"] == 640
@@ -151,9 +152,9 @@ def test_a_sweep_goes_on_after_a_divergence_and_the_table_shows_it(
     assert "failed" in printed.out
     runs = sorted(path for path in (workplace / "runs" / "two_moons").iterdir() if path.is_dir())
     assert len(runs) == 2
-    ends = [json.loads((run / "done.json").read_text())["exit_code"] for run in runs]
-    assert sorted(ends) == [0, 1]
-    failed = runs[ends.index(1)]
+    ends = [json.loads((run / "done.json").read_text())["ended"] for run in runs]
+    assert sorted(ends) == ["diverged", "ok"]
+    failed = runs[ends.index("diverged")]
     rows = [row for row in read_rows(failed / "rows.jsonl") if row.model == "realnvp"]
     assert all(row.value is None for row in rows)
     lost = [row for row in rows if row.status is Status.FAILED]
@@ -165,9 +166,7 @@ def test_a_sweep_goes_on_after_a_divergence_and_the_table_shows_it(
 def test_two_processes_never_share_a_folder(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import fcntl
 
-    from bench.runs.run import run_folder
-
-    folder = workplace / run_folder(compose_runs(["model=vae", *TINY])[0])
+    folder = workplace / RunSpec.parse(compose_runs(["model=vae", *TINY])[0]).folder
     folder.mkdir(parents=True)
     with (folder / ".lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -178,10 +177,8 @@ def test_two_processes_never_share_a_folder(workplace: Path, capsys: pytest.Capt
 def test_two_commands_of_several_processes_never_share_a_folder(workplace: Path) -> None:
     import fcntl
 
-    from bench.runs.run import run_folder
-
     command = ["model=vae", "trainer=ddp", "trainer.accelerator=cpu", *TINY]
-    folder = workplace / run_folder(compose_runs(command)[0])
+    folder = workplace / RunSpec.parse(compose_runs(command)[0]).folder
     folder.mkdir(parents=True)
     with (folder / ".lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -201,7 +198,7 @@ def test_changed_seed_gives_other_numbers_and_the_same_group(workplace: Path) ->
     likelihoods = [row for row in rows if row.metric == "log_likelihood" and row.model == "vae"]
     assert len({row.value for row in likelihoods}) == 2
     assert len({row.group for row in likelihoods}) == 1
-    assert len({row.config_hash for row in likelihoods}) == 2
+    assert len({row.training_key for row in likelihoods}) == 2
     assert len({row.value for row in rows if row.model == "oracle" and row.metric == "log_likelihood"}) == 1
 
 

@@ -8,15 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 from helpers_density import quadrature, randomize
+from helpers_metrics import ORIGIN
 from helpers_models import configuration, small_data
 from helpers_transforms import check_bijection, normal
 from torch import Generator, Tensor, nn
 
+from bench.checkpoint import Progress
 from bench.config.build import build_model
+from bench.config.spec import Hardware, Schedule
 from bench.errors import UserError
-from bench.evaluation.evaluate import EvalContext
 from bench.metrics.cost import Cost
-from bench.training.fit import Hardware, Progress, Schedule, fit
+from bench.subjects.examples import Examples
+from bench.subjects.trained import TrainedModel
+from bench.training.fit import fit
 from models.base import ReportsCost
 from models.flows.ffjord import FFJORD
 from models.nn.dynamics import ConvDynamics, MLPDynamics
@@ -307,11 +311,8 @@ def test_evaluations_are_rows(shape: tuple[int, ...]) -> None:
     data = small_data(shape, None)
     flow = FFJORD(shape, None, ADAM, hidden=8, channels=2, depth=1, scales=2, exact_dim=2)
     assert isinstance(flow, ReportsCost)
-    context = EvalContext(
-        flow, data, seed=0, n_samples=8, n_draws=2, progress=Progress(examples_seen=1, train_seconds=1.0),
-        load_classifier=lambda _: pytest.fail("not asked for"),
-    )  # fmt: skip
-    rows = {row.info.name: row.value for row in Cost().compute(context)}
+    subject = TrainedModel(flow, Progress(examples_seen=1, train_seconds=1.0), 0, ORIGIN)
+    rows = {row.info.name: row.value for row in Cost(8).compute(Examples(subject, data, seed=0))}
     equations = sum(isinstance(module, Continuous) for module in flow.modules())
     assert rows["nfe_log_weight"] >= 7 * equations
     assert rows["nfe_sample"] >= 7 * equations
@@ -337,7 +338,7 @@ def test_checkpointed_activations_leave_what_is_drawn_alone() -> None:
 def test_without_torchdiffeq_one_line_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchdiffeq", None)
     with pytest.raises(UserError) as failure:
-        build_model(configuration("ffjord"), small_data((2,), None).spec)
+        build_model(configuration("ffjord")["model"], small_data((2,), None).spec)
     assert "genbench[ode]" in str(failure.value)
     assert "\n" not in str(failure.value)
 

@@ -9,10 +9,12 @@ from helpers_density import discrete_mass, quadrature
 from helpers_models import configuration, names, new_model, small_data
 from torch import Generator, Tensor
 
+from bench.checkpoint import Progress, load_weights
+from bench.config.build import checked
+from bench.config.spec import Hardware, Schedule
 from bench.data.base import Data
 from bench.errors import UserError
-from bench.runs.run import check
-from bench.training.fit import Hardware, Progress, Schedule, fit, load_model_weights
+from bench.training.fit import fit
 from models.base import Autoencodes, ClosedForm, GenerativeModel, HasLikelihood
 from models.flows.base import Flow
 
@@ -72,7 +74,7 @@ def log_weights(model: GenerativeModel, x: Tensor, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_configuration_composes_and_passes_its_checks(name: str) -> None:
-    check(configuration(name))
+    checked(configuration(name))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -136,7 +138,7 @@ def test_reloaded_weights_give_the_same_log_weights_on_another_batch(name: str, 
     model = model_for(name, data)
     train(model, data, tmp_path, steps=3)
     reloaded = model_for(name, data, seed=1)
-    load_model_weights(reloaded, tmp_path / "final.ckpt")
+    load_weights(reloaded, tmp_path / "final.ckpt")
     model.eval()
     reloaded.eval()
     samples = [m.sample(5, generator=Generator().manual_seed(0)) for m in (model, reloaded)]

@@ -1,19 +1,27 @@
 """The evaluator: what is shared is computed once, what cannot apply is skipped, what fails stays alone."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import torch
+from helpers_metrics import ORIGIN
 from helpers_models import new_model, small_data
 from torch import Generator, Tensor
 
+from bench.checkpoint import Progress
+from bench.config.spec import Measurement
 from bench.data.base import Data
 from bench.data.toy import two_moons
-from bench.errors import UserError
-from bench.evaluation.evaluate import DataDensity, EvalContext, evaluate, failed_estimates
-from bench.evaluation.rows import validation_score
-from bench.metrics.base import Context, Metric, Need
+from bench.errors import UnavailableError, UserError
+from bench.evaluation.evaluate import evaluate
+from bench.evaluation.rows import rows_of
+from bench.features.base import Note
+from bench.features.classifier import InDomainClassifier
+from bench.features.own import OwnModule
+from bench.features.pixels import Pixels
+from bench.metrics.base import Metric
 from bench.metrics.cost import Cost
 from bench.metrics.extractor import ExtractorAccuracy
 from bench.metrics.frechet import FID
@@ -21,40 +29,48 @@ from bench.metrics.inception_score import InceptionScore
 from bench.metrics.likelihood import LogLikelihood
 from bench.metrics.modes import ModeCounts
 from bench.schema import Estimate, MetricInfo, Status
-from bench.training.fit import Progress
+from bench.subjects.density import KnownDensity
+from bench.subjects.examples import Examples
+from bench.subjects.samples import GivenSamples
+from bench.subjects.trained import FailedModel, TrainedModel
+from bench.training.select import validation_score
 from models.base import GenerativeModel
 
 
 class Mean(Metric):
     """Mean of the samples."""
 
-    needs = (Need.SAMPLES,)
-
-    def infos(self, context: Context) -> tuple[MetricInfo, ...]:
+    def infos(self, examples: Examples) -> tuple[MetricInfo, ...]:
         return (MetricInfo("mean", "", None, title="mean"),)
 
-    def compute(self, context: Context) -> list[Estimate]:
-        return [Estimate(self.infos(context)[0], value=float(context.samples.float().mean()))]
+    def compute(self, examples: Examples) -> list[Estimate]:
+        return [Estimate(self.infos(examples)[0], value=float(examples.samples(600).float().mean()))]
 
 
 class Broken(Metric):
     """Raises."""
 
-    def infos(self, context: Context) -> tuple[MetricInfo, ...]:
+    def infos(self, examples: Examples) -> tuple[MetricInfo, ...]:
         return (MetricInfo("broken", "", None, title="broken"),)
 
-    def compute(self, context: Context) -> list[Estimate]:
+    def compute(self, examples: Examples) -> list[Estimate]:
         raise ZeroDivisionError("no\nluck")
 
 
-def no_classifier(data: Data) -> Any:
-    raise AssertionError("not asked for")
+class Unasked(InDomainClassifier):
+    """A classifier that nobody may train."""
+
+    def extractor(self, data: Data, note: Note | None = None) -> Any:
+        raise AssertionError("not asked for")
 
 
-def context(model: GenerativeModel | None, data: Data | None = None, **more: Any) -> EvalContext:
-    settings: dict[str, Any] = {"seed": 3, "n_samples": 600, "n_draws": 4, "load_classifier": no_classifier} | more
-    progress = Progress(train_seconds=2.0, examples_seen=10)
-    return EvalContext(model, small_data((4,), None) if data is None else data, progress=progress, **settings)
+def context(model: GenerativeModel, data: Data | None = None, seed: int = 3) -> Examples:
+    subject = TrainedModel(model, Progress(train_seconds=2.0, examples_seen=10), seed, ORIGIN)
+    return Examples(subject, small_data((4,), None) if data is None else data, seed=seed)
+
+
+def flat(estimates: Mapping[str, list[Estimate]]) -> list[Estimate]:
+    return [estimate for made in estimates.values() for estimate in made]
 
 
 def test_samples_are_drawn_once_in_chunks_from_the_runs_own_stream() -> None:
@@ -68,20 +84,20 @@ def test_samples_are_drawn_once_in_chunks_from_the_runs_own_stream() -> None:
 
     model.sample = counted  # type: ignore[method-assign]
     first = context(model)
-    assert len(first.samples) == 600
-    assert first.samples is first.samples
+    assert len(first.samples(600)) == 600
+    assert first.samples(600) is first.samples(600)
     assert sum(calls) == 600
     assert max(calls) <= 250
     before = torch.get_rng_state()
-    assert torch.equal(context(model).samples, first.samples)
+    assert torch.equal(context(model).samples(600), first.samples(600))
     assert torch.equal(before, torch.get_rng_state())
-    assert not torch.equal(context(model, seed=4).samples, first.samples)
+    assert not torch.equal(context(model, seed=4).samples(600), first.samples(600))
 
 
 def test_exact_models_are_evaluated_once_and_bounds_k_times() -> None:
     spec = small_data((4,), None).spec
-    assert context(new_model("realnvp", spec)).log_weights.shape == (1, 16)
-    vae = context(new_model("vae", spec)).log_weights
+    assert context(new_model("realnvp", spec)).log_weights(4).shape == (1, 16)
+    vae = context(new_model("vae", spec)).log_weights(4)
     assert vae.shape == (4, 16)
     assert vae.dtype == torch.float64
     assert not torch.equal(vae[0], vae[1])
@@ -89,8 +105,8 @@ def test_exact_models_are_evaluated_once_and_bounds_k_times() -> None:
 
 def test_one_failure_stays_alone_and_a_missing_capability_is_skipped() -> None:
     model = new_model("dcgan", small_data((4,), None).spec)
-    asked = {"broken": Broken(), "likelihood": LogLikelihood(), "mean": Mean()}
-    estimates = {estimate.info.name: estimate for estimate in evaluate(context(model), asked)}
+    asked = {"broken": Broken(), "likelihood": LogLikelihood(4), "mean": Mean()}
+    estimates = {estimate.info.name: estimate for estimate in flat(evaluate(context(model), asked))}
     assert estimates["broken"].status is Status.FAILED
     assert estimates["broken"].reason == "ZeroDivisionError: no luck"
     assert estimates["log_likelihood"].status is Status.SKIPPED
@@ -123,7 +139,7 @@ def test_samples_that_are_not_data_fail_the_metric(fault: str) -> None:
         }[fault]
 
     model.sample = sample  # type: ignore[method-assign]
-    estimate = evaluate(context(model), {"mean": Mean()})[0]
+    estimate = evaluate(context(model), {"mean": Mean()})["mean"][0]
     assert estimate.status is Status.FAILED
     assert "samples" in estimate.reason
 
@@ -133,7 +149,7 @@ def test_log_weights_of_another_shape_fail_the_metric(shape: tuple[int, ...]) ->
     model = new_model("vae", small_data((4,), None).spec)
     assert len(small_data((4,), None).test) == 16
     model.log_weight = lambda x, *, generator=None: torch.zeros(shape)
-    for estimate in evaluate(context(model), {"likelihood": LogLikelihood()}):
+    for estimate in flat(evaluate(context(model), {"likelihood": LogLikelihood(4)})):
         assert estimate.status is Status.FAILED
         assert f"log_weight returned shape {shape} for 16 examples" in estimate.reason
         assert estimate.reason.endswith("shape (16,)")
@@ -141,8 +157,9 @@ def test_log_weights_of_another_shape_fail_the_metric(shape: tuple[int, ...]) ->
 
 def test_pictures_too_small_for_the_classifier_have_no_metric_of_its() -> None:
     data = small_data((1, 4, 4), 256)
-    metrics: dict[str, Metric] = {"fid": FID(), "is": InceptionScore(), "accuracy": ExtractorAccuracy()}
-    estimates = evaluate(context(new_model("vae", data.spec), data), metrics)
+    recipe = Unasked()
+    metrics = {"fid": FID(recipe, 9), "is": InceptionScore(recipe, 9), "accuracy": ExtractorAccuracy(recipe)}
+    estimates = flat(evaluate(context(new_model("vae", data.spec), data), metrics))
     assert [estimate.status for estimate in estimates] == [Status.SKIPPED] * 3
     assert all("8 x 8" in estimate.reason for estimate in estimates)
 
@@ -160,7 +177,7 @@ def test_validation_can_train_the_classifier_it_needs(monkeypatch: pytest.Monkey
         trained.append(torch.is_grad_enabled())
         return Pixels()
 
-    monkeypatch.setattr("bench.evaluation.rows.load_or_train", load_or_train)
+    monkeypatch.setattr("bench.features.classifier.load_or_train", load_or_train)
     data = small_data((1, 8, 8), 256)
     score = validation_score(data, 0)
     with torch.no_grad():
@@ -189,43 +206,159 @@ def test_one_validation_example_is_too_few() -> None:
         validation_score(small_data((3,), None, held_out=1), 0)
 
 
+def failed(model: str, data: Data, reason: str = "diverged at example 3") -> Examples:
+    return Examples(FailedModel(new_model(model, data.spec), reason, ORIGIN), data, seed=0)
+
+
 def test_a_failed_run_has_a_row_for_every_metric() -> None:
-    integers, metrics = small_data((4,), 256), {"mean": Mean(), "likelihood": LogLikelihood()}
-    rows = failed_estimates(context(None, integers), metrics, "diverged at example 3")
+    metrics = {"mean": Mean(), "likelihood": LogLikelihood(4)}
+    rows = flat(evaluate(failed("vae", small_data((4,), 256)), metrics))
     assert [row.info.name for row in rows] == ["mean", "log_likelihood", "bits_per_dim"]
     assert all(row.status is Status.FAILED and row.reason == "diverged at example 3" for row in rows)
 
 
 APPLIED: dict[str, Metric] = {
-    "fid": FID(), "is": InceptionScore(), "accuracy": ExtractorAccuracy(), "likelihood": LogLikelihood(),
-    "modes": ModeCounts(), "cost": Cost(),
+    "fid": FID(Unasked(), 20), "is": InceptionScore(Unasked(), 20), "accuracy": ExtractorAccuracy(Unasked()),
+    "likelihood": LogLikelihood(4), "modes": ModeCounts(Unasked(), 20), "cost": Cost(20),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("model", [None, "dcgan", "realnvp"])
-def test_a_failed_run_has_failed_in_what_a_successful_one_would_have(model: str | None) -> None:
+@pytest.mark.parametrize("model", ["dcgan", "realnvp"])
+def test_a_failed_run_has_failed_in_what_a_successful_one_would_have(model: str) -> None:
     data = two_moons(n_train=10, n_val=10, n_test=10)
-    made = None if model is None else new_model(model, data.spec)
-    failed = failed_estimates(context(made, data), APPLIED, "diverged")
-    assert {row.reason for row in failed if row.status is Status.FAILED} == {"diverged"}
-    measured = evaluate(context(new_model(model or "realnvp", data.spec), data), APPLIED)
+    rows = flat(evaluate(failed(model, data, "diverged"), APPLIED))
+    assert {row.reason for row in rows if row.status is Status.FAILED} == {"diverged"}
+    measured = flat(evaluate(context(new_model(model, data.spec), data), APPLIED))
     assert len(measured) == 12
     lacking = [(row.info.name, row.reason) for row in measured if row.status is Status.SKIPPED]
     assert len(lacking) == (8 if model == "dcgan" else 7)
-    assert [(row.info.name, row.reason) for row in failed if row.status is Status.SKIPPED] == lacking
+    assert [(row.info.name, row.reason) for row in rows if row.status is Status.SKIPPED] == lacking
+
+
+def test_a_failed_run_trains_no_classifier_for_its_samples() -> None:
+    data = small_data((1, 8, 8), 256)
+    for metric in (FID(Unasked(), 20), InceptionScore(Unasked(), 20)):
+        (row,) = evaluate(failed("dcgan", data), {"it": metric})["it"]
+        assert row.status is Status.FAILED
 
 
 def test_the_oracle_is_a_likelihood_like_any_other() -> None:
     normal = torch.distributions.Normal(torch.zeros(4, dtype=torch.float64), 1.0)
-    oracle = context(None, likelihood=DataDensity(lambda x: normal.log_prob(x.double()).sum(1)))
-    estimate = evaluate(oracle, {"likelihood": LogLikelihood()})[0]
+    density = KnownDensity(lambda x: normal.log_prob(x.double()).sum(1), ORIGIN)
+    oracle = Examples(density, small_data((4,), None), seed=0)
+    estimate = evaluate(oracle, {"likelihood": LogLikelihood(4)})["likelihood"][0]
     assert estimate.value == pytest.approx(float(normal.log_prob(oracle.real.double()).sum(1).mean()), abs=1e-12)
     assert estimate.relation == "exact"
+    with pytest.raises(UnavailableError, match="not a sampler"):
+        density.samples(3)
+
+
+def test_samples_of_others_have_what_samples_have_and_say_what_they_lack() -> None:
+    data = small_data((4,), None)
+    given = Examples(GivenSamples(data.train.x, 0, ORIGIN), data, seed=0)
+    rows = {row.info.name: row for row in flat(evaluate(given, {**APPLIED, "fid": FID(Pixels(), 50)}))}
+    assert rows["fid[pixels]"].status is Status.OK
+    assert rows["fid[pixels]"].n_fake == 50
+    assert rows["log_likelihood"].reason == "only samples are given: they have no likelihood"
+    assert rows["parameters"].reason == "only samples are given: what they cost is not known"
+
+
+def test_given_samples_come_in_random_order_and_are_all_there() -> None:
+    x = torch.arange(400.0)[:, None]
+    made = GivenSamples(x, 0, ORIGIN)
+    assert torch.equal(made.samples(1000).sort(0).values, x)
+    assert not torch.equal(made.samples(400), x)
+    assert 0 < made.samples(100).mean() - 100 < 150, "the first hundred are no beginning"
+    assert torch.equal(made.samples(100), GivenSamples(x, 0, ORIGIN).samples(400)[:100])
+
+
+def test_codes_are_those_of_the_model() -> None:
+    data = small_data((4,), None)
+    model = new_model("realnvp", data.spec).eval()
+    subject = TrainedModel(model, Progress(), 0, ORIGIN)
+    with torch.no_grad():
+        assert torch.equal(subject.codes(data.test.x), model.encode(data.test.x))
+    with pytest.raises(UnavailableError, match="no latent codes"):
+        TrainedModel(new_model("dcgan", data.spec), Progress(), 0, ORIGIN).codes(data.test.x)
+
+
+def test_features_are_computed_once_for_two_metrics_of_one_recipe() -> None:
+    counted: list[int] = []
+
+    class Net(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            counted.append(len(x))
+            return x.flatten(1)
+
+    data = small_data((1, 8, 8), 256)
+    recipe = OwnModule("net", Net())
+    examples = context(new_model("dcgan", data.spec), data)
+    metrics = {"a": FID(recipe, 100), "b": FID(recipe, 100)}
+    first, second = flat(evaluate(examples, metrics))
+    assert first == second
+    assert first.info.name == "fid[net]"
+    assert len(first.extractor_hash) == 16
+    assert counted == [16, 100], "the test split, then the samples"
+
+
+def test_an_extractor_without_probabilities_has_no_inception_score() -> None:
+    data = small_data((1, 8, 8), 256)
+    (row,) = evaluate(context(new_model("dcgan", data.spec), data), {"is": InceptionScore(Pixels(), 9)})["is"]
+    assert (row.status, row.reason) == (Status.SKIPPED, "pixels gives features but no class probabilities")
+
+
+@pytest.mark.parametrize("made", [torch.zeros(16), torch.zeros(3, 2), torch.zeros(16, 2, dtype=torch.int64)])
+def test_features_of_another_shape_fail_in_words(made: Tensor) -> None:
+    class Net(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return made
+
+    data = small_data((4,), None)
+    (row,) = evaluate(context(new_model("vae", data.spec), data), {"fid": FID(OwnModule("net", Net()), 16)})["fid"]
+    assert row.status is Status.FAILED
+    assert "features 'net' of 16 examples" in row.reason
+
+
+def test_a_module_of_the_users_sees_pictures_from_0_to_1_and_is_known_by_its_weights() -> None:
+    linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    spec = small_data((1, 2, 2), 256).spec
+    data = small_data((1, 2, 2), 256)
+    extractor = OwnModule("mine", linear).extractor(data)
+    x = data.test.x
+    with torch.no_grad():
+        assert torch.equal(extractor.features(x), linear(x.float() / 255))
+    before = extractor.hash
+    with torch.no_grad():
+        linear[1].bias += 1
+    assert OwnModule("mine", linear).extractor(data).hash != before
+    with pytest.raises(UserError, match="may hold only"):
+        OwnModule("a]b", linear)
+    assert OwnModule("mine", linear).name(spec) == "mine"
+
+
+def test_rows_carry_the_key_of_their_measurement_and_the_parts_of_their_error() -> None:
+    data = small_data((4,), 256)
+    node = {"_target_": "bench.metrics.likelihood.LogLikelihood", "n_draws": 4}
+    measurement = Measurement("likelihood", node, "best")
+    made = evaluate(context(new_model("vae", data.spec), data), {"likelihood": LogLikelihood(4)})
+    rows = rows_of(made, [measurement], ORIGIN, data.spec)
+    assert {row.measuring_key for row in rows} == {measurement.key}
+    for row in rows:
+        assert row.stderr_test is not None
+        assert row.stderr_draws is not None
+        assert row.stderr == pytest.approx((row.stderr_test**2 + row.stderr_draws**2) ** 0.5)
+    assert Measurement("other", {**node, "version": 1, "_convert_": "all"}, "best").key == measurement.key
+    assert Measurement("likelihood", {**node, "n_draws": 5}, "best").key != measurement.key
+    assert Measurement("likelihood", node, "final").key != measurement.key
+    assert Measurement("likelihood", {**node, "version": 2}, "best").key != measurement.key
 
 
 def test_costs_are_measured() -> None:
     model = new_model("vae", small_data((4,), None).spec)
-    costs = context(model).costs
+    examples = context(model)
+    assert "samples_per_second" not in examples.subject.costs(examples.real), "nothing was sampled yet"
+    examples.samples(600)
+    costs = examples.subject.costs(examples.real)
     assert costs["parameters"] == sum(parameter.numel() for parameter in model.parameters())
     assert costs["train_seconds"] == 2.0
     assert costs["train_examples_per_second"] == 5.0

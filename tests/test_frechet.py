@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
-from helpers_metrics import FakeContext, spec
+from helpers_metrics import ALL, FakeRecipe, examples, spec
 from torch import Generator, Tensor
 from torchmetrics.image.fid import _compute_fid
 
+from bench.evaluation.evaluate import evaluate
 from bench.metrics.frechet import FID, frechet_distance, frechet_distance_from_features, frechet_stderr
 from bench.schema import Status
 
@@ -74,7 +75,7 @@ def test_features_with_exact_moments(shift: float) -> None:
 def test_identical_sets_are_at_distance_zero_and_float32_is_accepted(n: int, dim: int) -> None:
     x = (1e3 + randn(n, dim)).float()
     assert abs(frechet_distance_from_features(x, x)) < 1e-9
-    assert frechet_stderr(x, x) < 1e-6
+    assert math.hypot(*frechet_stderr(x, x)) < 1e-6
 
 
 def test_fewer_examples_than_dimensions_against_the_gram_matrices() -> None:
@@ -91,7 +92,7 @@ def test_constant_fakes_leave_the_spread_of_the_real() -> None:
     real, fake = randn(300, 16), torch.full((200, 16), 2.0).double()
     expected = (real.mean(dim=0) - 2).square().sum() + real.var(dim=0).sum()
     assert frechet_distance_from_features(real, fake) == pytest.approx(expected.item(), rel=1e-9)
-    assert math.isfinite(frechet_stderr(real, fake))
+    assert math.isfinite(math.hypot(*frechet_stderr(real, fake)))
 
 
 def test_peer() -> None:
@@ -113,8 +114,8 @@ def influence_by_autograd(side: Tensor, other: Tensor) -> Tensor:
 
 def test_standard_error_against_the_derivative() -> None:
     x, y = randn(60, 4) @ covariance(4, 1), randn(80, 4, seed=2) + 0.5
-    expected = influence_by_autograd(x, y).var() / 60 + influence_by_autograd(y, x).var() / 80
-    assert frechet_stderr(x, y) == pytest.approx(expected.sqrt().item(), rel=1e-9)
+    expected = [(influence_by_autograd(*sides).var() / n).sqrt().item() for sides, n in (((x, y), 60), ((y, x), 80))]
+    assert frechet_stderr(x, y) == pytest.approx(tuple(expected), rel=1e-9)
 
 
 @pytest.mark.parametrize(("n", "m", "dim"), [(300, 500, 6), (500, 150, 16)])
@@ -124,22 +125,25 @@ def test_standard_error_against_simulation(n: int, m: int, dim: int) -> None:
     for seed in range(250):
         x, y = randn(n, dim, seed=seed), randn(m, dim, seed=10_000 + seed) @ transform + 0.3
         values.append(frechet_distance_from_features(x, y))
-        errors.append(frechet_stderr(x, y))
+        errors.append(math.hypot(*frechet_stderr(x, y)))
     assert sum(errors) / len(errors) == pytest.approx(torch.tensor(values).std().item(), rel=0.15)
 
 
 def test_metric_row() -> None:
     real, samples = randn(50, 4), randn(70, 4, seed=1) + 1
-    (estimate,) = FID().compute(FakeContext(spec(4), real=real, samples=samples))
+    (estimate,) = FID(FakeRecipe(), ALL).compute(examples(spec(4), real=real, samples=samples))
     assert (estimate.info.name, estimate.info.title, estimate.info.higher_is_better) == (
         "fid[toy-cnn]", "FID[toy-cnn]", False,
     )  # fmt: skip
     assert (estimate.n_real, estimate.n_fake, estimate.extractor, estimate.extractor_hash) == (50, 70, "toy-cnn", "abc")
     assert estimate.value == frechet_distance_from_features(real.float(), samples.float())
+    assert (estimate.stderr_test, estimate.stderr_draws) == frechet_stderr(real.float(), samples.float())
+    assert estimate.stderr == math.hypot(*frechet_stderr(real.float(), samples.float()))
 
 
 @pytest.mark.parametrize("samples", [torch.zeros(1, 4), torch.full((5, 4), math.nan)])
 def test_one_sample_or_nan_fails_with_a_reason(samples: Tensor) -> None:
-    (estimate,) = FID().compute(FakeContext(spec(4), real=randn(50, 4), samples=samples))
+    asked = examples(spec(4), real=randn(50, 4).float(), samples=samples)
+    (estimate,) = evaluate(asked, {"fid": FID(FakeRecipe(), ALL)})["fid"]
     assert estimate.status is Status.FAILED
     assert estimate.reason

@@ -21,9 +21,9 @@ from torch.distributions import Normal
 from torch.nn import functional
 
 from bench.checkpoint import load_checkpoint
-from bench.config.build import typed
+from bench.config.spec import Hardware, Schedule, typed
 from bench.data.base import Data
-from bench.training.fit import Hardware, Schedule, fit
+from bench.training.fit import fit
 from models.base import GenerativeModel
 from models.flows.base import Flow
 from models.flows.glow import Glow

@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
-from helpers_metrics import FakeContext, FakeExtractor, spec
+from helpers_metrics import ALL, FakeClassifier, FakeRecipe, examples, spec
 from torch import Generator, Tensor
 
+from bench.evaluation.evaluate import evaluate
 from bench.metrics.extractor import ExtractorAccuracy
 from bench.metrics.inception_score import InceptionScore, inception_score
 from bench.metrics.intervals import wilson_interval
@@ -45,8 +46,8 @@ def test_standard_error_against_simulation() -> None:
 def test_metric_names_its_extractor_and_keeps_inputs() -> None:
     samples = torch.randn(100, 10, generator=Generator().manual_seed(0))
     before = samples.clone()
-    context = FakeContext(spec(10), samples=samples)
-    (estimate,) = InceptionScore().compute(context)
+    context = examples(spec(10), samples=samples)
+    (estimate,) = InceptionScore(FakeRecipe(), ALL).compute(context)
     assert (estimate.info.name, estimate.extractor_hash, estimate.n_fake) == ("is[toy-cnn]", "abc", 100)
     assert estimate.value == inception_score(samples.softmax(dim=1))[0]
     assert torch.equal(samples, before)
@@ -54,13 +55,13 @@ def test_metric_names_its_extractor_and_keeps_inputs() -> None:
 
 @pytest.mark.parametrize("samples", [torch.zeros(1, 10), torch.full((5, 10), math.nan)])
 def test_one_sample_or_nan_fails_with_a_reason(samples: Tensor) -> None:
-    (estimate,) = InceptionScore().compute(FakeContext(spec(10), samples=samples))
+    (estimate,) = evaluate(examples(spec(10), samples=samples), {"is": InceptionScore(FakeRecipe(), ALL)})["is"]
     assert estimate.status is Status.FAILED
     assert estimate.reason
 
 
 def test_accuracy_row_and_wilson_interval() -> None:
-    (estimate,) = ExtractorAccuracy().compute(FakeContext(spec(2), extractor=FakeExtractor(accuracy=0.9, n_test=50)))
+    (estimate,) = ExtractorAccuracy(FakeRecipe(FakeClassifier(accuracy=0.9, n_test=50))).compute(examples(spec(2)))
     assert (estimate.info.name, estimate.info.higher_is_better) == ("accuracy[toy-cnn]", None)
     assert (estimate.value, estimate.n_real) == (0.9, 50)
     assert estimate.stderr == pytest.approx(math.sqrt(0.9 * 0.1 / 50))

@@ -15,7 +15,7 @@ import torch
 from helpers_models import configuration, names
 from PIL import Image
 
-from bench.config.build import build_data, build_model
+from bench.config.build import build_data, build_model, checked
 from bench.data import binarized
 from bench.data.base import Data, Split
 from bench.data.digits import mnist5k
@@ -122,19 +122,20 @@ def test_every_model_runs_on_every_kind_of_data(
     name: str, kind: str, given: dict[str, list[str]], tmp_path: Path
 ) -> None:
     config = configuration(name, *TINY, f"runs_dir={tmp_path / 'runs'}", *given[kind])
-    data = build_data(config)
+    spec = checked(config)
+    data = build_data(config["data"])
     assert LIKE[kind](data)
-    outcome = execute(config)
+    outcome = execute(spec)
     if outcome.exit_code == 2:  # not for data like these, and it says so
         assert outcome.reason.startswith("model: ")
         assert (name, kind) not in FAST
         pytest.skip(outcome.reason)
     assert (outcome.exit_code, outcome.reason) in ((0, "budget spent"), (0, "closed form"))
-    rows = {row.metric: row for row in read_rows(outcome.folder / "rows.jsonl") if row.model == name}
+    rows = {row.metric: row for row in read_rows(spec.folder / "rows.jsonl") if row.model == name}
     check_rows(rows, config, data)
-    model = build_model(config, data.spec)
+    model = build_model(config["model"], data.spec)
     if not model.cannot_sample:
-        with np.load(outcome.folder / "samples-best.npz", allow_pickle=False) as stored:
+        with np.load(spec.folder / "samples-best.npz", allow_pickle=False) as stored:
             samples = torch.from_numpy(stored["samples"])
         assert samples.shape == (SAMPLES, *data.spec.shape)
         assert samples.dtype == data.train.x.dtype
@@ -143,7 +144,7 @@ def test_every_model_runs_on_every_kind_of_data(
 
 def check_rows(rows: dict[str, ResultRow], config: dict[str, Any], data: Data) -> None:
     """What applies has a value, what does not says why, and nothing failed."""
-    model = build_model(config, data.spec)
+    model = build_model(config["model"], data.spec)
     samples = not model.cannot_sample
     labelled = data.spec.classes is not None and data.spec.is_image
     integers = data.spec.levels is not None
@@ -167,14 +168,14 @@ def check_rows(rows: dict[str, ResultRow], config: dict[str, Any], data: Data) -
 
 def test_no_model_refuses_every_kind(given: dict[str, list[str]]) -> None:
     """A model that is built for data is trained on them in the test above."""
-    specs = [build_data(configuration("gaussian", *overrides)).spec for overrides in given.values()]
+    specs = [build_data(configuration("gaussian", *overrides)["data"]).spec for overrides in given.values()]
     for name in names("model"):
         assert any(is_built(configuration(name), spec) for spec in specs), name
 
 
 def is_built(config: dict[str, Any], spec: DataSpec) -> bool:
     try:
-        build_model(config, spec)
+        build_model(config["model"], spec)
     except UserError:
         return False
     return True

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from helpers_metrics import FakeContext, spec
+from helpers_metrics import ALL, examples, spec
 from torch import Generator, Tensor
 from torch.distributions import MultivariateNormal, Normal
 
@@ -62,7 +62,7 @@ def test_bits_per_dim_of_a_uniform_pixel_is_its_bits() -> None:
 
 def test_metric_on_integer_data() -> None:
     log_w = torch.tensor([[-1.0, -2.0, -4.0], [-1.0, -2.0, -4.0]], dtype=torch.float64)
-    nats, bits = LogLikelihood().compute(FakeContext(spec(5, 256), log_weights=log_w, relation="lower_bound"))
+    nats, bits = LogLikelihood(4).compute(examples(spec(5, 256), log_weights=log_w, relation="lower_bound"))
     assert nats.value == pytest.approx(-7 / 3)
     stderr = math.sqrt(((1 - 7 / 3) ** 2 + (2 - 7 / 3) ** 2 + (4 - 7 / 3) ** 2) / 2 / 3)
     assert nats.stderr == pytest.approx(stderr)
@@ -76,7 +76,7 @@ def test_metric_on_integer_data() -> None:
 
 
 def test_a_density_has_no_bits_and_one_example_no_error() -> None:
-    nats, bits = LogLikelihood().compute(FakeContext(spec(2), log_weights=torch.tensor([[-1.5]])))
+    nats, bits = LogLikelihood(4).compute(examples(spec(2), log_weights=torch.tensor([[-1.5]])))
     assert (nats.value, nats.stderr, nats.relation, nats.n_draws) == (-1.5, None, Relation.EXACT, 1)
     assert bits.status is Status.SKIPPED
     assert "real-valued" in bits.reason
@@ -86,14 +86,14 @@ def test_a_density_has_no_bits_and_one_example_no_error() -> None:
 def test_weights_that_are_not_finite_fail_and_are_counted(bad: float) -> None:
     log_w = torch.zeros(3, 10, dtype=torch.float64)
     log_w[:, [2, 7]] = bad
-    for estimate in LogLikelihood().compute(FakeContext(spec(2, 4), log_weights=log_w)):
+    for estimate in LogLikelihood(4).compute(examples(spec(2, 4), log_weights=log_w)):
         assert estimate.status is Status.FAILED
         assert "2 of 10" in estimate.reason
 
 
 def test_one_draw_of_weight_zero_among_others_is_no_failure() -> None:
     log_w = torch.tensor([[-math.inf, 0.0], [0.0, 0.0]], dtype=torch.float64)
-    assert LogLikelihood().compute(FakeContext(spec(2), log_weights=log_w))[0].value == pytest.approx(-math.log(2) / 2)
+    assert LogLikelihood(4).compute(examples(spec(2), log_weights=log_w))[0].value == pytest.approx(-math.log(2) / 2)
 
 
 @pytest.mark.parametrize(("of_examples", "of_draws", "rest"), [(1.0, 0.5, 2.0), (1.0, 0.0, 2.0), (0.0, 0.3, 1.0)])
@@ -124,7 +124,7 @@ def test_noise_that_draws_share_is_part_of_the_standard_error() -> None:
     """The error over examples alone would miss it: here all examples are alike."""
     g = Generator().manual_seed(1)
     log_w = torch.randn(16, 1, generator=g, dtype=torch.float64).expand(16, 100)
-    nats, bits, estimator = LogLikelihood().compute(FakeContext(spec(2, 4), log_weights=log_w, relation="estimate"))
+    nats, bits, estimator = LogLikelihood(4).compute(examples(spec(2, 4), log_weights=log_w, relation="estimate"))
     expected = log_w[:, 0].std().item() / 4
     assert nats.stderr == pytest.approx(expected)
     assert estimator.value == pytest.approx(expected)
@@ -134,30 +134,30 @@ def test_noise_that_draws_share_is_part_of_the_standard_error() -> None:
 
 def test_only_estimates_have_an_estimator_error() -> None:
     for relation, n in (("exact", 2), ("lower_bound", 2), ("estimate", 3), ("", 2)):
-        assert len(LogLikelihood().infos(FakeContext(spec(2, 4), relation=relation))) == n
-    one_draw = FakeContext(spec(2, 4), log_weights=torch.zeros(1, 5), relation="estimate")
-    nats, _, estimator = LogLikelihood().compute(one_draw)
+        assert len(LogLikelihood(4).infos(examples(spec(2, 4), relation=relation))) == n
+    one_draw = examples(spec(2, 4), log_weights=torch.zeros(1, 5), relation="estimate")
+    nats, _, estimator = LogLikelihood(4).compute(one_draw)
     assert nats.stderr == 0
     assert estimator.status is Status.SKIPPED
     assert "n_draws" in estimator.reason
-    bad = FakeContext(spec(2), log_weights=torch.full((2, 5), math.nan), relation="estimate")
-    assert [estimate.status for estimate in LogLikelihood().compute(bad)] == [Status.FAILED] * 3
+    bad = examples(spec(2), log_weights=torch.full((2, 5), math.nan), relation="estimate")
+    assert [estimate.status for estimate in LogLikelihood(4).compute(bad)] == [Status.FAILED] * 3
 
 
 def test_counts_have_rows_where_a_model_counts() -> None:
-    context = FakeContext(spec(2), cost_names=("nfe_sample", "series_terms"), costs={"nfe_sample": 26.0})
-    estimates = {estimate.info.name: estimate for estimate in Cost().compute(context)}
+    context = examples(spec(2), cost_names=("nfe_sample", "series_terms"), costs={"nfe_sample": 26.0})
+    estimates = {estimate.info.name: estimate for estimate in Cost(ALL).compute(context)}
     assert estimates["nfe_sample"].value == 26
     assert estimates["series_terms"].status is Status.SKIPPED
     assert "nfe_log_weight" not in estimates
 
 
 def test_costs_are_passed_on_or_skipped() -> None:
-    context = FakeContext(spec(2), costs={"parameters": 12.0, "samples_per_second": 3.5})
-    estimates = {estimate.info.name: estimate for estimate in Cost().compute(context)}
+    context = examples(spec(2), costs={"parameters": 12.0, "samples_per_second": 3.5})
+    estimates = {estimate.info.name: estimate for estimate in Cost(ALL).compute(context)}
     assert estimates["parameters"].value == 12
     assert estimates["samples_per_second"].value == 3.5
     assert estimates["train_seconds"].status is Status.SKIPPED
     assert estimates["train_seconds"].reason
-    assert [estimate.info for estimate in Cost().compute(context)] == list(Cost().infos(context))
-    assert [info.higher_is_better for info in Cost().infos(context)] == [None, False, True, True]
+    assert [estimate.info for estimate in Cost(ALL).compute(context)] == list(Cost(ALL).infos(context))
+    assert [info.higher_is_better for info in Cost(ALL).infos(context)] == [None, False, True, True]

@@ -11,11 +11,12 @@ import torch
 from helpers_models import new_model, small_data
 from torch import Generator, Tensor
 
+from bench.config.spec import Hardware, Schedule
 from bench.data import loader
 from bench.data.base import Data, Split
 from bench.data.loader import AHEAD, Batches
 from bench.features.classifier import _digest
-from bench.training.fit import Hardware, Schedule, fit
+from bench.training.fit import fit
 
 SHAPE = (3, 4, 4)
 

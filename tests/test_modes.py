@@ -5,19 +5,22 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers_metrics import FakeContext, FakeExtractor, spec
+from helpers_metrics import ALL, ORIGIN, FakeClassifier, FakeRecipe, examples, spec
 from helpers_models import new_model
 from numpy.random import RandomState
 from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
+from bench.checkpoint import Progress
 from bench.data import toy
-from bench.data.base import Modes
-from bench.evaluation.evaluate import EvalContext, evaluate
+from bench.data.base import ClassifiedModes, Data, Modes, Split
+from bench.evaluation.evaluate import evaluate
+from bench.features.base import Classifier, Note
 from bench.metrics.modes import ModeCounts, mode_divergence, modes_hit
 from bench.schema import Estimate, Status
-from bench.training.fit import Progress
+from bench.subjects.examples import Examples
+from bench.subjects.trained import TrainedModel
 
 UNIFORM25 = np.full(25, 1 / 25)
 UNIFORM1000 = np.full(1000, 1 / 1000)
@@ -31,7 +34,7 @@ def counted(counts: list[int], rejected: int = 0, probabilities: Tensor | None =
     modes = [mode for mode, count in enumerate(counts) for _ in range(count)] + [-1] * rejected
     samples = torch.tensor(modes, dtype=torch.float32).unsqueeze(1)
     known = Modes(len(counts), lambda x: x[:, 0].long(), probabilities)
-    estimates = ModeCounts().compute(FakeContext(spec(1), samples=samples, modes=known))
+    estimates = ModeCounts(FakeRecipe(), ALL).compute(examples(spec(1), samples=samples, modes=known))
     return {estimate.info.name: estimate for estimate in estimates}
 
 
@@ -87,8 +90,8 @@ def test_few_samples_give_finite_numbers(counts: list[int]) -> None:
 def test_fresh_samples_of_the_data_hit_every_mode(name: str, modes: int) -> None:
     data = getattr(toy, name)()
     assert isinstance(data.modes, Modes)
-    context = FakeContext(data.spec, samples=data.test.x[:2500], modes=data.modes)  # 2,500 as published
-    found = {estimate.info.name: estimate for estimate in ModeCounts().compute(context)}
+    context = examples(data.spec, samples=data.test.x[:2500], modes=data.modes)  # 2,500 as published
+    found = {estimate.info.name: estimate for estimate in ModeCounts(FakeRecipe(), ALL).compute(context)}
     assert found["modes"].value == modes
     share = -math.expm1(-4.5)
     assert found["high_quality"].value == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / 2500))
@@ -102,7 +105,8 @@ def test_three_of_eight_modes_and_outliers_are_seen_as_such() -> None:
     assert isinstance(data.modes, Modes)
     few = data.test.x[data.modes.assign(data.test.x) < 3][:800]  # modes 0, 1, 2 and the far ones
     samples = torch.cat([few, torch.zeros(200, 2)])
-    found = {e.info.name: e for e in ModeCounts().compute(FakeContext(data.spec, samples=samples, modes=data.modes))}
+    asked = examples(data.spec, samples=samples, modes=data.modes)
+    found = {e.info.name: e for e in ModeCounts(FakeRecipe(), ALL).compute(asked)}
     kept = int((data.modes.assign(few) >= 0).sum())
     assert found["modes"].value == 3
     assert found["high_quality"].value == kept / 1000
@@ -163,14 +167,13 @@ def test_no_simpler_error_would_do() -> None:
 
 
 def test_a_classifier_lends_its_name_and_leaves_no_sample_out() -> None:
-    reader = FakeExtractor(name="mnist-cnn", hash="f00")
-    known = Modes(3, lambda x: x[:, 0].long())
-    context = FakeContext(
-        spec(1), samples=torch.tensor([[0.0], [2.0], [2.0]]), modes=known, mode_classifier="mnist-cnn",
-        mode_extractor=reader,
-    )  # fmt: skip
-    estimates = ModeCounts().compute(context)
-    assert [estimate.info for estimate in estimates] == list(ModeCounts().infos(context))
+    metric = ModeCounts(FakeRecipe(FakeClassifier(name="mnist-cnn", hash="f00")), ALL)
+    x = torch.tensor([[0.0], [2.0], [2.0]])
+    labelled = Data(spec(1), Split(x), Split(x), Split(x))
+    known = ClassifiedModes(labelled, lambda classify: Modes(3, lambda x: x[:, 0].long()))
+    context = examples(spec(1), samples=x, modes=known)
+    estimates = metric.compute(context)
+    assert [estimate.info for estimate in estimates] == list(metric.infos(context))
     assert [estimate.info.name for estimate in estimates] == ["modes[mnist-cnn]", "mode_kl[mnist-cnn]"]
     assert {(estimate.extractor, estimate.extractor_hash) for estimate in estimates} == {("mnist-cnn", "f00")}
 
@@ -180,13 +183,12 @@ def test_data_without_known_modes_are_skipped(known: bool) -> None:
     data = (toy.grid25 if known else toy.two_moons)(200, 20, 20)
     model = new_model("gaussian", data.spec)
 
-    def no_classifier(labelled: object) -> None:
-        raise AssertionError("not asked for")
+    class Unasked(FakeRecipe):
+        def extractor(self, data: Data, note: Note | None = None) -> Classifier:
+            raise AssertionError("not asked for")
 
-    context = EvalContext(
-        model, data, seed=0, n_samples=300, n_draws=1, progress=Progress(), load_classifier=no_classifier
-    )
-    estimates = evaluate(context, {"modes": ModeCounts()})
+    subject = TrainedModel(model, Progress(), 0, ORIGIN)
+    estimates = evaluate(Examples(subject, data, seed=0), {"modes": ModeCounts(Unasked(), 300)})["modes"]
     assert [estimate.info.name for estimate in estimates] == ["modes", "mode_kl", "high_quality"]
     if known:
         assert all(estimate.status is Status.OK for estimate in estimates)

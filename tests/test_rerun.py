@@ -101,7 +101,7 @@ def test_rerun_keeps_the_rows_until_there_are_others_and_goes_on_after_ctrl_c(
     assert main([*TOY, "rerun=true"]) == 0
     final = load_checkpoint(folder / "final.ckpt")["progress"]
     assert final["examples_seen"] == 640
-    assert json.loads((folder / "done.json").read_text())["exit_code"] == 0
+    assert json.loads((folder / "done.json").read_text())["ended"] == "ok"
 
 
 def test_rerun_of_an_interrupted_rerun_takes_its_checkpoint(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,8 +120,8 @@ def test_rerun_of_an_interrupted_rerun_takes_its_checkpoint(workplace: Path, mon
 
 
 def test_rows_carry_the_commit_that_trained(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.training.fit.git_state", lambda: ("a" * 40, False))
-    monkeypatch.setattr("bench.evaluation.rows.git_state", lambda: ("b" * 40, False))
+    monkeypatch.setattr("bench.checkpoint.git_state", lambda: ("a" * 40, False))
+    monkeypatch.setattr("bench.evaluation.measure.git_state", lambda: ("b" * 40, False))
     assert main([*TOY, "evaluate.checkpoints=[best]"]) == 0
     rows = [row for row in read_rows(the_run(workplace) / "rows.jsonl") if row.model != "oracle"]
     assert {row.git_commit for row in rows} == {"a" * 40}
@@ -130,9 +130,9 @@ def test_rows_carry_the_commit_that_trained(workplace: Path, monkeypatch: pytest
 
 
 def test_code_that_changed_on_the_way_is_no_commit(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.training.fit.git_state", lambda: ("a" * 40, False))
+    monkeypatch.setattr("bench.checkpoint.git_state", lambda: ("a" * 40, False))
     interrupt(monkeypatch, TOY)
-    monkeypatch.setattr("bench.training.fit.git_state", lambda: ("b" * 40, False))
+    monkeypatch.setattr("bench.checkpoint.git_state", lambda: ("b" * 40, False))
     assert main(TOY) == 0
     rows = [row for row in read_rows(the_run(workplace) / "rows.jsonl") if row.model != "oracle"]
     assert {(row.git_commit, row.dirty) for row in rows} == {("b" * 40, True)}

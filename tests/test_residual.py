@@ -10,16 +10,20 @@ from pathlib import Path
 import pytest
 import torch
 from helpers_density import quadrature, randomize
+from helpers_metrics import ORIGIN
 from helpers_models import new_model, small_data
 from helpers_transforms import check_bijection, few, normal
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator, Tensor, nn
 
-from bench.evaluation.evaluate import EvalContext
+from bench.checkpoint import Progress
+from bench.config.spec import Hardware, Schedule
 from bench.metrics.cost import Cost
 from bench.schema import Status
-from bench.training.fit import Hardware, Progress, Schedule, fit
+from bench.subjects.examples import Examples
+from bench.subjects.trained import TrainedModel
+from bench.training.fit import fit
 from models.base import ReportsCost
 from models.flows.base import Flow
 from models.flows.idensenet import IDenseNet
@@ -425,16 +429,14 @@ def test_flows_report_what_they_counted(name: str) -> None:
 def test_the_harness_shows_the_counts_and_the_error_of_the_estimate() -> None:
     data = small_data((3, 6, 6), 4)
     model = new_model("residual_flow", data.spec, "model.exact_dim=0")
-    context = EvalContext(
-        model, data, seed=0, n_samples=8, n_draws=2, progress=Progress(examples_seen=1, train_seconds=1.0),
-        load_classifier=lambda _: pytest.fail("not asked for"),
-    )  # fmt: skip
-    rows = {row.info.name: row for row in Cost().compute(context)}
-    assert [info.name for info in Cost().infos(context)] == list(rows)
+    subject = TrainedModel(model, Progress(examples_seen=1, train_seconds=1.0), 0, ORIGIN)
+    context = Examples(subject, data, seed=0)
+    rows = {row.info.name: row for row in Cost(8).compute(context)}
+    assert [info.name for info in Cost(8).infos(context)] == list(rows)
     assert rows["series_terms"].value >= 21
     assert rows["nfe_sample"].value > 0
     assert "nfe_log_weight" not in rows
-    again = {row.info.name: row.value for row in Cost().compute(context)}
+    again = {row.info.name: row.value for row in Cost(8).compute(context)}
     assert again["nfe_sample"] == rows["nfe_sample"].value
     assert all(row.status is Status.OK for row in rows.values())
     assert context.relation == "estimate"

@@ -40,7 +40,9 @@ def test_round_trip_keeps_every_bit(tmp_path: Path) -> None:
     assert repr(again[2].ci_low) == "-0.0"
     assert isinstance(again[1].relation, Relation)
     assert isinstance(again[3].status, Status)
-    assert list(json.loads(path.read_text().splitlines()[0])) == ResultRow.columns()[:-1]  # without the columns of newer versions
+    assert (
+        list(json.loads(path.read_text().splitlines()[0])) == ResultRow.columns()[:-1]
+    )  # without the columns of newer versions
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -5,21 +5,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers_metrics import ORIGIN
 from helpers_models import new_model
 from torch import Tensor
 
+from bench.checkpoint import Progress
 from bench.data import stacked
 from bench.data.base import ClassifiedModes, Data, Split
-from bench.data.bytes.cache import cache_dir
 from bench.data.digits import mnist5k
 from bench.data.stacked import stack
 from bench.errors import UserError
-from bench.evaluation.evaluate import EvalContext, evaluate
-from bench.features.classifier import load_or_train
+from bench.evaluation.evaluate import evaluate
+from bench.features.base import Note
+from bench.features.classifier import InDomainClassifier, TrainedClassifier
 from bench.metrics.frechet import FID
 from bench.metrics.modes import ModeCounts
 from bench.schema import Status
-from bench.training.fit import Progress
+from bench.subjects.examples import Examples
+from bench.subjects.trained import TrainedModel
 from models.base import GenerativeModel
 
 SIZES = (3000, 500, 600)
@@ -111,9 +114,14 @@ def test_the_classifier_of_the_digits_counts_the_modes(data: Data, digits: Data)
     """The test split taken for a model's samples: their modes, read by the classifier, are those of their labels."""
     asked: list[Data] = []
 
-    def load(labelled: Data) -> object:
-        asked.append(labelled)
-        return load_or_train(labelled, cache_dir())
+    class Watched(InDomainClassifier):
+        """Notes whose classifier is asked for."""
+
+        def extractor(self, data: Data, note: Note | None = None) -> TrainedClassifier:
+            asked.append(data)
+            return super().extractor(data, note)
+
+    recipe = Watched()
 
     class Replay(GenerativeModel):
         """Hands out the test split."""
@@ -127,8 +135,9 @@ def test_the_classifier_of_the_digits_counts_the_modes(data: Data, digits: Data)
         given = 0
 
     model = Replay((3, 28, 28), 256)
-    context = EvalContext(model, data, seed=0, n_samples=600, n_draws=1, progress=Progress(), load_classifier=load)
-    estimates = evaluate(context, {"modes": ModeCounts(), "fid": FID()})
+    subject = TrainedModel(model, Progress(), 0, ORIGIN)
+    metrics = {"modes": ModeCounts(recipe, 600), "fid": FID(recipe, 600)}
+    estimates = [one for made in evaluate(Examples(subject, data, seed=0), metrics).values() for one in made]
     assert [estimate.info.name for estimate in estimates] == [
         "modes[mnist-cnn]",
         "mode_kl[mnist-cnn]",
@@ -138,7 +147,11 @@ def test_the_classifier_of_the_digits_counts_the_modes(data: Data, digits: Data)
     assert fid.status is Status.SKIPPED
     assert [labelled.spec.name for labelled in asked] == ["mnist5k"]
     true = modes_of(data, labels_of(data.test.x, digits.test))
-    assert context.modes.assign(data.test.x).eq(true).double().mean() > 0.9  # three digits right, at 98.6 % each
+    assert isinstance(data.modes, ClassifiedModes)
+    reader = recipe.extractor(data.modes.labelled)
+    assert (
+        data.modes.read(reader.classes).assign(data.test.x).eq(true).double().mean() > 0.9
+    )  # three digits right, at 98.6 % each
     assert hit.value == pytest.approx(len(true.unique()), abs=25)
     assert hit.stderr is not None
     assert abs(hit.value - 1000 * (1 - 0.999**600)) < 4 * hit.stderr + 10

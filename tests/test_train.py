@@ -11,12 +11,13 @@ from helpers_models import new_model, small_data
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor, nn
 
-from bench.checkpoint import load_checkpoint
+from bench.checkpoint import Progress, load_checkpoint, load_weights
+from bench.config.spec import Hardware, Schedule
 from bench.data.base import Split
 from bench.data.loader import Batches
 from bench.errors import DivergedError, UserError
 from bench.training.ema import EMA
-from bench.training.fit import Hardware, Progress, Schedule, fit, load_model_weights
+from bench.training.fit import fit
 from models.base import GenerativeModel
 
 DATA = small_data((4,), None, n=100)
@@ -282,7 +283,7 @@ def test_impossible_schedules_are_refused(schedule: dict[str, Any], complaint: s
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     train(new_model("vae", DATA.spec), tmp_path, examples=16)
     with pytest.raises(UserError, match="does not fit this model"):
-        load_model_weights(new_model("realnvp", DATA.spec), tmp_path / "final.ckpt")
+        load_weights(new_model("realnvp", DATA.spec), tmp_path / "final.ckpt")
 
 
 def test_a_training_step_without_a_loss_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bench.errors import UserError
 
 if TYPE_CHECKING:
+    from bench.config.catalogue import Catalogue
     from bench.data.bytes.fetch import Request
     from bench.schema import DataSpec
 
@@ -31,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``genbench data`` to a parser."""
     parser.epilog, parser.formatter_class = EPILOG, argparse.RawDescriptionHelpFormatter
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    actions.add_parser("list", help="every data set, and whether its bytes are here")
+    listed = actions.add_parser("list", help="every data set, and whether its bytes are here")
+    listed.add_argument("asked", nargs="*", metavar="KEY=VALUE", help="hydra.searchpath=[file:///FOLDER], trust=[PKG]")
     for action, words in (
         ("fetch", "get the bytes into the cache; an interrupted download goes on where it stopped"),
         ("verify", "hash everything that is cached: is it what it should be?"),
@@ -51,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
         bench.errors.UserError: A name or a key is wrong; nothing was done.
     """
     if args.action == "list":
-        print(_listing())
+        print(_listing(args.asked))
         return 0
     overrides = [text for text in args.asked if "=" in text]
     names = [text for text in args.asked if "=" not in text]
@@ -71,8 +73,9 @@ def main(args: argparse.Namespace) -> int:
 
 def _checked(name: str, overrides: list[str]) -> dict[str, Any]:
     """The part of a run's configuration that says what the data are, refused where a run would refuse it."""
-    from bench.config.build import check_arguments, check_targets
+    from bench.config.build import check_arguments
     from bench.config.compose import compose_runs
+    from bench.config.trust import check_targets
 
     whole = compose_runs([f"data={name}", *overrides])[0]
     config = {"data": whole["data"], "trust": whole["trust"]}
@@ -81,38 +84,49 @@ def _checked(name: str, overrides: list[str]) -> dict[str, Any]:
     return config
 
 
-def _listing() -> str:
-    import conf
+def _listing(asked: list[str]) -> str:
     from bench.config.catalogue import describe
+    from bench.config.compose import searched
 
-    files = sorted((Path(conf.__file__).parent / "data").glob("*.yaml"))
-    rows = [(file.stem, _state(file.stem), describe(file)) for file in files]
+    for text in asked:
+        if not text.startswith(("hydra.searchpath=", "trust=")):
+            raise UserError(f"data list {text}: only hydra.searchpath=[file:///FOLDER] and trust=[PACKAGE] go here")
+    catalogue = searched(asked)
+    trust = [text for text in asked if text.startswith("trust=")]
+    rows = [(name, _state(name, catalogue, trust), describe(file)) for name, file in catalogue.files("data").items()]
     first, second = (max(len(row[column]) for row in rows) for column in (0, 1))
     return "\n".join(f"  {name:<{first}}  {state:<{second}}  {words}" for name, state, words in rows)
 
 
-def _state(name: str) -> str:
-    from bench.config.compose import stored
+def _state(name: str, catalogue: "Catalogue", trust: list[str]) -> str:
+    """Where the bytes are, in words. A file of somebody's whose function is not trusted is named and not asked."""
+    from bench.config.trust import check_targets, look_here_too
     from bench.data.bytes.inventory import state
 
-    node = stored("data", name)
+    node = catalogue.stored("data", name)
     assert node is not None, "a name from the list of files"
     open_keys = [key for key, value in node.items() if value == "???"]
     if open_keys:
         return f"needs data.{open_keys[0]}="
+    packages = [package for text in trust for package in text.removeprefix("trust=").strip("[]").split(",")]
+    look_here_too(packages)
     try:
-        return state(_request({"data": node}))
+        check_targets({"data": node, "trust": packages})
+    except UserError:
+        return "needs trust="
+    try:
+        return state(_request(node))
     except UserError:  # what nobody can fetch is not where it would be looked for
         return "needs data.path=" if "path" in node else "not here"
 
 
-def _request(config: dict[str, Any]) -> "Request | None":
+def _request(node: dict[str, Any]) -> "Request | None":
     """What the data set asks for; None where it needs no bytes."""
     from bench.config.build import build_data
     from bench.data.bytes.fetch import Request, fetch, request_of
 
-    request = request_of(lambda: build_data(config))
-    path = config["data"].get("path")
+    request = request_of(lambda: build_data(node))
+    path = node.get("path")
     if path is None:
         return request
     if request is None or not request.paths:  # it reads what the user brings, and looks for nothing in particular
@@ -133,10 +147,10 @@ def _fetch(name: str, config: dict[str, Any]) -> bool:
     log.addHandler(talk)
     log.setLevel(logging.INFO)
     try:
-        spec = build_data(config).spec
+        spec = build_data(config["data"]).spec
     finally:
         log.removeHandler(talk)
-    request = _request(config)
+    request = _request(config["data"])
     print(f"{name}: {state(request)}")
     folders = [] if request is None else sorted({str(path.parent) for path in places(request)})
     for folder in folders:
@@ -157,7 +171,7 @@ def _verify(name: str, config: dict[str, Any]) -> bool:
     from bench.config.build import build_data
     from bench.data.bytes.inventory import faults, is_here, places, state
 
-    request = _request(config)
+    request = _request(config["data"])
     if request is None:
         print(f"{name}: ok, generated: no bytes are stored")
         return True
@@ -165,7 +179,7 @@ def _verify(name: str, config: dict[str, Any]) -> bool:
         print(f"{name}: nothing to verify, not cached; `genbench data fetch {name}` gets it")
         return False
     if not request.files:
-        build_data(config)  # no hash is published: the data set itself knows what it must find
+        build_data(config["data"])  # no hash is published: the data set itself knows what it must find
     wrong = faults(request)
     for fault in wrong:
         print(f"{name}: {fault}")
@@ -182,7 +196,7 @@ def _verify(name: str, config: dict[str, Any]) -> bool:
 def _where(name: str, config: dict[str, Any]) -> bool:
     from bench.data.bytes.inventory import advice, is_here, places, state
 
-    request = _request(config)
+    request = _request(config["data"])
     if request is None:
         print(f"{name}: generated, there are no files")
         return True

@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from bench import __version__
 from bench.cli.streams import with_output
@@ -32,11 +31,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _main(arguments: list[str]) -> int:
     try:
+        # Hydra reads the arguments of these itself: KEY=VALUE, and -m for a sweep.
         if arguments and arguments[0] == "run":
-            # Hydra reads these itself: KEY=VALUE, and -m for a sweep.
-            from bench.config.compose import main as run
+            from bench.cli import run
 
-            return run(arguments[1:])
+            return run.main(arguments[1:])
+        if arguments and arguments[0] == "evaluate":
+            from bench.cli import evaluate
+
+            return evaluate.main(arguments[1:])
         return _dispatch(_parser().parse_args(arguments))
     except UserError as error:
         print(f"genbench: {error}", file=sys.stderr)
@@ -55,17 +58,11 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"genbench {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    commands.add_parser("run", help="train and evaluate: one run, or a sweep with -m", add_help=False)
-    evaluate = commands.add_parser("evaluate", help="measure a checkpoint again")
-    evaluate.add_argument("checkpoint", type=Path, help="best.ckpt or final.ckpt in a run's folder")
-    evaluate.add_argument("--metric", action="append", metavar="NAME", help="only this one; may be repeated")
-    evaluate.add_argument("--samples", type=int, metavar="N", help="model samples to draw")
-    evaluate.add_argument("--draws", type=int, metavar="K", help="draws for a likelihood bound")
-    evaluate.add_argument("--trust", action="append", default=[], metavar="PACKAGE", help="allow this package's models")
-    evaluate.add_argument("--out", type=Path, metavar="FILE", help="also write the rows there (.jsonl)")
+    commands.add_parser("run", help="train and measure: one run, or a sweep with -m", add_help=False)
+    commands.add_parser("evaluate", help="measure more: runs, checkpoints, or samples of others", add_help=False)
     table.add_arguments(commands.add_parser("table", help="rows to a table: text, csv, markdown or latex"))
     listing = commands.add_parser("list", help="models, data sets and metrics, a line each")
-    listing.add_argument("groups", nargs="*", metavar="GROUP", help="models, data, metrics, experiments, trainers")
+    listing.add_argument("asked", nargs="*", metavar="GROUP", help="models, data, metrics, ...; or KEY=VALUE")
     data.add_arguments(commands.add_parser("data", help="fetch data sets, verify them, say where they are"))
     return parser
 
@@ -79,31 +76,16 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from bench.cli import data
 
         return data.main(arguments)
-    if arguments.command == "list":
-        from bench.config.catalogue import listing
-
-        print(listing(arguments.groups))
-        return 0
-    return _evaluate(arguments)
+    return _list(arguments.asked)
 
 
-def _evaluate(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
+def _list(asked: list[str]) -> int:
+    from bench.config.catalogue import listing
+    from bench.config.compose import searched
 
-    from bench.config.compose import stored
-    from bench.rows.store import write_rows
-    from bench.runs.run import evaluate_checkpoint
-    from bench.tables.aggregate import make_table
-    from bench.tables.render import print_table
-
-    out: Path | None = arguments.out
-    if out is not None and not out.parent.is_dir():  # before the minutes that the rows take
-        raise UserError(f"--out {out}: there is no folder {out.parent}; make it first")
-    asked = {"n_samples": arguments.samples, "n_draws": arguments.draws}
-    overrides = {key: value for key, value in asked.items() if value is not None}
-    metrics = None if arguments.metric is None else {name: stored("metric", name) for name in arguments.metric}
-    rows = evaluate_checkpoint(arguments.checkpoint, overrides, tuple(arguments.trust), metrics)
-    print_table(make_table(rows, checkpoint="both"), Console())
-    if out is not None:
-        write_rows(out, rows)
-    return 1 if any(row.status == "failed" for row in rows) else 0
+    overrides = [text for text in asked if "=" in text]
+    for text in overrides:
+        if not text.startswith("hydra.searchpath="):
+            raise UserError(f"list {text}: only hydra.searchpath=[file:///FOLDER] can be given here")
+    print(listing([text for text in asked if "=" not in text], searched(overrides)))
+    return 0

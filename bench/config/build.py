@@ -9,14 +9,15 @@ reachable through it.
 import importlib
 import importlib.metadata
 import inspect
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bench.config.spec import Node, RunSpec
+from bench.config.trust import PACKAGES, check_targets, lies_in, look_here_too, targets, trusted
 from bench.data.base import Data
 from bench.did_you_mean import nearest
 from bench.errors import UserError
@@ -26,92 +27,63 @@ if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
 
     from bench.metrics.base import Metric
+    from bench.probe import Probe
     from models.base import GenerativeModel
 
-__all__ = ["build_data", "build_logger", "build_metrics", "build_model", "check_arguments", "check_targets", "typed"]
-
-T = TypeVar("T")
-
-_PACKAGES = {
-    "model": ("models", "torch.optim"),
-    "data": ("bench.data",),
-    "metric": ("bench.metrics",),
-    "logger": ("pytorch_lightning.loggers",),
-    # Hydra's own node: its launchers, sweepers and callbacks, and installed plugins.
-    "hydra": ("hydra._internal.core_plugins", "hydra.experimental.callbacks", "hydra_plugins"),
-}
+__all__ = [
+    "build_data", "build_logger", "build_metrics", "build_model", "build_probes", "check_arguments", "checked",
+]  # fmt: skip
 
 
-def build_data(config: dict[str, Any]) -> Data:
-    """The data set of a run's configuration."""
-    made = _build("data", config["data"])
+def build_data(node: Node) -> Data:
+    """The data set of a configuration's group ``data``."""
+    made = _build("data", node)
     assert isinstance(made, Data)
     return made
 
 
-def build_model(config: dict[str, Any], spec: DataSpec) -> "GenerativeModel":
-    """The model of a run's configuration: the data dictate its shapes."""
+def build_model(node: Node, spec: DataSpec) -> "GenerativeModel":
+    """The model of the group ``model``: the data dictate its shapes."""
     from models.base import GenerativeModel
 
     of_data = {"shape": spec.shape, "levels": spec.levels}
-    if "classes" in _parameters(config["model"]["_target_"]):
+    if "classes" in _parameters(node["_target_"]):
         of_data["classes"] = spec.classes
-    made = _build("model", config["model"], **of_data)
+    made = _build("model", node, **of_data)
     if not isinstance(made, GenerativeModel):
-        raise UserError(f"model: {config['model']['_target_']} is a {type(made).__name__}, not a GenerativeModel")
+        raise UserError(f"model: {node['_target_']} is a {type(made).__name__}, not a GenerativeModel")
     return made
 
 
-def build_metrics(config: dict[str, Any]) -> "dict[str, Metric]":
-    """The metrics of a run's configuration by the names they have there."""
-    return {name: _build("metric", node) for name, node in config["metric"].items()}
+def build_metrics(nodes: Mapping[str, Node]) -> "dict[str, Metric]":
+    """The metrics of the group ``metric`` by the names they have there.
+
+    Raises:
+        UserError: A metric cannot be made, or its YAML states another version than its class.
+    """
+    made: dict[str, Metric] = {}
+    for name, node in nodes.items():
+        arguments = {key: value for key, value in node.items() if key != "version"}
+        made[name] = metric = _build(f"metric.{name}", arguments)
+        if metric.version != node.get("version", 1):
+            stated = f"metric.{name}: the configuration states version {node.get('version', 1)}"
+            raise UserError(f"{stated}, {node['_target_']} has version {metric.version}; state the class's version")
+    return made
 
 
-def build_logger(config: dict[str, Any], folder: str) -> "Logger | None":
-    """The tracker of a run's configuration, or None."""
+def build_probes(nodes: Mapping[str, Node]) -> "list[Probe]":
+    """The probes of the group ``probe``."""
+    return [_build(f"probe.{name}", node) for name, node in nodes.items()]
+
+
+def build_logger(node: Node | None, folder: str) -> "Logger | None":
+    """The tracker of the group ``logger``, or None."""
     from pytorch_lightning.loggers import Logger
 
-    if config["logger"] is None:
+    if node is None:
         return None
-    made = _build("logger", config["logger"], save_dir=folder)
+    made = _build("logger", node, save_dir=folder)
     assert isinstance(made, Logger)
-    return made
-
-
-def check_targets(config: Mapping[str, Any]) -> None:
-    """Refuse every ``_target_`` outside the packages of its group and the user's trusted ones. Imports nothing.
-
-    Errors:
-        UserError: one line that says which name was refused and how to trust its package; or that a text is not
-            resolved yet, and could become a ``_target_`` when it is.
-    """
-    trusted = _trusted(config)
-    for group, node in config.items():
-        for path, text in _texts(node, group):
-            if "${" in text:
-                raise UserError(f"{path}: {text[:80]!r} is not resolved; write its value")
-        for path, target in _targets(node, group):
-            allowed = (*_PACKAGES.get(group, ()), *trusted)
-            if not _lies_in(target, allowed):
-                package = target.split(".")[0]
-                listed = ", ".join(allowed) or "none"
-                raise UserError(
-                    f"{path}: _target_ {target!r} is not in the packages allowed there ({listed});"
-                    f" if you trust it, add trust=[{package}]"
-                )
-
-
-def typed(schema: type[T], node: Mapping[str, Any], path: str) -> T:
-    """A dataclass from a configuration node: unknown keys and wrong types are refused with their name."""
-    known = list(inspect.signature(schema).parameters)
-    for key in node:
-        if key not in known:
-            raise UserError(f"{path}.{key}: no such key{nearest(key, known)}; the keys are {', '.join(known)}")
-    try:
-        made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), dict(node)))
-    except OmegaConfBaseException as error:
-        raise UserError(f"{path}.{error.full_key or ''}: {str(error.msg).splitlines()[0]}") from error
-    assert isinstance(made, schema)
     return made
 
 
@@ -132,13 +104,20 @@ def _parameters(target: str) -> Mapping[str, inspect.Parameter]:
 
 
 def _kinds(group: str) -> tuple[type, ...]:
-    """What a group may build. Imported here: who only needs a data set should not wait for Lightning."""
+    """What a group may build. Imported here because Lightning takes seconds and data sets do not need it."""
     if group == "data":
         return (Data,)
     if group == "metric":
+        from torch import nn
+
+        from bench.features.base import Recipe
         from bench.metrics.base import Metric
 
-        return (Metric,)
+        return (Metric, Recipe, nn.Module)
+    if group == "probe":
+        from bench.probe import Probe
+
+        return (Probe,)
     if group == "logger":
         from pytorch_lightning.loggers import Logger
 
@@ -159,10 +138,22 @@ def _check_kind(path: str, target: str, group: str, trusted: tuple[str, ...]) ->
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{path}: _target_ {target!r} cannot be imported ({error})") from error
     makes = get_type_hints(found).get("return") if inspect.isfunction(found) else found
-    at_home = _lies_in(str(getattr(found, "__module__", "")), (*_PACKAGES[group], *trusted))
+    at_home = lies_in(str(getattr(found, "__module__", "")), (*PACKAGES[group], *trusted))
     if not (at_home and inspect.isclass(makes) and issubclass(makes, _kinds(group))):
         kinds = " or ".join(kind.__name__ for kind in _kinds(group))
         raise UserError(f"{path}: _target_ {target!r} is not a {kinds} (or an annotated function that returns one)")
+
+
+def checked(config: Node) -> RunSpec:
+    """The specification of a configuration in which every name may be built and takes its arguments.
+
+    Raises:
+        UserError: A key, a name or an argument is wrong; names it.
+    """
+    spec = RunSpec.parse(config)
+    check_targets(spec.config)
+    check_arguments(spec.config)
+    return spec
 
 
 def check_arguments(config: Mapping[str, Any]) -> None:
@@ -171,16 +162,21 @@ def check_arguments(config: Mapping[str, Any]) -> None:
     Arguments:
         config: Of a run, or only some of its groups.
 
-    Errors:
+    Raises:
         UserError: names the key, the target and the nearest argument.
     """
     nodes = [(group, config.get(group) or {}) for group in ("model", "data", "logger")]
-    nodes += [(f"metric.{name}", node) for name, node in config.get("metric", {}).items()]
+    nodes += [
+        (f"{group}.{name}", node) for group in ("metric", "probe") for name, node in config.get(group, {}).items()
+    ]
+    look_here_too(config.get("trust") or ())
     for path, node in nodes:
         group = path.split(".")[0]
-        for where, target in _targets(node, path):
-            _check_kind(where, target, group, _trusted(config))
+        for where, target in targets(node, path):
+            _check_kind(where, target, group, trusted(config))
         extra = {"model": ("shape", "levels"), "logger": ("save_dir",)}.get(group, ())
+        if group == "metric":
+            node = {key: value for key, value in node.items() if key != "version"}
         _check_arguments(node, path, dict.fromkeys(extra))
 
 
@@ -197,39 +193,3 @@ def _check_arguments(node: Mapping[str, Any], path: str, extra: Mapping[str, Any
     for key, value in node.items():
         if isinstance(value, Mapping):
             _check_arguments(value, f"{path}.{key}", {})
-
-
-def _texts(node: Any, path: str) -> Iterator[tuple[str, str]]:
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            yield path, str(key)
-            yield from _texts(value, f"{path}.{key}")
-    elif isinstance(node, list | tuple):
-        for index, value in enumerate(node):
-            yield from _texts(value, f"{path}[{index}]")
-    elif isinstance(node, str):
-        yield path, node
-
-
-def _targets(node: Any, path: str) -> Iterator[tuple[str, str]]:
-    if isinstance(node, DictConfig | ListConfig):
-        node = OmegaConf.to_container(node)
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            if key == "_target_":
-                yield path, str(value)
-            else:
-                yield from _targets(value, f"{path}.{key}")
-    elif isinstance(node, list | tuple):
-        for index, value in enumerate(node):
-            yield from _targets(value, f"{path}[{index}]")
-
-
-def _trusted(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Packages the user named, and installed ones that announce themselves under ``genbench.packages``."""
-    announced = (entry.value for entry in importlib.metadata.entry_points(group="genbench.packages"))
-    return (*(config.get("trust") or ()), *announced)
-
-
-def _lies_in(name: str, packages: tuple[str, ...]) -> bool:
-    return any(name == package or name.startswith(package + ".") for package in packages)

@@ -1,13 +1,15 @@
-"""The command line's overrides, composed by Hydra into runs: the only file that knows how Hydra composes and sweeps.
+"""The command line's overrides, composed by Hydra into plain configurations: the only file that composes and launches.
 
-Everything is composed and checked before the first run starts, so that a typo in the last of a hundred runs costs a
-second and not a night.
+Everything is composed before the first run starts, so that a typo in the last of a hundred runs costs a second and not
+a night.
 """
 
 import re
 import sys
+from argparse import Namespace
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra import main as hydra_main
@@ -16,96 +18,61 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
-import conf
-from bench.config.catalogue import GROUPS
+from bench.config.catalogue import Catalogue, announced_folders
+from bench.config.explain import explained
+from bench.config.trust import check_targets
 from bench.did_you_mean import nearest
 from bench.errors import UserError
 
-if TYPE_CHECKING:
-    from bench.runs.run import Outcome
+__all__ = ["compose_evaluation", "compose_runs", "flags_of", "launch", "overridden", "plain", "searched"]
 
-__all__ = ["compose_runs", "main", "stored"]
-
-_seen: dict[str, "Outcome"] = {}
-"""How the runs of this process ended; those of other launchers' processes left it in their folders."""
-
-USAGE = "genbench run [-m] [--cfg job] [KEY=VALUE ...]"
-HELP = f"""\
-usage: {USAGE}
-
-Train and evaluate one model, or with -m every combination of comma-separated values, and print the leaderboard.
-
-  genbench run model=vae data=mnist5k            one run
-  genbench run -m model=vae,dcgan seed=0,1,2     a sweep; finished runs are not run again
-  genbench run experiment=quickstart             a sweep that an experiment file describes
-  genbench run model=vae --cfg job               show the configuration and stop
-
-`genbench list` names the models, data sets and metrics; conf/run.yaml holds every key with its default.
-Results: runs/NAME/RUN/ for each run, results/leaderboard/NAME.{{md,csv,tex}} for the comparison.
-"""
+_GROUPS = ("model", "data", "trainer")  # whose chosen names are kept
+_FLAGS = ("config_name", "config_path", "config_dir", "experimental_rerun", "hydra_help")
 
 
-def main(arguments: list[str]) -> int:
-    """``genbench run``: compose, check, run, tabulate.
+def flags_of(arguments: list[str], usage: str) -> Namespace:
+    """Hydra's command line: ``overrides``, and flags such as ``multirun`` and ``cfg``.
 
-    Returns:
-        0 if every run ended well, 1 if one failed, 2 for a mistake in the command.
+    Raises:
+        UserError: A flag of Hydra's that has no use here.
     """
-    if {"-h", "--help"} & set(arguments):
-        print(HELP, end="")
-        return 0
     parser = get_args_parser()
-    parser.prog, parser.usage = "genbench run", USAGE  # Hydra's own names options that are refused here
+    parser.prog, parser.usage = "genbench run", usage  # Hydra's own names options that are refused here
     flags = parser.parse_args(arguments)
-    for flag in ("config_name", "config_path", "config_dir", "experimental_rerun", "hydra_help"):
+    for flag in _FLAGS:
         if getattr(flags, flag):
             option = f"--{flag.replace('_', '-')}"
             raise UserError(f"{option}: not an option here; for a folder of your own hydra.searchpath=[file:///FOLDER]")
-    configs: list[dict[str, Any]] = []
-    if not flags.shell_completion:
-        configs = compose_runs(flags.overrides, multirun=flags.multirun)
-    if flags.cfg or flags.info:
-        configs = []  # shown, not run
-    if configs:
-        from bench.runs.run import check
-
-        for config in configs:
-            check(config)
-        for key in ("runs_dir", "results_dir"):
-            for folder in {config[key] for config in configs}:
-                _make_folder(key, folder)
-    sys.argv = ["genbench run", *arguments]
-    hydra_main(version_base="1.3", config_path="pkg://conf", config_name="run")(_task)()
-    return _report(configs) if configs else 0
+    return flags
 
 
-def _make_folder(key: str, folder: str) -> None:
-    """Before anything is trained, and before Hydra makes it, who would say with a traceback that it cannot."""
+def launch(arguments: list[str], task: Callable[[dict[str, Any]], None]) -> None:
+    """Let Hydra call ``task`` with the plain configuration of every run, here or wherever its launcher goes."""
+
+    def composed(config: DictConfig) -> None:
+        hydra = HydraConfig.get()
+        task(plain(config, hydra.runtime.choices, Catalogue.of(hydra.searchpath)))
+
+    before = sys.argv
+    sys.argv = ["genbench run", *_with_announced(arguments)]
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{key}={folder}: {error.strerror}; give another folder") from error
-
-
-def _task(config: DictConfig) -> None:
-    """One run, as Hydra's launcher calls it: here, or in a process of its own."""
-    from bench.runs.run import execute
-
-    outcome = execute(plain(config, HydraConfig.get().runtime.choices))
-    _seen[outcome.run_id] = outcome
+        hydra_main(version_base="1.3", config_path="pkg://conf", config_name="run")(composed)()
+    finally:
+        sys.argv = before
 
 
 def compose_runs(overrides: list[str], *, multirun: bool = False) -> list[dict[str, Any]]:
     """The configuration of every run that the overrides ask for, resolved and plain.
 
-    Errors:
-        UserError: one line naming what was asked, the nearest names and where to list them.
+    Raises:
+        UserError: One line naming what was asked, the nearest names and where to list them.
     """
+    overrides = _with_announced(overrides)
     with initialize_config_module("conf", version_base="1.3"):
         try:
             hydra = GlobalHydra.instance().hydra
@@ -116,14 +83,78 @@ def compose_runs(overrides: list[str], *, multirun: bool = False) -> list[dict[s
                 jobs = _sweep(overrides, whole)
             composed = [compose("run", job, return_hydra_config=True) for job in jobs]
             _check_origin([whole, *composed], overrides)
-            return [plain(config, config.hydra.runtime.choices) for config in composed]
+            catalogue = Catalogue.of(whole.hydra.searchpath)
+            return [plain(config, config.hydra.runtime.choices, catalogue) for config in composed]
         except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: model=null
-            raise _explained(error, overrides) from error
+            raise explained(error, overrides, searched(overrides)) from error
+
+
+def compose_evaluation(overrides: list[str], defaults: list[str]) -> dict[str, Any]:
+    """The configuration of ``genbench evaluate`` (conf/evaluate.yaml), resolved and plain.
+
+    Arguments:
+        overrides: The user's.
+        defaults: Overrides that hold where the user's say nothing else, because they come first.
+
+    Raises:
+        UserError: As ``compose_runs``.
+    """
+    overrides = _with_announced(overrides)
+    with initialize_config_module("conf", version_base="1.3"):
+        try:
+            config = compose("evaluate", [*defaults, *overrides], return_hydra_config=True)
+            _check_origin([config], overrides)
+            return plain(config, config.hydra.runtime.choices, Catalogue.of(config.hydra.searchpath))
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            raise explained(error, overrides, searched(overrides)) from error
+
+
+def overridden(text: str) -> tuple[str, Any]:
+    """The key and the value of one override, ``KEY=VALUE``.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    try:
+        parsed = OverridesParser.create().parse_override(text)
+        return parsed.get_key_element().lstrip("+~"), parsed.value()
+    except HydraException as error:
+        raise explained(error, [text], Catalogue.of()) from error
+
+
+def searched(overrides: list[str]) -> Catalogue:
+    """The catalogue of the search path that the overrides name.
+
+    Raises:
+        UserError: An override cannot be read.
+    """
+    try:
+        parsed = OverridesParser.create().parse_overrides([text for text in overrides if "searchpath" in text])
+        return Catalogue.of([str(entry) for one in parsed for entry in _listed(one.value())])
+    except HydraException:
+        return Catalogue.of()
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _with_announced(arguments: list[str]) -> list[str]:
+    """The arguments with the folders of announced packages on the search path, after the user's own."""
+    folders = announced_folders()
+    if not folders:
+        return arguments
+    named = [text for text in arguments if text.startswith("hydra.searchpath=")]
+    entries: list[str] = []
+    for text in named:
+        entries += [str(entry) for entry in _listed(OverridesParser.create().parse_override(text).value())]
+    entries += [f"file://{folder}" for folder in folders]
+    quoted = ",".join(f"'{entry}'" for entry in dict.fromkeys(entries))
+    return [*(text for text in arguments if text not in named), f"hydra.searchpath=[{quoted}]"]
 
 
 def _check_origin(composed: list[DictConfig], overrides: list[str]) -> None:
     """What only the user may say: a file of somebody else's cannot trust itself, nor hand Hydra code to run."""
-    from bench.config.build import check_targets
 
     said = any(re.match(r"\+{0,2}trust=", text) for text in overrides)
     for config in composed:
@@ -147,111 +178,48 @@ def _sweep(overrides: list[str], whole: DictConfig) -> list[list[str]]:
     return [job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
 
 
-def plain(config: Any, choices: Any) -> dict[str, Any]:
-    """What a run needs to know, as JSON can hold it: values, and the names under which they were chosen."""
+def plain(config: DictConfig, choices: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any]:
+    """What a run needs to know, as JSON can hold it: values, and the names under which they were chosen.
+
+    Paths of data are made absolute, because the checkpoint that stores them may be read from another folder; names of
+    features are replaced by their configurations.
+    """
     content = {key: value for key, value in config.items_ex(resolve=False) if key != "hydra"}
     made = OmegaConf.to_container(OmegaConf.create(content), resolve=True, throw_on_missing=True)
     assert isinstance(made, dict)
-    plain_config: dict[str, Any] = {str(key): value for key, value in made.items()}
-    plain_config["logger"] = plain_config.get("logger") or None
-    chosen = {group: name for group, name in choices.items() if group in ("model", "data", "trainer")}
-    plain_config["choices"] = chosen
-    name = plain_config.get("name")
+    run: dict[str, Any] = {str(key): value for key, value in made.items()}
+    run["logger"] = run.get("logger") or None
+    run["probe"] = run.get("probe") or {}
+    chosen = {group: name for group, name in choices.items() if group in _GROUPS and name is not None}
+    run["choices"] = chosen
+    name = run.get("name")
     # A number is a name too: name=2024.
     if name is None:
         name = chosen.get("data", "").replace("/", "-")
-    plain_config["name"] = str(name) if isinstance(name, int) else name
-    return plain_config
+    run["name"] = str(name) if isinstance(name, int) else name
+    if isinstance(run.get("data"), dict):
+        _make_absolute(run["data"], "path")
+    if isinstance(run.get("metric"), dict):
+        for metric, node in run["metric"].items():
+            if isinstance(node, dict) and isinstance(node.get("features"), str):
+                node["features"] = _features(f"metric.{metric}.features", node["features"], catalogue)
+            if isinstance(node, dict) and isinstance(node.get("features"), dict):
+                _make_absolute(node["features"], "weights")
+    return run
 
 
-def stored(group: str, name: str) -> dict[str, Any] | None:
-    """One of our configuration files as it stands: nothing is composed, and what must be given is ``???``.
-
-    None where there is no such file.
-    """
-    path = Path(conf.__file__).parent / group / f"{name}.yaml"
-    if not path.is_file():
-        return None
-    made = OmegaConf.to_container(OmegaConf.load(path))
-    assert isinstance(made, dict)
-    return {str(key): value for key, value in made.items()}
-
-
-def _explained(error: Exception, overrides: list[str]) -> UserError:
-    """Hydra's words, as one line for the user."""
-    text = str(error)
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, name = error.missing_cfg_file.rpartition("/")
-        known = list(error.options or _options(group))
-        listed = next((name for name, folder in GROUPS.items() if folder == group), None)
-        where = f"there are: {', '.join(known)}" if listed is None else f"`genbench list {listed}` shows all"
-        return UserError(f"{group} {name!r}: no such {group}{nearest(name, known)}; {where}")
-    if isinstance(error, MissingMandatoryValue):
-        return UserError(f"{error.full_key}: has no default; add {error.full_key}=VALUE")
-    if isinstance(error, OverrideParseException):
-        reason = text.splitlines()[1] if "\n" in text else text
-        return UserError(f"cannot read {error.override!r} ({reason}); write KEY=VALUE, and quote spaces and brackets")
-    asked = re.search(r"Could not override '([^']+)'", text)
-    if asked:
-        key = asked.group(1)
-        group = key.split(".")[0]
-        if any(re.match(rf"{group}=.*,", text) for text in overrides):
-            advice = f"if all of the sweep have it, write ++{key}=VALUE"
-            return UserError(f"{key}: not a key of the default {group}; {advice}")
-        near = nearest(key, _known_keys(overrides))
-        return UserError(f"{key}: no such key{near}; `genbench run --cfg job` shows all keys")
-    if "must be a string or a list" in text:
-        return UserError("a group cannot be null: give a name, as in model=vae, or names, as in metric=[likelihood]")
-    if "Ambiguous value" in text or "--multirun" in text:
-        return UserError(f"{text.splitlines()[0]}: add -m to run each of these values, or write KEY=[A,B] for a list")
-    return UserError(" ".join(text.split())[:300])
+def _features(path: str, name: str, catalogue: Catalogue) -> dict[str, Any]:
+    node = catalogue.stored("features", name)
+    if node is None:
+        known = catalogue.files("features")
+        raise UserError(f"{path}={name}: no such features{nearest(name, known)}; `genbench list features` shows all")
+    unset = [key for key, value in node.items() if value == "???"]
+    if unset:
+        raise UserError(f"{path}={name}: {unset[0]} has no default; write a file of your own like it, in a folder "
+                        "features/ on hydra.searchpath")  # fmt: skip
+    return node
 
 
-def _options(group: str) -> list[str]:
-    hydra = GlobalHydra.instance().hydra
-    return [] if hydra is None else list(hydra.config_loader.get_group_options(group))
-
-
-def _known_keys(overrides: list[str]) -> list[str]:
-    """Every key of the configuration, with the model and data set that were chosen."""
-    groups = [text for text in overrides if text.split("=")[0] in ("model", "data", "trainer", "experiment")]
-    for chosen in (groups, []):
-        try:
-            config = compose("run", [text for text in chosen if "," not in text])
-        except (HydraException, OmegaConfBaseException):
-            continue
-        keys: list[str] = []
-        _collect_keys(OmegaConf.to_container(config), "", keys)
-        return keys
-    return []
-
-
-def _collect_keys(node: Any, path: str, keys: list[str]) -> None:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            name = f"{path}.{key}" if path else str(key)
-            keys.append(name)
-            _collect_keys(value, name, keys)
-
-
-def _report(configs: list[dict[str, Any]]) -> int:
-    """Tables from whatever rows there are, a line for each run that failed, and the exit code."""
-    from bench.evaluation.rows import run_id
-    from bench.runs.run import FINISHED_BEFORE, outcome_of
-    from bench.tables.leaderboard import publish
-
-    outcomes = [_seen.get(run_id(config)) or outcome_of(config) for config in configs]
-    places = {(config["runs_dir"], config["results_dir"], config["name"]) for config in configs}
-    try:
-        for runs, results, name in sorted(places):
-            publish(Path(runs) / name, Path(results), name)
-    finally:  # last, so that they are seen; and also where one of the tables cannot be written
-        before = sum(outcome.reason == FINISHED_BEFORE for outcome in outcomes)
-        if before:
-            print(f"genbench: {before} of {len(outcomes)} runs were finished before; after a change of code "
-                  "rerun=true runs them again", file=sys.stderr)  # fmt: skip
-        for outcome in outcomes:
-            if outcome.exit_code:
-                print(f"genbench: {outcome.run_id} failed: {outcome.reason}", file=sys.stderr)
-    codes = [outcome.exit_code for outcome in outcomes if outcome.exit_code]
-    return 0 if not codes else codes[0] if len(outcomes) == 1 else 1
+def _make_absolute(node: dict[str, Any], key: str) -> None:
+    if isinstance(node.get(key), str):
+        node[key] = str(Path(node[key]).expanduser().absolute())

@@ -21,12 +21,14 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from bench.data.base import Data
+from bench.data.bytes.cache import cache_dir
 from bench.errors import UserError
+from bench.features.base import Classifier, Note, Recipe
 from bench.files import durable_write
-from bench.metrics.base import classifier_name
+from bench.schema import DataSpec
 from bench.seeds import derive_seed
 
-__all__ = ["Classifier", "augment", "load_or_train", "unsuitable"]
+__all__ = ["InDomainClassifier", "TrainedClassifier", "augment", "classifier_name", "load_or_train", "unsuitable"]
 
 VERSION = 1  # raised whenever the code below would train another network from the same data
 FEATURES = 64  # below the size of the smallest test split (500), so that feature covariances have full rank
@@ -71,7 +73,7 @@ def _block(inputs: int, outputs: int) -> list[nn.Module]:
     return [convolution, nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(2)]
 
 
-class Classifier:
+class TrainedClassifier(Classifier):
     """A trained network with its name and history.
 
     Attributes:
@@ -100,7 +102,7 @@ class Classifier:
         return _in_batches(self._network, x).argmax(dim=1)
 
 
-def load_or_train(data: Data, cache_dir: Path, progress: Callable[[str], None] | None = None) -> Classifier:
+def load_or_train(data: Data, folder: Path, progress: Note | None = None) -> TrainedClassifier:
     """The classifier of a labelled image data set: from the cache, or trained now and then cached.
 
     The file holds tensors and plain settings only. It appears whole or not at all, so two processes that train at once
@@ -109,7 +111,7 @@ def load_or_train(data: Data, cache_dir: Path, progress: Callable[[str], None] |
 
     Arguments:
         data: Such as are not ``unsuitable``: labelled pictures of at least 8 x 8 with integer levels.
-        cache_dir: Folder of the caches; made if missing.
+        folder: Of the caches; made if missing.
         progress: Told one line after each epoch.
 
     Raises:
@@ -117,7 +119,7 @@ def load_or_train(data: Data, cache_dir: Path, progress: Callable[[str], None] |
     """
     config = _config(data)
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
-    path = cache_dir / "classifiers" / f"{config['name']}-{digest}.pt"
+    path = folder / "classifiers" / f"{config['name']}-{digest}.pt"
     stored = _read(path, config) if os.path.exists(path) else None  # False where we may not look
     if stored is None:
         network = _train(data, config, progress)
@@ -129,7 +131,28 @@ def load_or_train(data: Data, cache_dir: Path, progress: Callable[[str], None] |
         }
         _write(path, stored)
     network = _restore(config, stored["weights"])
-    return Classifier(config["name"], digest, network, stored["accuracy"], stored["n_test"])
+    return TrainedClassifier(config["name"], digest, network, stored["accuracy"], stored["n_test"])
+
+
+def classifier_name(spec: DataSpec) -> str:
+    """The in-domain classifier of a data set: ``<name>-cnn``; digit sets share ``mnist-cnn``, told apart by its hash.
+
+    Known without a classifier, so that a skipped or failed row bears the same name as a measured one.
+    """
+    return "mnist-cnn" if spec.name.startswith("mnist") else f"{spec.name}-cnn"
+
+
+class InDomainClassifier(Recipe):
+    """The classifier of labelled pictures, trained on their training split when it is first asked for, and cached."""
+
+    def lacks(self, data: Data) -> str:
+        return unsuitable(data)
+
+    def name(self, spec: DataSpec) -> str:
+        return classifier_name(spec)
+
+    def extractor(self, data: Data, note: Note | None = None) -> TrainedClassifier:
+        return load_or_train(data, cache_dir(), note)
 
 
 def unsuitable(data: Data) -> str:
@@ -200,7 +223,7 @@ def _restore(config: dict[str, Any], weights: dict[str, Tensor]) -> Network:
     return network
 
 
-def _train(data: Data, config: dict[str, Any], progress: Callable[[str], None] | None) -> Network:
+def _train(data: Data, config: dict[str, Any], progress: Note | None) -> Network:
     assert data.train.y is not None
     n = len(data.train)
     epochs = max(MIN_EPOCHS, math.ceil(MIN_EXAMPLES / n))

@@ -15,7 +15,6 @@ copies, by 2 pixels some 90. So an N_eff of several thousand from blurry samples
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -23,9 +22,12 @@ from scipy import special
 from torch import Generator, Tensor
 
 from bench.errors import UserError
-from bench.metrics.base import Context, Metric, Need
+from bench.features.base import Recipe
+from bench.metrics.base import Metric
+from bench.metrics.intervals import Z975
 from bench.schema import Estimate, MetricInfo, Relation, Status
 from bench.seeds import derive_seed
+from bench.subjects.examples import Examples
 
 __all__ = [
     "Birthday",
@@ -59,44 +61,46 @@ class Support:
 
 
 class Birthday(Metric):
-    """``support[<space>]``: the Rényi-2 support of the model, N_eff.
+    """``support[<features>]``: the Rényi-2 support of the subject, N_eff.
 
-    The sample size s is the number of distinct held-out real examples, or of model samples if that is smaller.
+    The sample size s is the number of distinct held-out real examples, or of samples if that is smaller.
 
     Arguments:
-        space: Where distances are taken: ``pixels`` (the entries of an example as they are) or ``features`` (of the
-            in-domain classifier). On digits pixels are better at both: they find more of the noisy and the distorted
-            copies, and samples without fine detail do not collapse in them, as they do to a classifier.
+        features: Recipe of the space where distances are taken. On digits pixels are better than the classifier's
+            features at both: they find more of the noisy and the distorted copies, and samples without fine detail do
+            not collapse in them, as they do to a classifier.
+        n_samples: Samples of the subject.
         false_pairs: Number of close pairs that s real examples may be expected to have by chance: at least 1.
 
     Raises:
-        UserError: Another space, or fewer than one false pair.
+        UserError: Fewer than one false pair.
     """
 
-    def __init__(self, space: Literal["pixels", "features"] = "pixels", false_pairs: int = 1) -> None:
-        if space not in ("pixels", "features") or false_pairs < 1:
-            raise UserError(
-                f"metric birthday: space is pixels or features, not {space}, and false_pairs at least 1, "
-                f"not {false_pairs}; change metric.birthday"
-            )
-        self.space = space
+    def __init__(self, features: Recipe, n_samples: int, false_pairs: int = 1) -> None:
+        if false_pairs < 1:
+            raise UserError(f"metric.birthday.false_pairs={false_pairs}: must be at least 1")
+        self.recipe = features
+        self.n_samples = n_samples
         self.false_pairs = false_pairs
-        self.needs = (Need.SAMPLES,) if space == "pixels" else (Need.SAMPLES, Need.CLASSIFIER)
 
-    def infos(self, context: Context) -> tuple[MetricInfo, ...]:
-        return (MetricInfo(f"support[{self.space}]", "", True, title="N_eff"),)
+    def infos(self, examples: Examples) -> tuple[MetricInfo, ...]:
+        name = self.recipe.name(examples.spec)
+        return (MetricInfo(f"support[{name}]", "", True, self.version, "N_eff", rank=50),)
 
-    def compute(self, context: Context) -> list[Estimate]:
-        (info,) = self.infos(context)
-        order = distinct(context.held_out)
-        s = min(len(order), len(context.samples))
+    def compute(self, examples: Examples) -> list[Estimate]:
+        (info,) = self.infos(examples)
+        examples.need(self.recipe)
+        samples = examples.samples(self.n_samples)
+        order = distinct(examples.held_out)
+        s = min(len(order), len(samples))
         if s < FEWEST:
             reason = f"{s} examples (distinct real ones, or samples) are too few: at least {FEWEST} are needed"
             return [Estimate(info, status=Status.SKIPPED, reason=reason)]
         # A random part of the real examples, for splits may be sorted; the samples are independent as they come.
-        generator = Generator().manual_seed(derive_seed(context.seed, "birthday", "real"))
+        generator = Generator().manual_seed(derive_seed(examples.seed, "birthday", "real"))
         order = order[torch.randperm(len(order), generator=generator)]
-        real, fake = (self._embed(context, x) for x in (context.held_out, context.samples))
+        extractor = examples.extractor(self.recipe)
+        real, fake = (examples.features(extractor, x) for x in (examples.held_out, samples))
         fake = fake[:s]
         if not bool(torch.isfinite(fake).all()):
             return [Estimate(info, status=Status.FAILED, reason="samples or their features are not finite")]
@@ -104,13 +108,9 @@ class Birthday(Metric):
         return [
             Estimate(
                 info, support.value, support.stderr, support.low, support.high, support.relation, n_real=s, n_fake=s,
-                extractor=context.extractor.name if self.space == "features" else "",
-                extractor_hash=context.extractor.hash if self.space == "features" else "",
+                extractor=extractor.name, extractor_hash=extractor.hash, stderr_draws=support.stderr,
             )
         ]  # fmt: skip
-
-    def _embed(self, context: Context, x: Tensor) -> Tensor:
-        return x.flatten(1) if self.space == "pixels" else context.features(x)
 
 
 def near_duplicate_support(fake: Tensor, real: Tensor, order: Tensor, false_pairs: int) -> Support:
@@ -270,7 +270,7 @@ def renyi2_support(degrees: Tensor, false_pairs: int) -> Support:
     triples = (degree * (degree - 1) / 2).mean().item() / ((s - 1) * (s - 2) / 2)
     variance = 2 / (s * (s - 1)) * (2 * (s - 2) * max(triples - p2**2, 0.0) + p2 * (1 - p2))
     relative = math.sqrt(variance) / p2
-    factor = math.exp(1.959964 * relative)
+    factor = math.exp(Z975 * relative)
     return Support(1 / p2, Relation.ESTIMATE, 1 / p2 / factor, factor / p2, relative / p2, collisions)
 
 

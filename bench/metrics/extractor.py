@@ -2,29 +2,37 @@
 
 import math
 
-from bench.metrics.base import Context, Metric, Need, classifier_name
-from bench.metrics.intervals import wilson_interval
-from bench.schema import Estimate, MetricInfo, Relation
+from bench.features.base import Recipe
+from bench.metrics.base import Metric
+from bench.metrics.intervals import measured, wilson_interval
+from bench.schema import Estimate, MetricInfo
+from bench.subjects.examples import Examples
 
 __all__ = ["ExtractorAccuracy"]
 
 
 class ExtractorAccuracy(Metric):
-    """``accuracy[<extractor>]`` on labelled test examples. It says nothing of the model, so it has no direction."""
+    """``accuracy[<features>]`` on labelled test examples. It says nothing of the subject, so it has no direction.
 
-    needs = (Need.CLASSIFIER,)
+    Arguments:
+        features: Recipe of a classifier.
+    """
 
-    def infos(self, context: Context) -> tuple[MetricInfo, ...]:
-        name = classifier_name(context.spec)
-        return (MetricInfo(f"accuracy[{name}]", "", None, title=f"accuracy[{name}]"),)
+    def __init__(self, features: Recipe) -> None:
+        self.recipe = features
 
-    def compute(self, context: Context) -> list[Estimate]:
-        (info,) = self.infos(context)
-        extractor = context.extractor
-        p, n = extractor.accuracy, extractor.n_test
+    def infos(self, examples: Examples) -> tuple[MetricInfo, ...]:
+        name = self.recipe.name(examples.spec)
+        return (MetricInfo(f"accuracy[{name}]", "", None, self.version, f"accuracy[{name}]", rank=300),)
+
+    def compute(self, examples: Examples) -> list[Estimate]:
+        (info,) = self.infos(examples)
+        classifier = examples.classifier(self.recipe)
+        p, n = classifier.accuracy, classifier.n_test
+        low, high = wilson_interval(p, n)
         return [
-            Estimate(
-                info, p, math.sqrt(p * (1 - p) / n), *wilson_interval(p, n), Relation.ESTIMATE, n_real=n,
-                extractor=extractor.name, extractor_hash=extractor.hash,
+            measured(
+                info, p, test=math.sqrt(p * (1 - p) / n), ci_low=low, ci_high=high, n_real=n,
+                extractor=classifier.name, extractor_hash=classifier.hash,
             )
         ]  # fmt: skip

@@ -3,8 +3,9 @@ r"""Fréchet distance between Gaussians fitted to features, and its standard err
 .. math:: d^2 = \|\mu_1 - \mu_2\|^2 + \operatorname{tr}\big(S_1 + S_2 - 2 (S_1^{1/2} S_2 S_1^{1/2})^{1/2}\big)
 
 (Dowson, Landau 1982; as FID: Heusel et al. 2017, "GANs trained by a two time-scale update rule converge to a local Nash
-equilibrium"). Everything is in float64 on centred features. No matrix square root is taken: the trace needs only the
-eigenvalues of a symmetric matrix, or the singular values of :math:`X_c Y_c^\top` where a covariance has no full rank.
+equilibrium", arXiv 1706.08500). Everything is in float64 on centred features. No matrix square root is taken: the trace
+needs only the eigenvalues of a symmetric matrix, or the singular values of :math:`X_c Y_c^\top` where a covariance has
+no full rank.
 FID's bias depends on the model and on the numbers of examples, so only values of equal numbers compare.
 """
 
@@ -13,8 +14,11 @@ import math
 import torch
 from torch import Tensor
 
-from bench.metrics.base import Context, Metric, Need, classifier_name
-from bench.schema import Estimate, MetricInfo, Relation, Status
+from bench.features.base import Recipe
+from bench.metrics.base import Metric
+from bench.metrics.intervals import measured
+from bench.schema import Estimate, MetricInfo, Status
+from bench.subjects.examples import Examples
 
 __all__ = ["FID", "frechet_distance", "frechet_distance_from_features", "frechet_stderr"]
 
@@ -59,56 +63,67 @@ def frechet_distance_from_features(x: Tensor, y: Tensor) -> float:
     return float((x.mean(dim=0) - y.mean(dim=0)).square().sum() + traces - 2 * root)
 
 
-def frechet_stderr(x: Tensor, y: Tensor) -> float:
-    r"""Standard error of the distance between features ``(N, D)`` and ``(M, D)``, both taken as samples.
+def frechet_stderr(x: Tensor, y: Tensor) -> tuple[float, float]:
+    r"""Standard errors of the distance between features x ``(N, D)`` and y ``(M, D)``: what x adds, and what y adds.
+
+    The error of both together is the root of the sum of their squares.
 
     The influence of one centred example z of x is, up to a constant,
 
     .. math:: 2 z^\top (\mu_1 - \mu_2) + z^\top (I - T) z,
 
     with T the optimal transport map, :math:`T S_1 T = S_2`, because :math:`\partial \operatorname{tr}(S_1^{1/2} S_2
-    S_1^{1/2})^{1/2} / \partial S_1 = T/2`; y's is the same with sides exchanged. The variance is the sum of both
-    variances of influence, over N and over M. From :math:`X_c Y_c^\top / \sqrt{(N-1)(M-1)} = U s V^\top` follows
+    S_1^{1/2})^{1/2} / \partial S_1 = T/2`; y's is the same with sides exchanged. The squared error is the variance of
+    the influence, over N or over M. From :math:`X_c Y_c^\top / \sqrt{(N-1)(M-1)} = U s V^\top` follows
     :math:`x_i^\top T x_i = (N-1) \sum_k s_k U_{ik}^2`, without T or an inverse. A bootstrap would add FID's bias again.
     """
     x, y = x.double(), y.double()
     q1, r1 = torch.linalg.qr(_scaled(x))
     q2, r2 = torch.linalg.qr(_scaled(y))
     u, s, vh = torch.linalg.svd(r1 @ r2.T, full_matrices=False)
-    variance = 0.0
+    errors = []
     for side, other, basis in ((x, y, q1 @ u), (y, x, q2 @ vh.T)):
         centred = side - side.mean(dim=0)
         transported = (len(side) - 1) * (basis.square() @ s)  # (N,): z^T T z
         shift = centred @ (side.mean(dim=0) - other.mean(dim=0))  # (N,)
         influence = 2 * shift + centred.square().sum(dim=1) - transported
-        variance += influence.var().item() / len(side)
-    return math.sqrt(variance)
+        errors.append(math.sqrt(influence.var().item() / len(side)))
+    return errors[0], errors[1]
 
 
 class FID(Metric):
-    """``fid[<extractor>]`` between the test split and the model's samples, on the in-domain classifier's features."""
+    """``fid[<features>]`` between the test split and the subject's samples.
 
-    needs = (Need.SAMPLES, Need.CLASSIFIER)
+    Arguments:
+        features: Recipe of the features.
+        n_samples: Samples of the subject.
+    """
 
-    def infos(self, context: Context) -> tuple[MetricInfo, ...]:
-        name = classifier_name(context.spec)
-        return (MetricInfo(f"fid[{name}]", "", False, title=f"FID[{name}]"),)
+    def __init__(self, features: Recipe, n_samples: int) -> None:
+        self.recipe = features
+        self.n_samples = n_samples
 
-    def compute(self, context: Context) -> list[Estimate]:
-        (info,) = self.infos(context)
-        real, fake = context.features(context.real), context.features(context.samples)
+    def infos(self, examples: Examples) -> tuple[MetricInfo, ...]:
+        name = self.recipe.name(examples.spec)
+        return (MetricInfo(f"fid[{name}]", "", False, self.version, f"FID[{name}]", rank=30),)
+
+    def compute(self, examples: Examples) -> list[Estimate]:
+        (info,) = self.infos(examples)
+        examples.need(self.recipe)
+        samples = examples.samples(self.n_samples)
+        extractor = examples.extractor(self.recipe)
+        real, fake = examples.features(extractor, examples.real), examples.features(extractor, samples)
         if min(len(real), len(fake)) < 2:
             reason = f"needs at least 2 real examples and 2 samples, not {len(real)} and {len(fake)}"
             return [Estimate(info, status=Status.FAILED, reason=reason)]
         if not bool(torch.isfinite(fake).all() and torch.isfinite(real).all()):
             return [Estimate(info, status=Status.FAILED, reason="features are not finite")]
         value = max(0.0, frechet_distance_from_features(real, fake))  # equal sets give -1e-13
-        stderr = frechet_stderr(real, fake)
+        of_test, of_samples = frechet_stderr(real, fake)
         return [
-            Estimate(
-                info, value, stderr, max(0.0, value - 1.959964 * stderr), value + 1.959964 * stderr, Relation.ESTIMATE,
-                n_real=len(real), n_fake=len(fake),
-                extractor=context.extractor.name, extractor_hash=context.extractor.hash,
+            measured(
+                info, value, test=of_test, draws=of_samples, within=(0.0, math.inf), n_real=len(real), n_fake=len(fake),
+                extractor=extractor.name, extractor_hash=extractor.hash,
             )
         ]  # fmt: skip
 

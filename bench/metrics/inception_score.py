@@ -3,7 +3,8 @@ r"""Inception Score on the in-domain classifier's probabilities.
 .. math:: \text{IS} = \exp\Big(\frac1N \sum_i \mathrm{KL}\big(p(y|x_i) \,\big\|\, \bar p\big)\Big), \qquad
           \bar p = \frac1N \sum_i p(y|x_i),
 
-between 1 and the number of classes (Salimans et al. 2016, "Improved techniques for training GANs"). All samples are one
+between 1 and the number of classes (Salimans et al. 2016, "Improved techniques for training GANs", arXiv
+1606.03498). All samples are one
 split: the usual ten bias the score, and their spread is no standard error. The name says which classifier it is on,
 because scores of different classifiers have nothing in common.
 """
@@ -13,8 +14,11 @@ import math
 import torch
 from torch import Tensor
 
-from bench.metrics.base import Context, Metric, Need, classifier_name
-from bench.schema import Estimate, MetricInfo, Relation, Status
+from bench.features.base import Recipe
+from bench.metrics.base import Metric
+from bench.metrics.intervals import measured
+from bench.schema import Estimate, MetricInfo, Status
+from bench.subjects.examples import Examples
 
 __all__ = ["InceptionScore", "inception_score"]
 
@@ -35,24 +39,34 @@ def inception_score(probabilities: Tensor) -> tuple[float, float]:
 
 
 class InceptionScore(Metric):
-    """``is[<extractor>]``, of the model's samples alone."""
+    """``is[<features>]``, of the subject's samples alone.
 
-    needs = (Need.SAMPLES, Need.CLASSIFIER)
+    Arguments:
+        features: Recipe of a classifier.
+        n_samples: Samples of the subject.
+    """
 
-    def infos(self, context: Context) -> tuple[MetricInfo, ...]:
-        name = classifier_name(context.spec)
-        return (MetricInfo(f"is[{name}]", "", True, title=f"IS[{name}]"),)
+    def __init__(self, features: Recipe, n_samples: int) -> None:
+        self.recipe = features
+        self.n_samples = n_samples
 
-    def compute(self, context: Context) -> list[Estimate]:
-        (info,) = self.infos(context)
-        probabilities = context.probabilities(context.samples)
+    def infos(self, examples: Examples) -> tuple[MetricInfo, ...]:
+        name = self.recipe.name(examples.spec)
+        return (MetricInfo(f"is[{name}]", "", True, self.version, f"IS[{name}]", rank=40),)
+
+    def compute(self, examples: Examples) -> list[Estimate]:
+        (info,) = self.infos(examples)
+        examples.need(self.recipe)
+        samples = examples.samples(self.n_samples)
+        classifier = examples.classifier(self.recipe)
+        probabilities = examples.probabilities(classifier, samples)
         if len(probabilities) < 2 or not bool(torch.isfinite(probabilities).all()):
             reason = f"needs at least 2 samples with finite class probabilities, of {len(probabilities)}"
             return [Estimate(info, status=Status.FAILED, reason=reason)]
         value, stderr = inception_score(probabilities)
         return [
-            Estimate(
-                info, value, stderr, max(1.0, value - 1.959964 * stderr), value + 1.959964 * stderr, Relation.ESTIMATE,
-                n_fake=len(probabilities), extractor=context.extractor.name, extractor_hash=context.extractor.hash,
+            measured(
+                info, value, draws=stderr, within=(1.0, math.inf), n_fake=len(probabilities),
+                extractor=classifier.name, extractor_hash=classifier.hash,
             )
         ]  # fmt: skip

@@ -1,8 +1,44 @@
-"""Intervals that more than one metric needs. Standard library only."""
+"""Standard errors and 95 % intervals, and the estimates that carry them. Standard library only."""
 
 import math
+from typing import Any
 
-__all__ = ["wilson_interval"]
+from bench.schema import Estimate, MetricInfo, Relation
+
+__all__ = ["Z975", "measured", "wilson_interval"]
+
+Z975 = 1.959964
+"""The 97.5 % quantile of the standard normal."""
+
+
+def measured(
+    info: MetricInfo,
+    value: float,
+    *,
+    test: float | None = None,
+    draws: float | None = None,
+    stderr: float | None = None,
+    within: tuple[float, float] = (-math.inf, math.inf),
+    relation: Relation = Relation.ESTIMATE,
+    **about: Any,
+) -> Estimate:
+    r"""An estimate with its normal 95 % interval, :math:`v \pm 1.96\,se` cut off at the ends of its range.
+
+    Arguments:
+        test: Standard error that comes from the test examples. All runs on one split share them, so it does not shrink
+            with more seeds and cancels, in part, in a comparison.
+        draws: Standard error that comes from this run's own draws: its samples, its draws of a likelihood.
+        stderr: The total, where it is not the root of the sum of both squares.
+        within: Smallest and largest value that there can be.
+        about: Further fields of ``Estimate``.
+    """
+    if stderr is None and (test is not None or draws is not None):
+        stderr = math.hypot(test or 0.0, draws or 0.0)
+    low = high = None
+    if stderr is not None:
+        low, high = max(within[0], value - Z975 * stderr), min(within[1], value + Z975 * stderr)
+    ends = {"ci_low": low, "ci_high": high} | about
+    return Estimate(info, value, stderr, relation=relation, stderr_test=test, stderr_draws=draws, **ends)
 
 
 def wilson_interval(p: float, n: int) -> tuple[float, float]:
@@ -10,8 +46,7 @@ def wilson_interval(p: float, n: int) -> tuple[float, float]:
 
     .. math:: \frac{p + z^2/2n \pm z \sqrt{p(1-p)/n + z^2/4n^2}}{1 + z^2/n}
     """
-    z = 1.959964
-    centre = p + z**2 / (2 * n)
-    half = z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    low, high = (centre - half) / (1 + z**2 / n), (centre + half) / (1 + z**2 / n)
+    centre = p + Z975**2 / (2 * n)
+    half = Z975 * math.sqrt(p * (1 - p) / n + Z975**2 / (4 * n**2))
+    low, high = (centre - half) / (1 + Z975**2 / n), (centre + half) / (1 + Z975**2 / n)
     return max(0.0, min(p, low)), min(1.0, max(p, high))  # p is between them, but for rounding

@@ -12,15 +12,16 @@ lossless code; a density of reals has no bits per dimension.
 """
 
 import math
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
-from bench.metrics.base import Context, Metric, Need
+from bench.metrics.base import Metric
+from bench.metrics.intervals import measured
 from bench.schema import Estimate, MetricInfo, Relation, Status
+from bench.subjects.examples import Examples
 
-__all__ = ["LogLikelihood", "bits_per_dim", "estimate_errors", "k_draw_bound", "log_mean_exp"]
+__all__ = ["LogLikelihood", "bits_per_dim", "bound_errors", "estimate_errors", "k_draw_bound", "log_mean_exp"]
 
 
 def log_mean_exp(log_w: Tensor, dim: int) -> Tensor:
@@ -31,6 +32,26 @@ def log_mean_exp(log_w: Tensor, dim: int) -> Tensor:
 def k_draw_bound(log_w: Tensor) -> Tensor:
     """``(K, N)`` draws of log w to the bound L_K of each example, ``(N,)`` nats, float64."""
     return log_mean_exp(log_w, dim=0)
+
+
+def bound_errors(log_w: Tensor) -> tuple[float, float]:
+    r"""Standard errors of the mean bound over ``(K, N)`` draws of log w, N at least 2, K at least 2, in nats.
+
+    The total is that of a mean of N independent bounds, over other examples and other draws. Of it, other draws for the
+    same examples give, to first order in the weights' relative spread (delta method),
+
+    .. math::
+        \widehat{\operatorname{Var}}_{\text{draws}} = \frac1{N^2} \sum_i \frac{1}{K(K-1)}
+        \sum_k \left(\frac{w_{ki}}{\bar w_i} - 1\right)^2
+
+    Returns:
+        The total, and the part of the draws.
+    """
+    draws, n = log_w.shape
+    bound = k_draw_bound(log_w)
+    ratios = (log_w.double() - bound).exp()  # (K, N): w over the mean of its example's
+    per_example = (ratios - 1).square().sum(0) / (draws * (draws - 1))  # (N,)
+    return bound.std().item() / math.sqrt(n), math.sqrt(per_example.sum().item()) / n
 
 
 def estimate_errors(log_w: Tensor) -> tuple[float, float]:
@@ -67,51 +88,75 @@ def bits_per_dim(nats: float, dim: int) -> float:
 class LogLikelihood(Metric):
     """``log_likelihood``, mean nats per test example, and ``bits_per_dim`` where the data are integers.
 
-    Standard errors are over test examples; where the relation is ``estimate``, over draws as well. The estimator's
-    share then has a row of its own, ``estimator_stderr``, in nats: how far other draws would move the value.
+    Where the relation is ``estimate``, the estimator's share of the error has a row of its own, ``estimator_stderr``,
+    in nats: how far other draws would move the value.
+
+    Arguments:
+        n_draws: Draws K per example of a likelihood that is bounded or estimated.
     """
 
-    needs = (Need.LIKELIHOOD,)
-    needs_of = MappingProxyType({"bits_per_dim": (Need.INTEGER_DATA,)})
+    def __init__(self, n_draws: int) -> None:
+        self.n_draws = n_draws
 
-    def infos(self, context: Context) -> tuple[MetricInfo, ...]:
+    def infos(self, examples: Examples) -> tuple[MetricInfo, ...]:
         infos = (
-            MetricInfo("log_likelihood", "nats", True, title="log-likelihood"),
-            MetricInfo("bits_per_dim", "bits/dim", False, title="bits/dim"),
+            MetricInfo("log_likelihood", "nats", True, self.version, "log-likelihood", rank=10),
+            MetricInfo("bits_per_dim", "bits/dim", False, self.version, "bits/dim", rank=20),
         )
-        if context.relation != Relation.ESTIMATE:
+        if examples.relation != Relation.ESTIMATE:
             return infos
-        return (*infos, MetricInfo("estimator_stderr", "nats", None, title="estimator's error"))
+        return (*infos, MetricInfo("estimator_stderr", "nats", None, self.version, "estimator's error", rank=300))
 
-    def compute(self, context: Context) -> list[Estimate]:
-        infos = self.infos(context)
-        nats_info, bits_info = infos[:2]
-        draws, n = context.log_weights.shape
-        log_w = context.log_weights
-        bound = log_w.mean(0) if context.relation == Relation.ESTIMATE else k_draw_bound(log_w)  # (N,)
+    def inapplicable(self, examples: Examples) -> dict[str, str]:
+        if examples.spec.levels is not None:
+            return {}
+        return {"bits_per_dim": "the data are real-valued: a density has no bits per dimension"}
+
+    def compute(self, examples: Examples) -> list[Estimate]:
+        infos, skipped = self.infos(examples), self.inapplicable(examples)
+        log_w = examples.log_weights(self.n_draws)
+        draws, n = log_w.shape
+        relation = Relation(examples.relation)
+        bound = log_w.mean(0) if relation is Relation.ESTIMATE else k_draw_bound(log_w)  # (N,)
         bad = int((~torch.isfinite(bound)).sum())
         if bad > 0 or n == 0:
             reason = f"log-likelihood is not finite for {bad} of {n} examples"
             return [Estimate(info, status=Status.FAILED, reason=reason) for info in infos]
         value = bound.mean().item()
-        stderr = bound.std().item() / math.sqrt(n) if n > 1 else None
-        of_estimator: list[Estimate] = []
-        if context.relation == Relation.ESTIMATE and n > 1 and draws > 1:
-            stderr, estimator_stderr = estimate_errors(log_w)
-            of_estimator.append(Estimate(infos[2], estimator_stderr, n_real=n, n_draws=draws))
-        elif context.relation == Relation.ESTIMATE:
-            reason = "needs two draws and two examples; add evaluate.n_draws=16"
-            of_estimator.append(Estimate(infos[2], status=Status.SKIPPED, reason=reason))
-        nats = _estimate(nats_info, value, stderr, Relation(context.relation), n, draws)
-        if context.spec.levels is None:
-            reason = "the data are real-valued: a density has no bits per dimension"
-            return [nats, Estimate(bits_info, status=Status.SKIPPED, reason=reason), *of_estimator]
-        error = None if stderr is None else abs(bits_per_dim(stderr, context.spec.dim))
-        bits = bits_per_dim(value, context.spec.dim)
-        return [nats, _estimate(bits_info, bits, error, Relation(context.relation).negated, n, draws), *of_estimator]
+        total, of_draws = _errors(log_w, bound, relation)
+        estimates = [_with_error(infos[0], value, total, of_draws, relation, n, draws)]
+        if "bits_per_dim" in skipped:
+            estimates.append(Estimate(infos[1], status=Status.SKIPPED, reason=skipped["bits_per_dim"]))
+        else:
+            scale = abs(bits_per_dim(1.0, examples.spec.dim))
+            total, of_draws_in_bits = (None if error is None else scale * error for error in (total, of_draws))
+            bits = bits_per_dim(value, examples.spec.dim)
+            estimates.append(_with_error(infos[1], bits, total, of_draws_in_bits, relation.negated, n, draws))
+        for info in infos[2:]:
+            if of_draws is not None:
+                estimates.append(Estimate(info, of_draws, n_real=n, n_draws=draws))
+            else:
+                reason = "needs two draws and two examples; add evaluate.n_draws=16"
+                estimates.append(Estimate(info, status=Status.SKIPPED, reason=reason))
+        return estimates
 
 
-def _estimate(info: MetricInfo, value: float, stderr: float | None, relation: Relation, n: int, draws: int) -> Estimate:
-    half = None if stderr is None else 1.959964 * stderr
-    low, high = (None, None) if half is None else (value - half, value + half)
-    return Estimate(info, value, stderr, low, high, relation, n_real=n, n_draws=draws)
+def _errors(log_w: Tensor, bound: Tensor, relation: Relation) -> tuple[float | None, float | None]:
+    """Standard error of the mean of ``bound``, and the part of the draws; None where it is not known."""
+    draws, n = log_w.shape
+    if n < 2:
+        return None, None
+    if draws < 2:
+        return bound.std().item() / math.sqrt(n), 0.0 if relation is Relation.EXACT else None
+    return estimate_errors(log_w) if relation is Relation.ESTIMATE else bound_errors(log_w)
+
+
+def _with_error(
+    info: MetricInfo, value: float, total: float | None, of_draws: float | None, relation: Relation, n: int, draws: int
+) -> Estimate:
+    of_test = None
+    if total is not None and of_draws is not None:
+        of_test = math.sqrt(max(0.0, total**2 - of_draws**2))
+    return measured(
+        info, value, test=of_test, draws=of_draws, stderr=total, relation=relation, n_real=n, n_draws=draws
+    )  # fmt: skip

@@ -9,15 +9,19 @@ drawn, so only values of equal numbers compare.
 """
 
 import math
-from functools import partial
+from typing import Any
 
 import torch
 from scipy import special
 from torch import Tensor
 
-from bench.metrics.base import Context, Metric, Need
-from bench.metrics.intervals import wilson_interval
-from bench.schema import Estimate, MetricInfo, Relation, Status
+from bench.data.base import ClassifiedModes
+from bench.errors import UnavailableError
+from bench.features.base import Recipe
+from bench.metrics.base import Metric
+from bench.metrics.intervals import measured, wilson_interval
+from bench.schema import Estimate, MetricInfo, Status
+from bench.subjects.examples import Examples
 
 __all__ = ["ModeCounts", "mode_divergence", "modes_hit"]
 
@@ -30,39 +34,49 @@ class ModeCounts(Metric):
 
     Where a classifier tells the modes apart its name is part of theirs, ``modes[mnist-cnn]``, and every sample belongs
     to a mode, so that there is no ``high_quality``.
+
+    Arguments:
+        features: Recipe of the classifier, for data whose modes only a classifier tells apart.
+        n_samples: Samples of the subject.
     """
 
-    needs = (Need.SAMPLES, Need.MODES)
+    def __init__(self, features: Recipe, n_samples: int) -> None:
+        self.recipe = features
+        self.n_samples = n_samples
 
-    def infos(self, context: Context) -> tuple[MetricInfo, ...]:
-        on = f"[{context.mode_classifier}]" if context.mode_classifier else ""
-        hit = MetricInfo(f"modes{on}", "", True, title=f"modes{on}")
-        quality = MetricInfo("high_quality", "", True, title="high quality")
-        divergence = MetricInfo(f"mode_kl{on}", "nats", False, title=f"KL of modes{on}")
+    def infos(self, examples: Examples) -> tuple[MetricInfo, ...]:
+        modes = examples.data.modes
+        on = f"[{self.recipe.name(modes.labelled.spec)}]" if isinstance(modes, ClassifiedModes) else ""
+        hit = MetricInfo(f"modes{on}", "", True, self.version, f"modes{on}")
+        quality = MetricInfo("high_quality", "", True, self.version, "high quality")
+        divergence = MetricInfo(f"mode_kl{on}", "nats", False, self.version, f"KL of modes{on}")
         return (hit, divergence) if on else (hit, divergence, quality)
 
-    def compute(self, context: Context) -> list[Estimate]:
-        hit_info, divergence_info, *quality_info = self.infos(context)
-        modes, extractor = context.modes, context.mode_extractor
-        mode = modes.assign(context.samples)  # (N,)
+    def compute(self, examples: Examples) -> list[Estimate]:
+        hit_info, divergence_info, *quality_info = self.infos(examples)
+        modes = examples.data.modes
+        if modes is None:
+            raise UnavailableError(f"the modes of {examples.spec.name} are not known")
+        samples = examples.samples(self.n_samples)
+        about: dict[str, Any] = {}
+        if isinstance(modes, ClassifiedModes):
+            classifier = examples.classifier(self.recipe, modes.labelled)
+            about = {"extractor": classifier.name, "extractor_hash": classifier.hash}
+            modes = modes.read(classifier.classes)
+        mode = modes.assign(samples)  # (N,)
         n, counts = len(mode), torch.bincount(mode[mode >= 0], minlength=modes.n)  # (modes.n,)
-        estimate = partial(
-            Estimate, relation=Relation.ESTIMATE, n_fake=n,
-            extractor="" if extractor is None else extractor.name,
-            extractor_hash="" if extractor is None else extractor.hash,
-        )  # fmt: skip
+        about |= {"n_fake": n}
         hit, error = modes_hit(counts, n)
-        low, high = max(0.0, hit - 1.96 * error), min(float(modes.n), hit + 1.96 * error)
-        estimates = [estimate(hit_info, float(hit), error, low, high)]
+        estimates = [measured(hit_info, float(hit), draws=error, within=(0.0, float(modes.n)), **about)]
         if int(counts.sum()) > 0:
             value, error = mode_divergence(counts, modes.probabilities)
-            low, high = max(0.0, value - 1.96 * error), value + 1.96 * error
-            estimates.append(estimate(divergence_info, value, error, low, high))
+            estimates.append(measured(divergence_info, value, draws=error, within=(0.0, math.inf), **about))
         else:
             estimates.append(Estimate(divergence_info, status=Status.SKIPPED, reason="no sample belongs to a mode"))
         for info in quality_info:
             p = int(counts.sum()) / n
-            estimates.append(estimate(info, p, math.sqrt(p * (1 - p) / n), *wilson_interval(p, n)))
+            low, high = wilson_interval(p, n)
+            estimates.append(measured(info, p, draws=math.sqrt(p * (1 - p) / n), ci_low=low, ci_high=high, **about))
         return estimates
 
 

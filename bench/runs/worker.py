@@ -1,4 +1,4 @@
-"""One of several processes of a run, started by ``bench.runs.ddp`` alone: ``python -m bench.runs.worker CONFIG PIPE``."""
+"""One of several processes of a run: ``python -m bench.runs.worker CONFIG PIPE``, started by ``bench.runs.ddp``."""
 
 import json
 import sys
@@ -12,10 +12,11 @@ def main() -> int:
     """Execute the configuration in the file named on the command line, and tell the parent how it ended."""
     follow_parent()  # before anything that takes time
     config, pipe = json.loads(Path(sys.argv[1]).read_text()), int(sys.argv[2])
+    from bench.config.build import checked
     from bench.runs.run import execute
 
     try:
-        outcome = execute(config)
+        outcome = execute(checked(config))
     except UserError as error:
         exit_code, reason = 2, str(error)
     else:

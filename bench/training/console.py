@@ -10,8 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from torch import Tensor
 
-from bench.training.fit import Progress as Training
-from bench.training.fit import Schedule
+from bench.checkpoint import Progress as Training
+from bench.config.spec import Schedule
+from bench.probe import Probe
+from models.base import GenerativeModel
 
 __all__ = ["Reporter"]
 
@@ -19,17 +21,21 @@ REFRESH_SECONDS = 0.2  # a glance at the loss waits for the device, so not at ev
 PLAIN_SECONDS = 30.0  # between two lines where there is no terminal
 
 
-class Reporter:
-    """Reports one run. Use as a context manager.
+class Reporter(Probe):
+    """Reports one run, its training and its measuring. Use as a context manager.
 
     Arguments:
         title: Of the run.
         log: Where lines are kept.
+        schedule: Of its training; None where nothing is trained.
         console: Where they are shown; standard error unless given.
     """
 
-    def __init__(self, title: str, log: logging.Logger, console: Console | None = None) -> None:
+    def __init__(
+        self, title: str, log: logging.Logger, schedule: Schedule | None = None, console: Console | None = None
+    ) -> None:
         self.title = title
+        self.schedule = schedule
         self.log = log
         self.console = console or Console(stderr=True)
         self._bar = Progress(
@@ -54,22 +60,26 @@ class Reporter:
         self._bar.stop()
         sys.stderr.flush()
 
-    def step(self, progress: Training, loss: Tensor, schedule: Schedule) -> None:
+    def step(self, model: GenerativeModel, progress: Training, outputs: dict[str, Tensor]) -> None:
         """After every training step; looks at the loss only now and then."""
         now = time.perf_counter()
         if now < self._next_look:
             return
         self._next_look = now + REFRESH_SECONDS
-        state = _state(progress, float(loss), schedule)
         assert self._task is not None
-        self._bar.update(self._task, total=schedule.examples, completed=progress.examples_seen, state=state)
+        assert self.schedule is not None
+        state = _state(progress, float(outputs["loss"]), self.schedule)
+        self._bar.update(self._task, total=self.schedule.examples, completed=progress.examples_seen, state=state)
         self._plain(f"{progress.examples_seen} examples, {state}")
 
-    def validated(self, progress: Training, score: float) -> None:
+    def validated(self, model: GenerativeModel, progress: Training, score: float | None) -> dict[str, float]:
         """After every validation."""
+        if score is None:
+            return {}
         mark = " (best)" if progress.best_score is None or score < progress.best_score else ""
         seen, seconds = progress.examples_seen, progress.train_seconds
         self.log.info("%d examples, %.1f s: validation score %.6g%s", seen, seconds, score, mark)
+        return {}
 
     def evaluating(self, what: str, done: int, total: int) -> None:
         """While metrics are computed."""

@@ -17,9 +17,10 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
+from bench.config.spec import Hardware, Schedule
 from bench.data.loader import Batches
 from bench.data.toy import two_moons
-from bench.training.fit import Hardware, Schedule, fit
+from bench.training.fit import fit
 from models.flows.realnvp import RealNVP
 
 BATCH = 512

@@ -1,0 +1,47 @@
+"""Examples pass through a model in chunks: that bounds the memory and changes no number."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+
+from models.base import GenerativeModel, HasLikelihood
+
+__all__ = ["CHUNK", "draw_log_weights", "draw_samples"]
+
+CHUNK = 250
+"""Examples at once."""
+
+
+@torch.no_grad()
+def draw_samples(
+    model: GenerativeModel, n: int, generator: Generator, report: Callable[[int], None] = lambda done: None
+) -> Tensor:
+    """Draw n samples of a model, ``(n, *shape)`` on the CPU.
+
+    Arguments:
+        generator: On the model's device.
+        report: Called with the number drawn so far, before every chunk.
+    """
+    chunks: list[Tensor] = []
+    for done in range(0, n, CHUNK):
+        report(done)
+        chunks.append(model.sample(min(CHUNK, n - done), generator=generator).cpu())
+    return torch.cat(chunks)
+
+
+@torch.no_grad()
+def draw_log_weights(likelihood: HasLikelihood, x: Tensor, device: torch.device, generator: Generator) -> Tensor:
+    """One draw of log w for each example, ``(N,)`` float64 on the CPU.
+
+    Raises:
+        ValueError: ``log_weight`` returned another shape than one number an example.
+    """
+    chunks: list[Tensor] = []
+    for part in x.split(CHUNK):
+        log_w = likelihood.log_weight(part.to(device), generator=generator)
+        if log_w.shape != (len(part),):
+            made = f"returned shape {tuple(log_w.shape)} for {len(part)} examples"
+            raise ValueError(f"log_weight {made}; wanted is one number an example, shape ({len(part)},)")
+        chunks.append(log_w.double().cpu())
+    return torch.cat(chunks)

@@ -1,0 +1,178 @@
+"""``genbench evaluate``: measure more on runs and checkpoints, or measure samples of others."""
+
+import glob
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.config.compose import compose_evaluation, overridden
+from bench.errors import UserError
+
+if TYPE_CHECKING:
+    from bench.runs.evaluate import Target
+    from bench.schema import ResultRow
+
+__all__ = ["main"]
+
+HELP = """\
+usage: genbench evaluate [RUN FOLDER | CHECKPOINT | GLOB ...] [KEY=VALUE ...]
+       genbench evaluate samples=FILE data=NAME [label=NAME] [KEY=VALUE ...]
+
+Measure what is asked and not measured yet. Nothing is trained; rows are added to the runs, and their leaderboard is
+printed again. Without metric=[...] the metrics of each run are meant.
+
+  genbench evaluate 'runs/quickstart/*' metric=[birthday] evaluate.n_samples=5000
+  genbench evaluate runs/mnist5k/RUN metric=[fid] metric.fid.features=pixels
+  genbench evaluate RUN/final.ckpt evaluate.n_draws=256 out=tight.jsonl
+  genbench evaluate RUN data.path=/elsewhere/table.csv
+  genbench evaluate samples=fakes.npz label=theirs data=mnist5k metric=[fid,inception_score,birthday]
+
+Samples are a .npy, .npz or .pt file or a folder of images, in the data's own space (images: levels 0 .. L-1).
+rerun=true measures again; out=FILE.jsonl writes the rows that were asked for; trust=[PACKAGE] allows your own package.
+"""
+
+_KEY = re.compile(r"(\+{0,2}|~)[A-Za-z_][\w.@/]*=")
+_ASKED = ("metric", "evaluate", "trust", "rerun", "out", "runs_dir", "results_dir", "hydra", "features")
+_FLAGS = {"--metric": "metric", "--samples": "evaluate.n_samples", "--draws": "evaluate.n_draws", "--trust": "trust",
+          "--out": "out"}  # fmt: skip
+
+
+def main(arguments: list[str]) -> int:
+    """Measure what the arguments ask for.
+
+    Returns:
+        0, or 1 if a metric failed.
+
+    Raises:
+        UserError: A mistake in the command, or nothing to measure.
+    """
+    if {"-h", "--help"} & set(arguments):
+        print(HELP, end="")
+        return 0
+    places, overrides = _split(_without_flags(arguments))
+    keys = {key: value for text in overrides for key, value in [overridden(text)]}
+    if "samples" in keys and places:
+        raise UserError(f"{places[0]}: either runs or samples=... can be measured, not both at once")
+    out = keys.get("out")
+    if out is not None and not Path(str(out)).absolute().parent.is_dir():  # before the minutes that the rows take
+        raise UserError(f"out={out}: there is no folder {Path(str(out)).parent}; make it first")
+    if "samples" in keys:
+        rows, leaderboards = _samples(overrides, keys)
+    elif places:
+        rows, leaderboards = _runs(places, overrides, keys)
+    else:
+        raise UserError("evaluate: name a run's folder or a checkpoint, or give samples=FILE; --help shows examples")
+    return _finish(rows, leaderboards, out)
+
+
+def _without_flags(arguments: list[str]) -> list[str]:
+    """The arguments with the flags of earlier versions as KEY=VALUE: ``--draws 4`` is ``evaluate.n_draws=4``."""
+    made: list[str] = []
+    lists: dict[str, list[str]] = {"metric": [], "trust": []}
+    rest = iter(arguments)
+    for text in rest:
+        flag, joined, value = text.partition("=")
+        if flag not in _FLAGS:
+            if text.startswith("-"):
+                raise UserError(f"evaluate {text}: no such option; options are KEY=VALUE, --help shows examples")
+            made.append(text)
+            continue
+        if not joined:
+            value = next(rest, "")
+        key = _FLAGS[flag]
+        if key in lists:
+            lists[key].append(value)
+        else:
+            made.append(f"{key}={value}")
+    return made + [f"{key}=[{','.join(values)}]" for key, values in lists.items() if values]
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Places and overrides. What exists is a place, whatever its name."""
+    overrides = [text for text in arguments if _KEY.match(text) and not Path(text).exists()]
+    return [text for text in arguments if text not in overrides], overrides
+
+
+def _runs(
+    places: list[str], overrides: list[str], keys: dict[str, Any]
+) -> tuple[list["ResultRow"], set[tuple[Path, Path]]]:
+    from bench.runs.evaluate import Asked, evaluate_run
+
+    for key in keys:
+        group = re.split(r"[.@/]", key)[0]
+        if group not in (*_ASKED, "data") or key == "data":
+            raise UserError(f"{key}: a run is measured as it was trained; `genbench run` trains with another {group}")
+    data = {key.removeprefix("data."): value for key, value in keys.items() if key.startswith("data.")}
+    if isinstance(data.get("path"), str):
+        data["path"] = str(Path(data["path"]).expanduser().absolute())
+    ours = [text for text in overrides if not overridden(text)[0].startswith("data.")]
+    asked = Asked(
+        compose=lambda defaults: compose_evaluation(ours, defaults), metrics_named="metric" in keys,
+        checkpoints_named="evaluate.checkpoints" in keys, data=data,
+    )  # fmt: skip
+    rows: list[ResultRow] = []
+    leaderboards: set[tuple[Path, Path]] = set()
+    for target in _targets(places):
+        measured, spec, folder = evaluate_run(target, asked)
+        rows += measured
+        leaderboards.add((folder.parent, spec.results_dir))
+    return rows, leaderboards
+
+
+def _targets(places: Iterable[str]) -> list["Target"]:
+    """The runs that the places name: folders, checkpoints, patterns of them, and folders full of runs."""
+    from bench.runs.evaluate import target_of
+
+    targets = []
+    for place in places:
+        path = Path(place).expanduser()
+        found = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+        if not found:
+            what = "no such run" if not glob.has_magic(place) else "nothing matches"
+            raise UserError(f"{place}: {what}; give the folder of a run, as in runs/NAME/RUN, or its best.ckpt")
+        here = [target for one in found for target in _at(one, target_of)]
+        if not here:
+            raise UserError(f"{place}: is no run and holds none; give a folder with config.json and best.ckpt")
+        targets += here
+    return targets
+
+
+def _at(path: Path, target_of: Any) -> list["Target"]:
+    target = target_of(path)
+    inside = [path] if target is not None or not path.is_dir() else sorted(path.iterdir())
+    if target is not None:
+        return [target]
+    return [found for one in inside if one.is_dir() for found in [target_of(one)] if found is not None]
+
+
+def _samples(overrides: list[str], keys: dict[str, Any]) -> tuple[list["ResultRow"], set[tuple[Path, Path]]]:
+    from bench.data.formats.samples import read_samples, sha256_of
+    from bench.runs.evaluate import evaluate_samples
+
+    config = compose_evaluation(overrides, [])
+    path = Path(str(config["samples"])).expanduser()
+    label = str(config["label"] or path.stem)
+
+    def read(data: Any) -> Any:
+        x = read_samples(path, data.spec)
+        return x, sha256_of(x)
+
+    rows, folder = evaluate_samples(config, read, label)
+    return rows, {(folder.parent, Path(config["results_dir"]))}
+
+
+def _finish(rows: list["ResultRow"], leaderboards: set[tuple[Path, Path]], out: Any) -> int:
+    from bench.rows.store import write_rows
+    from bench.schema import Status
+    from bench.tables.leaderboard import publish
+
+    if out is not None:
+        write_rows(Path(str(out)), rows)
+    for folder, results in sorted(leaderboards):
+        publish(folder, results, folder.name)
+    failed = [row for row in rows if row.status is Status.FAILED]
+    for row in failed:
+        print(f"genbench: {row.run_id}: {row.metric} failed: {row.reason}", file=sys.stderr)
+    return 1 if failed else 0

@@ -1,0 +1,95 @@
+"""``genbench run``: compose, check, train and measure what is missing, tabulate."""
+
+from bench.config.compose import compose_runs, flags_of, launch
+from bench.config.spec import RunSpec
+from bench.config.trust import check_targets
+from bench.errors import UserError
+from bench.runs.folder import Outcome, RunFolder
+from bench.runs.sweep import report
+
+__all__ = ["main"]
+
+USAGE = "genbench run [-m] [--cfg job] [KEY=VALUE ...]"
+HELP = f"""\
+usage: {USAGE}
+
+Train and evaluate one model, or with -m every combination of comma-separated values, and print the leaderboard.
+
+  genbench run model=vae data=mnist5k            one run
+  genbench run -m model=vae,dcgan seed=0,1,2     a sweep; finished runs are not run again
+  genbench run experiment=quickstart             a sweep that an experiment file describes
+  genbench run model=vae --cfg job               show the configuration and stop
+
+`genbench list` names the models, data sets and metrics; conf/run.yaml holds every key with its default.
+Of a run that is trained, only what is not measured yet is measured: another metric, another n, other features.
+Results: runs/NAME/RUN/ for each run, results/leaderboard/NAME.{{md,csv,tex}} for the comparison.
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Run what the arguments ask for.
+
+    Returns:
+        0 if every run ended well, 1 if one failed, 2 for a mistake in the command.
+
+    Raises:
+        UserError: A mistake in the command; nothing was started.
+    """
+    if {"-h", "--help"} & set(arguments):
+        print(HELP, end="")
+        return 0
+    flags = flags_of(arguments, USAGE)
+    if flags.shell_completion:
+        launch(arguments, lambda config: None)
+        return 0
+    specs = [RunSpec.parse(config) for config in compose_runs(flags.overrides, multirun=flags.multirun)]
+    for spec in specs:
+        check_targets(spec.config)
+    if flags.cfg or flags.info:  # shown, not run
+        launch(arguments, lambda config: None)
+        return 0
+    outcomes = run_missing(specs, arguments)
+    return report(specs, outcomes)
+
+
+def run_missing(specs: list[RunSpec], arguments: list[str]) -> dict[str, Outcome]:
+    """Do what is left of the runs. Where nothing is, neither torch nor Hydra's launcher is asked.
+
+    Returns:
+        How the runs of this process ended, by run_id; those of other launchers' processes leave it in their folders.
+    """
+    done = {
+        spec.run_id: Outcome(spec.run_id, RunFolder(spec.folder).outcome(spec.run_id).ended, before=True)
+        for spec in specs
+        if not spec.rerun and RunFolder(spec.folder).finished(spec)
+    }
+    left = [spec for spec in specs if spec.run_id not in done]
+    if not left:
+        return done
+    _check(left)
+    seen: dict[str, Outcome] = {}
+
+    def task(config: dict[str, object]) -> None:
+        """One run, as Hydra's launcher calls it: here, or in a process of its own."""
+        from bench.config.build import checked
+        from bench.runs.run import execute
+
+        spec = checked(config)
+        seen[spec.run_id] = execute(spec)
+
+    launch(arguments, task)
+    return {**done, **seen}
+
+
+def _check(specs: list[RunSpec]) -> None:
+    """Refuse what can be known to be wrong before anything is trained, and before Hydra says it with a traceback."""
+    from bench.config.build import check_arguments
+
+    for spec in specs:
+        check_arguments(spec.config)
+    for key in ("runs_dir", "results_dir"):
+        for folder in {getattr(spec, key) for spec in specs}:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"{key}={folder}: {error.strerror}; give another folder") from error

@@ -1,0 +1,144 @@
+"""From a run's checkpoint, a known density or a failure to rows."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from bench.checkpoint import Progress, load_weights
+from bench.config.build import build_metrics, build_model
+from bench.config.spec import Measurement, RunSpec, digest
+from bench.data.base import Data
+from bench.evaluation.evaluate import evaluate
+from bench.evaluation.pictures import Landscape, draw_samples, landscape
+from bench.evaluation.rows import rows_of
+from bench.features.base import Note
+from bench.provenance import device_name, git_state, versions
+from bench.rng import seeded
+from bench.schema import ResultRow, Status
+from bench.seeds import derive_seed
+from bench.subjects.base import Origin, Report, Subject, silent
+from bench.subjects.density import KnownDensity
+from bench.subjects.examples import Examples
+from bench.subjects.trained import FailedModel, TrainedModel
+from models.base import ClosedForm, GenerativeModel, HasLikelihood
+
+__all__ = ["failed_run", "known_density", "measure", "measure_density", "save_picture", "trained_model"]
+
+log = logging.getLogger("genbench")
+
+
+def trained_model(spec: RunSpec, data: Data, checkpoint: str, path: Path) -> TrainedModel:
+    """The model of a checkpoint, in full float32 on the GPU where there is one.
+
+    Arguments:
+        checkpoint: What its rows call it: ``best`` or ``final``.
+        path: The file.
+
+    Raises:
+        UserError: The file cannot be read, or is of another model.
+    """
+    with seeded(derive_seed(spec.seed, "init")):
+        model = build_model(spec.model, data.spec)
+    progress = load_weights(model, path)
+    model.to("cuda" if spec.hardware.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+    return TrainedModel(model, progress, spec.seed, _origin(spec, model, checkpoint, progress))
+
+
+def failed_run(spec: RunSpec, data: Data, checkpoint: str, reason: str) -> FailedModel:
+    """A run that ended before there was anything to measure."""
+    with seeded(derive_seed(spec.seed, "init")):
+        model = build_model(spec.model, data.spec)
+    return FailedModel(model, reason, _origin(spec, model, checkpoint, Progress()))
+
+
+def known_density(spec: RunSpec, data: Data) -> KnownDensity | None:
+    """The data's own density, where it is known. It knows nothing of the run: its rows are the same for all runs."""
+    if data.log_density is None:
+        return None
+    key = digest({"density": spec.data})
+    commit, dirty = git_state()
+    origin = Origin(
+        run_id=f"{spec.choices['data'].replace('/', '-')}-oracle-{key[:8]}", training_key=key, group=key,
+        model="oracle", model_family="data", checkpoint="best", n_params=0, git_commit=commit, dirty=dirty,
+        device=device_name("cpu", 1), versions=versions(),
+    )  # fmt: skip
+    return KnownDensity(data.log_density, origin)
+
+
+def measure(
+    subject: Subject,
+    data: Data,
+    measurements: Sequence[Measurement],
+    *,
+    seed: int,
+    report: Report = silent,
+    note: Note | None = None,
+) -> tuple[list[ResultRow], Examples]:
+    """The rows of a subject, and the examples they were computed from.
+
+    Arguments:
+        measurements: Of one checkpoint.
+        seed: Base of what metrics draw.
+    """
+    metrics = build_metrics({measurement.name: measurement.node for measurement in measurements})
+    examples = Examples(subject, data, seed=seed, report=report, note=note)
+    with seeded(derive_seed(seed, "evaluate")):
+        estimates = evaluate(examples, metrics)
+    return rows_of(estimates, measurements, subject.origin, data.spec), examples
+
+
+def measure_density(subject: KnownDensity, data: Data, measurements: Sequence[Measurement]) -> list[ResultRow]:
+    """The rows that are made of log-weights; nobody misses samples of a density, so there are no others."""
+    rows, _ = measure(subject, data, measurements, seed=0)
+    return [row for row in rows if row.status is Status.OK and row.n_draws is not None]
+
+
+def save_picture(subject: TrainedModel, examples: Examples, n: int, path: Path) -> None:
+    """Save n samples and, of data in the plane, the density, as ``<path>.npz`` and ``<path>.png``.
+
+    A model that cannot make any keeps its other numbers.
+    """
+    try:
+        with seeded(derive_seed(subject.seed, "evaluate", "picture")):
+            samples, density = examples.samples(n), _landscape(subject, examples.data)
+    except Exception:  # whatever a model trips over; the metrics that need it have said so in their rows
+        log.exception("no picture: the model cannot be sampled or its density not be computed")
+        return
+    draw_samples(samples, examples.spec.levels, path, density)
+
+
+def _landscape(subject: TrainedModel, data: Data) -> Landscape | None:
+    """The plane's density under the model and under the truth, which samples alone show poorly."""
+    model = subject.model
+    if data.spec.shape != (2,) or data.spec.levels is not None:
+        return None
+    if not isinstance(model, HasLikelihood):
+        return landscape(data.test.x, None, data.log_density)
+    generator = torch.Generator(device=model.device)
+    generator.manual_seed(derive_seed(subject.seed, "evaluate", "landscape"))
+    with torch.no_grad():
+        return landscape(
+            data.test.x, lambda x: model.log_weight(x.to(model.device), generator=generator), data.log_density
+        )
+
+
+def _origin(spec: RunSpec, model: GenerativeModel, checkpoint: str, progress: Progress) -> Origin:
+    commit, dirty = git_state()
+    libraries = versions()
+    if progress.commit not in ("", commit):
+        libraries += f", evaluated at commit {commit[:10]}"
+    hardware = spec.hardware
+    # Evaluation is on the CPU where there is no CUDA: an Apple GPU has no float64.
+    device = device_name(hardware.accelerator if torch.cuda.is_available() else "cpu", hardware.devices)
+    if progress.device not in ("", device):  # its times are not those of a run on either alone
+        device = f"{progress.device}, evaluated on {device}"
+    return Origin(
+        run_id=spec.run_id, training_key=spec.training_key, group=spec.group, model=spec.choices["model"],
+        model_family=model.family, checkpoint=checkpoint, seed=spec.seed, n_params=model.n_parameters,
+        budget="one pass" if isinstance(model, ClosedForm) else spec.schedule.budget,
+        examples_seen=progress.best_examples if checkpoint == "best" else progress.examples_seen,
+        train_seconds=progress.train_seconds, git_commit=progress.commit or commit,
+        dirty=True if progress.dirty else dirty, device=device, precision=hardware.precision, versions=libraries,
+    )  # fmt: skip

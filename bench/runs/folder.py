@@ -1,0 +1,267 @@
+"""A run's folder: the names of what lies in it, who is at work there, how the run ended, and what it still lacks.
+
+Imports no torch, so that a finished run is recognised at once.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from bench.config.spec import Measurement, Node, RunSpec, digest
+from bench.errors import UserError
+from bench.files import durable_write, sweep_orphans
+from bench.rows.store import read_rows, write_rows
+from bench.schema import ResultRow, Status
+
+__all__ = ["Ended", "Outcome", "RunFolder", "fingerprint"]
+
+
+class Ended(StrEnum):
+    """How a run ended."""
+
+    OK = "ok"
+    DIVERGED = "diverged"
+    FAILED = "failed"
+    KILLED = "killed"
+    TIMED_OUT = "timed out"
+    OUT_OF_MEMORY = "out of memory"
+    INTERRUPTED = "interrupted"
+    REFUSED = "refused"  # a mistake that the user can mend; nothing was measured
+
+    @property
+    def exit_code(self) -> int:
+        """0 for ok, 2 for a mistake that the user can mend, 130 after Ctrl-C, else 1."""
+        return {Ended.OK: 0, Ended.REFUSED: 2, Ended.INTERRUPTED: 130}.get(self, 1)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended, and why in words.
+
+    Attributes:
+        before: Whether nothing was left to do.
+    """
+
+    run_id: str
+    ended: Ended
+    reason: str = ""
+    before: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        return self.ended.exit_code
+
+
+class RunFolder:
+    """The folder of one training: ``runs/NAME/DATA-MODEL-sSEED-KEY``.
+
+    It holds the configuration (``config.json``), the checkpoints, the rows of everything measured on them
+    (``rows.jsonl``), samples and their pictures, a log (``run.log``), and two markers. ``trained.json`` says that
+    training came to its end and on which bytes of data. ``done.json`` says how the latest command ended.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.json"
+        self.rows = path / "rows.jsonl"
+        self.log = path / "run.log"
+        self.last = path / "last.ckpt"
+        self._done = path / "done.json"
+        self._trained = path / "trained.json"
+        self._lock = path / ".lock"
+
+    def checkpoint(self, name: str) -> Path:
+        """``best.ckpt`` or ``final.ckpt``: weights to evaluate."""
+        return self.path / f"{name}.ckpt"
+
+    def samples(self, checkpoint: str) -> Path:
+        """Where samples go, less the endings ``.npz`` and ``.png``."""
+        return self.path / f"samples-{checkpoint}"
+
+    @contextlib.contextmanager
+    def locked(self, *, follower: bool = False) -> Iterator[None]:
+        """Make the folder and hold it: two runs of one configuration would overwrite each other's checkpoints.
+
+        Arguments:
+            follower: Another process of the same run holds it.
+
+        Raises:
+            UserError: Another process is at work there, or the folder cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = self._lock.open("w")
+        except OSError as error:
+            raise UserError(
+                f"run folder {self.path}: {error.strerror}; give another one with runs_dir=FOLDER"
+            ) from error
+        with lock:
+            if not follower:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise UserError(
+                        f"run folder {self.path}: another process is at work there; wait for it to end"
+                    ) from None
+                sweep_orphans(self.path)
+            yield
+
+    # What is there.
+
+    def finished(self, spec: RunSpec) -> bool:
+        """Whether the latest command ended well and everything that ``spec`` asks for is measured.
+
+        Data at a path of the user's that look changed (names, sizes, times) count as changed until they are read.
+        """
+        ended_well = _read(self._done).get("ended") == Ended.OK
+        return ended_well and self.trained(spec) and not self.missing(spec) and self.data_seen(spec.data)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the latest command came to an end, good or bad: an interrupted one leaves no marker."""
+        return self._done.exists()
+
+    def trained(self, spec: RunSpec) -> bool:
+        """Whether training under this key came to its end, and its checkpoints are here."""
+        there = all(self.checkpoint(name).is_file() for name in ("best", "final"))
+        return there and _read(self._trained).get("training_key") == spec.training_key
+
+    def data_seen(self, node: Node) -> bool:
+        """Whether the data look as they did when they were last read. So do data that are gone: what was measured
+        stands."""
+        now = fingerprint(node)
+        return now in ("", _read(self._trained).get("fingerprint"))
+
+    @property
+    def data_revision(self) -> str:
+        """Of the data it was trained on; empty where training has not come to its end."""
+        return str(_read(self._trained).get("data_revision", ""))
+
+    def missing(self, spec: RunSpec) -> tuple[Measurement, ...]:
+        """What is asked for and not measured yet, or failed."""
+        known = self.measured(spec.training_key)
+        return tuple(measurement for measurement in spec.measurements if measurement.key not in known)
+
+    def measured(self, training_key: str) -> set[str]:
+        """The measuring keys under which there are rows, none of them failed."""
+        rows = [row for row in self._rows_that_count() if row.training_key == training_key]
+        failed = {row.measuring_key for row in rows if row.status is Status.FAILED}
+        return {row.measuring_key for row in rows} - failed
+
+    def read_rows(self) -> list[ResultRow]:
+        """The rows there are, whatever they are worth; none where the file cannot be read."""
+        try:
+            return read_rows(self.rows) if self.rows.exists() else []
+        except UserError:
+            return []
+
+    def rows_of(self, measurements: Sequence[Measurement]) -> list[ResultRow]:
+        """The rows of these measurements."""
+        keys = {measurement.key for measurement in measurements}
+        return [row for row in self.read_rows() if row.measuring_key in keys]
+
+    def _rows_that_count(self) -> list[ResultRow]:
+        """The rows; none where they were changed by somebody, cannot be read, or are of an earlier training."""
+        if not self.rows.exists():
+            return []
+        now = _sha256(self.rows)
+        if now != _read(self._done).get("rows_sha256", now) or now == _read(self._trained).get("rows_before"):
+            return []
+        return self.read_rows()
+
+    def outcome(self, run_id: str) -> Outcome:
+        """How the latest command ended, as the folder tells: it may have been another process's."""
+        done = _read(self._done)
+        try:
+            return Outcome(run_id, Ended(done["ended"]), str(done["reason"]))
+        except (KeyError, ValueError):
+            return Outcome(run_id, Ended.KILLED, f"ended without a word; see {self.log}")
+
+    # What changes.
+
+    def begin(self, spec: RunSpec) -> None:
+        """Take back the marker of an ended command, and write the configuration. Rows that were damaged go."""
+        if self.rows.exists() and not self._rows_that_count() and _read(self._trained).get("rows_before") is None:
+            self.rows.unlink()
+        self._done.unlink(missing_ok=True)
+        durable_write(self.config, json.dumps(spec.config, indent=2))
+
+    def train_anew(self) -> None:
+        """Forget that training came to its end, and what it would go on from. Its rows stay until there are others."""
+        self._trained.unlink(missing_ok=True)
+        self.last.unlink(missing_ok=True)
+
+    def note_trained(self, spec: RunSpec, data_revision: str) -> None:
+        """Mark training as ended, on these data. Rows that are here were measured on an earlier training."""
+        self._note(spec, data_revision, _sha256(self.rows))
+
+    def note_data(self, spec: RunSpec) -> None:
+        """Mark the data at the user's path, which look changed, as the same that it was trained on."""
+        marker = _read(self._trained)
+        self._note(spec, marker["data_revision"], marker["rows_before"])
+
+    def _note(self, spec: RunSpec, data_revision: str, rows_before: str) -> None:
+        marker = {"training_key": spec.training_key, "data_revision": data_revision, "rows_before": rows_before}
+        durable_write(self._trained, json.dumps({**marker, "fingerprint": fingerprint(spec.data)}))
+
+    def add_rows(self, rows: Sequence[ResultRow], *, alone: bool = False) -> None:
+        """Write rows. Those measured before under the same keys go, and with ``alone`` all others too."""
+        new = {_key(row) for row in rows} | {_old_key(row) for row in rows}
+        before = [] if alone else self._rows_that_count()
+        kept = [row for row in before if (_key(row) if row.measuring_key else _old_key(row)) not in new]
+        write_rows(self.rows, [*kept, *rows])
+
+    def end(self, outcome: Outcome) -> None:
+        """Leave the marker that says how the command ended."""
+        content = {"ended": outcome.ended, "reason": outcome.reason, "rows_sha256": _sha256(self.rows)}
+        durable_write(self._done, json.dumps(content))
+        if outcome.ended is Ended.OK:
+            self.last.unlink(missing_ok=True)
+
+
+def fingerprint(node: Node) -> str:
+    """Names, sizes and times of the files at the path of a data configuration, hashed; empty where there is none.
+
+    It differs where the files' content differs, unless somebody sets their times back. Nothing is read.
+    """
+    path = node.get("path")
+    if not isinstance(path, str):
+        return ""
+    place = Path(path).expanduser()
+    files = sorted(place.rglob("*")) if place.is_dir() else [place]
+    try:
+        found = [(str(file.relative_to(place)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    except OSError:
+        return ""
+    return digest(found)
+
+
+def _key(row: ResultRow) -> tuple[object, ...]:
+    return (row.training_key, row.checkpoint, row.measuring_key)
+
+
+def _old_key(row: ResultRow) -> tuple[object, ...]:
+    """What told numbers apart before they had a measuring key."""
+    return (row.training_key, row.checkpoint, row.protocol)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A marker's content; empty where there is none that can be read."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""

@@ -1,0 +1,79 @@
+"""What is measured: a trained model, a known density, somebody's samples. A metric does not know which."""
+
+from abc import ABC
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from bench.errors import UnavailableError
+from bench.schema import Source
+
+__all__ = ["Origin", "Report", "Subject", "silent"]
+
+Report = Callable[[str, int, int], None]
+"""Called as ``report(what, done, total)`` while something is computed."""
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """A report that nobody hears."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a subject comes from: what its rows say besides the numbers. Fields as in ``bench.schema.ResultRow``."""
+
+    run_id: str
+    training_key: str
+    group: str
+    model: str
+    model_family: str
+    checkpoint: str
+    seed: int = 0
+    n_params: int | None = None
+    budget: str = "none"
+    examples_seen: int = 0
+    train_seconds: float = 0.0
+    git_commit: str = ""
+    dirty: bool | None = None
+    device: str = ""
+    precision: str = "32-true"
+    versions: str = ""
+    source: Source = Source.MEASURED
+
+
+class Subject(ABC):
+    """Something that can be measured. Each method answers, or raises UnavailableError with the reason in words.
+
+    All tensors come out on the CPU. The same question has the same answer, whatever else was asked before.
+
+    Attributes:
+        origin: For its rows.
+        relation: How its ``log_weights`` relate to log p(x): ``exact``, ``lower_bound`` or ``estimate``; empty where it
+            has no likelihood.
+        cost_names: What it counts besides the costs that everything has; known without counting.
+    """
+
+    origin: Origin
+    relation: str = ""
+    cost_names: tuple[str, ...] = ()
+
+    def samples(self, n: int, report: Report = silent) -> Tensor:
+        """``(n, *shape)`` samples, or fewer where there are no more, in the data's own space and dtype."""
+        raise UnavailableError("there is nothing to sample")
+
+    def log_weights(self, x: Tensor, draws: int, report: Report = silent) -> Tensor:
+        """``(K, N)`` float64 draws of log w with E[w] = p(x), in nats; K = 1 if that is exact, else ``draws``."""
+        raise UnavailableError("the model has no likelihood")
+
+    def codes(self, x: Tensor) -> Tensor:
+        """``(N, Z)`` latent codes of examples."""
+        raise UnavailableError("the model has no latent codes")
+
+    def costs(self, x: Tensor) -> dict[str, float]:
+        """Costs by name, those known: parameters, seconds, speeds, and the counts of ``cost_names``.
+
+        Arguments:
+            x: Examples on which calls are counted.
+        """
+        raise UnavailableError("there is no model")

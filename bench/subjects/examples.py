@@ -1,0 +1,128 @@
+"""What the metrics of one subject share, computed once: samples, log-weights, features."""
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from bench.data.base import Data
+from bench.errors import UnavailableError
+from bench.features.base import Classifier, Extractor, Note, Recipe
+from bench.schema import DataSpec
+from bench.subjects.base import Report, Subject, silent
+
+__all__ = ["Examples"]
+
+
+class Examples:
+    """Real examples, the subject's samples and its log-weights, with their features. Tensors are on the CPU.
+
+    Nothing is computed before it is asked for, and nothing twice. What cannot be had raises UnavailableError with the
+    reason; a metric asks for what may be lacking before it asks for what takes long.
+
+    Arguments:
+        subject: What is measured.
+        data: The data set; its test split is what is reported on.
+        seed: For metrics that draw random numbers: they derive from it and never use the global generator.
+        report: Told what is being computed.
+        note: Told a line where something takes a while.
+    """
+
+    def __init__(
+        self, subject: Subject, data: Data, *, seed: int, report: Report = silent, note: Note | None = None
+    ) -> None:
+        self.subject = subject
+        self.data = data
+        self.seed = seed
+        self.report = report
+        self._note = note
+        self._samples: dict[int, Tensor] = {}
+        self._log_weights: dict[int, Tensor] = {}
+        self._extractors: list[tuple[Recipe, Data, Extractor]] = []
+        self._features: dict[tuple[int, int], tuple[Extractor, Tensor, Tensor]] = {}
+        self._probabilities: dict[tuple[int, int], tuple[Extractor, Tensor, Tensor]] = {}
+
+    @property
+    def spec(self) -> DataSpec:
+        return self.data.spec
+
+    @property
+    def real(self) -> Tensor:
+        """The test split, ``(N, *shape)``, in the data's own dtype."""
+        return self.data.test.x
+
+    @cached_property
+    def held_out(self) -> Tensor:
+        """Validation and test split together: real examples that no model was trained on."""
+        return torch.cat([self.data.val.x, self.data.test.x])
+
+    def samples(self, n: int) -> Tensor:
+        """Samples of the subject, ``(n, *shape)``, or fewer where it has no more.
+
+        Raises:
+            UnavailableError: The subject cannot be sampled.
+            ValueError: Its samples are of another shape or dtype than the data, or not finite.
+        """
+        if n not in self._samples:
+            made, real = self.subject.samples(n, self.report), self.real
+            if made.dtype != real.dtype or made.shape[1:] != real.shape[1:]:
+                raise ValueError(f"the model's samples are {made.dtype} {tuple(made.shape)}, "
+                                 f"the data {real.dtype} {tuple(real.shape)}")  # fmt: skip
+            if made.is_floating_point() and not torch.isfinite(made).all():
+                raise ValueError("samples contain NaN or infinity")
+            self._samples[n] = made
+        return self._samples[n]
+
+    def log_weights(self, draws: int) -> Tensor:
+        """``(K, N)`` float64 draws of log w on ``real``, in nats; K = 1 if the likelihood is exact, else ``draws``."""
+        if draws not in self._log_weights:
+            self._log_weights[draws] = self.subject.log_weights(self.real, draws, self.report)
+        return self._log_weights[draws]
+
+    @property
+    def relation(self) -> str:
+        """How the log-weights relate to log p(x); empty where there is no likelihood."""
+        return self.subject.relation
+
+    def need(self, recipe: Recipe, data: Data | None = None) -> None:
+        """Raise UnavailableError where there is no such extractor for the data (the subject's, unless given)."""
+        reason = recipe.lacks(self.data if data is None else data)
+        if reason:
+            raise UnavailableError(reason)
+
+    def extractor(self, recipe: Recipe, data: Data | None = None) -> Extractor:
+        """The extractor that a recipe makes for the data. Two equal recipes have one extractor."""
+        data = self.data if data is None else data
+        self.need(recipe, data)
+        for known, of, extractor in self._extractors:
+            if _same(known, recipe) and of is data:
+                return extractor
+        self._extractors.append((recipe, data, recipe.extractor(data, self._note)))
+        return self._extractors[-1][2]
+
+    def classifier(self, recipe: Recipe, data: Data | None = None) -> Classifier:
+        """The same, where class probabilities are needed as well."""
+        extractor = self.extractor(recipe, data)
+        if not isinstance(extractor, Classifier):
+            raise UnavailableError(f"{extractor.name} gives features but no class probabilities")
+        return extractor
+
+    def features(self, extractor: Extractor, x: Tensor) -> Tensor:
+        """``(N, F)`` features, computed once for each tensor."""
+        # The extractor and the tensor are kept beside the result, so that their ids cannot be given to others.
+        key = (id(extractor), id(x))
+        if key not in self._features:
+            self._features[key] = (extractor, x, extractor.features(x))
+        return self._features[key][2]
+
+    def probabilities(self, classifier: Classifier, x: Tensor) -> Tensor:
+        """``(N, classes)`` class probabilities, computed once for each tensor."""
+        key = (id(classifier), id(x))
+        if key not in self._probabilities:
+            self._probabilities[key] = (classifier, x, classifier.probabilities(x))
+        return self._probabilities[key][2]
+
+
+def _same(a: Recipe, b: Recipe) -> bool:
+    """Whether two recipes are the same: recipes without settings always are, others where they are one object."""
+    return a is b or (type(a) is type(b) and not vars(a))

@@ -1,0 +1,113 @@
+"""A trained model, and one whose training failed."""
+
+import time
+
+import torch
+from torch import Generator, Tensor
+
+from bench.checkpoint import Progress
+from bench.chunks import CHUNK, draw_log_weights, draw_samples
+from bench.errors import BrokenError, UnavailableError
+from bench.seeds import derive_seed
+from bench.subjects.base import Origin, Report, Subject, silent
+from models.base import Autoencodes, GenerativeModel, HasLikelihood, ReportsCost
+
+__all__ = ["FailedModel", "TrainedModel"]
+
+
+class TrainedModel(Subject):
+    """A model on its device, in evaluation mode.
+
+    Arguments:
+        model: With its weights.
+        progress: Of its training, for the costs.
+        seed: The run's; samples, draws and counts come from streams derived from it.
+    """
+
+    def __init__(self, model: GenerativeModel, progress: Progress, seed: int, origin: Origin) -> None:
+        self.model = model.eval()
+        self.progress = progress
+        self.seed = seed
+        self.origin = origin
+        self.relation = model.relation if isinstance(model, HasLikelihood) else ""
+        self.cost_names = model.cost_names if isinstance(model, ReportsCost) else ()
+        self._samples_per_second: float | None = None
+
+    def samples(self, n: int, report: Report = silent) -> Tensor:
+        if self.model.cannot_sample:
+            raise UnavailableError(f"the model cannot be sampled: {self.model.cannot_sample}")
+        start = time.perf_counter()
+        drawn = draw_samples(self.model, n, self._generator("samples"), lambda done: report("sampling", done, n))
+        self._samples_per_second = n / max(time.perf_counter() - start, 1e-9)
+        return drawn
+
+    def log_weights(self, x: Tensor, draws: int, report: Report = silent) -> Tensor:
+        model = self.model
+        if not isinstance(model, HasLikelihood):
+            raise UnavailableError("the model has no likelihood")
+        generator = self._generator("log_weight")
+        draws = 1 if model.relation == "exact" else draws
+        rows: list[Tensor] = []
+        for draw in range(draws):
+            report("likelihood", draw, draws)
+            rows.append(draw_log_weights(model, x, model.device, generator))
+        return torch.stack(rows)
+
+    @torch.no_grad()
+    def codes(self, x: Tensor) -> Tensor:
+        model = self.model
+        if not isinstance(model, Autoencodes):
+            raise UnavailableError("the model has no latent codes")
+        generator = self._generator("codes")
+        return torch.cat([model.encode(part.to(model.device), generator=generator).cpu() for part in x.split(CHUNK)])
+
+    def costs(self, x: Tensor) -> dict[str, float]:
+        """Samples per second are those of the last ``samples``; a batch of up to 250 of ``x`` is counted."""
+        progress = self.progress
+        costs = {"parameters": float(self.model.n_parameters), "train_seconds": progress.train_seconds}
+        if progress.train_seconds > 0:
+            costs["train_examples_per_second"] = progress.examples_seen / progress.train_seconds
+        if self._samples_per_second is not None:
+            costs["samples_per_second"] = self._samples_per_second
+        if isinstance(self.model, ReportsCost):
+            batch = x[:CHUNK].to(self.model.device)
+            with torch.no_grad():
+                costs |= self.model.cost_report(batch, generator=self._generator("costs"))
+        return costs
+
+    def _generator(self, use: str) -> Generator:
+        generator = Generator(device=self.model.device)
+        return generator.manual_seed(derive_seed(self.seed, "evaluate", use))
+
+
+class FailedModel(Subject):
+    """A model whose run ended before there was anything to measure.
+
+    What such a model could not do anyway is unavailable; everything else raises BrokenError with the reason. So its
+    rows are ``failed`` where a good run's have values, and ``skipped`` where those are.
+    """
+
+    def __init__(self, model: GenerativeModel, reason: str, origin: Origin) -> None:
+        self.model = model
+        self.reason = reason
+        self.origin = origin
+        self.relation = model.relation if isinstance(model, HasLikelihood) else ""
+        self.cost_names = model.cost_names if isinstance(model, ReportsCost) else ()
+
+    def samples(self, n: int, report: Report = silent) -> Tensor:
+        if self.model.cannot_sample:
+            raise UnavailableError(f"the model cannot be sampled: {self.model.cannot_sample}")
+        raise BrokenError(self.reason)
+
+    def log_weights(self, x: Tensor, draws: int, report: Report = silent) -> Tensor:
+        if not isinstance(self.model, HasLikelihood):
+            raise UnavailableError("the model has no likelihood")
+        raise BrokenError(self.reason)
+
+    def codes(self, x: Tensor) -> Tensor:
+        if not isinstance(self.model, Autoencodes):
+            raise UnavailableError("the model has no latent codes")
+        raise BrokenError(self.reason)
+
+    def costs(self, x: Tensor) -> dict[str, float]:
+        raise BrokenError(self.reason)

@@ -1,0 +1,56 @@
+"""The score by which checkpoints are selected, on the validation split."""
+
+import functools
+from collections.abc import Callable
+
+import torch
+
+from bench.chunks import draw_log_weights, draw_samples
+from bench.data.base import Data
+from bench.errors import UserError
+from bench.features.classifier import InDomainClassifier
+from bench.metrics.frechet import frechet_distance_from_features
+from bench.seeds import derive_seed
+from models.base import GenerativeModel, HasLikelihood
+
+__all__ = ["VALIDATION_EXAMPLES", "validation_score"]
+
+VALIDATION_EXAMPLES = 2000
+
+
+def validation_score(
+    data: Data, seed: int, note: Callable[[str], None] | None = None
+) -> Callable[[GenerativeModel], float]:
+    """A score of models on the first 2000 validation examples; lower is better.
+
+    It is the negative log-likelihood (one draw, nats) of a model that has one. Of others it is the Fréchet distance of
+    as many samples, on the in-domain classifier's features where the data have a classifier, else on the entries.
+
+    Arguments:
+        note: Told a line where something takes a while.
+
+    Raises:
+        UserError: There are fewer than two validation examples.
+    """
+    real = data.val.x[:VALIDATION_EXAMPLES]
+    if len(real) < 2:
+        raise UserError(f"{data.spec.name}: {len(real)} validation examples cannot tell one checkpoint from another; "
+                        "bring at least 20 examples")  # fmt: skip
+    recipe = InDomainClassifier()
+
+    @functools.cache
+    def features() -> Callable[[torch.Tensor], torch.Tensor]:
+        if recipe.lacks(data):
+            return lambda x: x.flatten(1).float()
+        # Scores are taken without gradients, but the classifier may have to be trained first.
+        with torch.enable_grad():
+            return recipe.extractor(data, note).features
+
+    def score(model: GenerativeModel) -> float:
+        generator = torch.Generator(device=model.device).manual_seed(derive_seed(seed, "validate"))
+        if isinstance(model, HasLikelihood):
+            return -float(draw_log_weights(model, real, model.device, generator).mean())
+        fake = draw_samples(model, len(real), generator)
+        return frechet_distance_from_features(features()(fake), features()(real))
+
+    return score

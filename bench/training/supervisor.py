@@ -1,0 +1,233 @@
+"""What a fair comparison needs beyond Lightning's Trainer, in one callback.
+
+A budget in examples or seconds, the same for all models; validation on a schedule counted in examples; the best and the
+last weights; a stop at the first NaN or infinity; and a resume that continues to the same bits.
+"""
+
+import io
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from bench.checkpoint import Progress, export
+from bench.config.spec import Schedule
+from bench.errors import DivergedError
+from bench.probe import Probe
+from bench.rng import rng_state, set_rng_state
+from bench.seeds import derive_seed
+from bench.training.ema import EMA
+from models.base import GenerativeModel
+
+__all__ = ["BEST", "FINAL", "LAST", "Score", "Supervisor", "check_finite", "scored"]
+
+log = logging.getLogger("genbench")
+
+LAST, BEST, FINAL = "last.ckpt", "best.ckpt", "final.ckpt"
+
+Score = Callable[[GenerativeModel], float]
+"""Of a model on the validation split; lower is better. It is deterministic, so that a resumed run selects the same."""
+
+
+class Supervisor(Callback):
+    """The budget, the schedule, the checkpoints and the stop at the first NaN.
+
+    One callback with one hook per step: every further one costs about as much as a small model's forward pass.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        seed: int,
+        folder: Path,
+        config: Mapping[str, Any],
+        validate: Score | None,
+        probes: Sequence[Probe] = (),
+    ) -> None:
+        self.schedule = schedule
+        self.seed = seed
+        self.folder = folder
+        self.config = config
+        self.validate = validate
+        self.probes = tuple(probes)
+        self.progress = Progress()
+        self.total_steps = None if schedule.examples is None else -(-schedule.examples // schedule.batch_size)
+        self.interval = max(1, schedule.validate_every // schedule.batch_size)
+        # After the first step, in which layers that set themselves from data do so eagerly.
+        self.to_compile: list[nn.Module] = []
+        self._restored: dict[str, Any] | None = None
+        self._ema: EMA | None = None
+        self._generator = torch.Generator()
+        self._loss_sum: Tensor | None = None
+        self._outputs: dict[str, Any] = {}
+        self._clock = 0.0
+
+    # Where training stands.
+
+    @property
+    def state_key(self) -> str:
+        return "supervisor"  # not the class's name, which may change
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "progress": asdict(self.progress),
+            "ema": None if self._ema is None else self._ema.state_dict(),
+            "rng": _of_all_processes({"global": rng_state(), "train": self._generator.get_state()}),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._restored = state
+        self.progress = Progress(**state["progress"])
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        model = _generative(module)
+        self._generator = torch.Generator(device=module.device)
+        self._generator.manual_seed(derive_seed(self.seed, "train", trainer.global_rank))
+        model.train_generator = self._generator
+        model.clip_norm = self.schedule.clip_norm
+        if self.schedule.ema_decay is not None:
+            self._ema = EMA(model.averaged(), trainer.optimizers, self.schedule.ema_decay)
+        if self._restored is not None:
+            rng = self._restored["rng"][trainer.global_rank]
+            set_rng_state(rng["global"])
+            self._generator.set_state(rng["train"])
+            if self._ema is not None:
+                self._ema.load_state_dict(self._restored["ema"])
+        for seen, score in self.progress.history:  # a CSV file of curves starts again with every process
+            _log_curve(trainer, {"validation_score": score}, int(seen))
+        self._clock = time.perf_counter()
+
+    # One step.
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        progress = self.progress
+        progress.steps += 1
+        progress.examples_seen += self.schedule.batch_size
+        if not outputs or "loss" not in outputs:
+            raise ValueError("training_step returned no loss: it must return a tensor, or a dictionary with 'loss'")
+        loss = outputs["loss"].detach()
+        self._outputs = outputs
+        while self.to_compile:
+            self.to_compile.pop().compile()
+        # A sum keeps every NaN and infinity, so that a GPU need not be waited for at every step.
+        self._loss_sum = loss if self._loss_sum is None else self._loss_sum + loss
+        spent = progress.steps == self.total_steps
+        if loss.device.type == "cpu" or spent or progress.steps % 50 == 0:
+            if not math.isfinite(self._loss_sum):
+                raise DivergedError(progress.examples_seen, "the loss")
+            self._loss_sum = None
+        now = time.perf_counter()
+        progress.train_seconds += now - self._clock
+        self._clock = now
+        for probe in self.probes:
+            probe.step(_generative(module), progress, outputs)
+        if self.schedule.seconds is not None:
+            late = progress.train_seconds >= self.schedule.seconds
+            spent = spent or trainer.strategy.reduce_boolean_decision(late, all=False)
+        if spent or progress.steps % self.interval == 0:
+            self._end_of_interval(trainer, _generative(module), "budget spent" if spent else "")
+            self._clock = time.perf_counter()
+
+    def _end_of_interval(self, trainer: Trainer, model: GenerativeModel, finished: str) -> None:
+        progress, patience = self.progress, self.schedule.patience
+        check_finite(model, progress.examples_seen)
+        with self._evaluated_weights():
+            score = self._score(trainer, model)
+            probed = self._probed(model, score)
+            _log_curve(trainer, {**self._outputs, **probed, "validation_score": score}, progress.examples_seen)
+            if progress.best_score is None or score is None or score < progress.best_score:
+                progress.best_score, progress.best_examples = score, progress.examples_seen
+                progress.validations_since_best = 0
+                self._export(trainer, model, BEST)
+            else:
+                progress.validations_since_best += 1
+            if patience is not None and progress.validations_since_best >= patience:
+                finished = finished or f"no better score in {patience} validations"
+            progress.finished = finished
+            if finished:
+                self._export(trainer, model, FINAL)
+        trainer.save_checkpoint(self.folder / LAST)
+        trainer.should_stop = bool(finished)
+
+    def _score(self, trainer: Trainer, model: GenerativeModel) -> float | None:
+        if self.validate is None:
+            return None
+        score = scored(self.validate, model) if trainer.is_global_zero else 0.0
+        score = float(trainer.strategy.broadcast(score))
+        if not math.isfinite(score):
+            raise DivergedError(self.progress.examples_seen, "the validation score")
+        self.progress.history.append([self.progress.examples_seen, score])
+        return score
+
+    def _probed(self, model: GenerativeModel, score: float | None) -> dict[str, float]:
+        numbers: dict[str, float] = {}
+        for probe in self.probes:
+            numbers |= probe.validated(model, self.progress, score)
+        return numbers
+
+    def _export(self, trainer: Trainer, model: GenerativeModel, name: str) -> None:
+        if trainer.is_global_zero:
+            export(model, self.folder / name, self.config, self.progress)
+
+    def _evaluated_weights(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._ema is None else self._ema.swapped_in()
+
+
+def _log_curve(trainer: Trainer, values: dict[str, Any], examples_seen: int) -> None:
+    """Single numbers to the tracker, if there is one, over the examples seen."""
+    if trainer.logger is not None:
+        single = {name: float(value) for name, value in values.items() if value is not None and _is_number(value)}
+        try:
+            trainer.logger.log_metrics(single, step=examples_seen)
+        except Exception:  # whatever a tracker trips over, the run is worth more
+            log.exception("the tracker failed; training goes on")
+
+
+def _is_number(value: Any) -> bool:
+    return value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, int | float)
+
+
+def scored(validate: Score, model: GenerativeModel) -> float:
+    """The validation score of a model, which is put into evaluation mode for it and back."""
+    # Compiled code is specialised to training batches; validation has other shapes.
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        score = validate(model)
+    model.train(was_training)
+    return score
+
+
+@torch.no_grad()
+def check_finite(model: nn.Module, examples_seen: int) -> None:
+    """Raise DivergedError if a parameter is NaN or infinite."""
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise DivergedError(examples_seen, f"the parameter {name}")
+
+
+def _of_all_processes(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every process has its own random numbers; the one that writes the checkpoint needs them all."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return [state]
+    # As bytes of our own: gathering tensors as objects goes through a format that torch 2.13 cannot read back.
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    gathered: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, buffer.getvalue())
+    return [torch.load(io.BytesIO(part), weights_only=True) for part in gathered]
+
+
+def _generative(module: LightningModule) -> GenerativeModel:
+    assert isinstance(module, GenerativeModel)
+    return module
