@@ -9,11 +9,11 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import one_hot
 from torch.optim import Optimizer
 
-from models.base import Autoencodes, Batch, GenerativeModel, HasLikelihood, Relation
-from models.distributions import standard_normal
-from models.transforms.base import Transform
-from models.transforms.dequantize import UniformDequantization
-from models.transforms.logit import Logit
+from ..base import Autoencodes, Batch, GenerativeModel, HasLikelihood, Relation
+from ..distributions import standard_normal
+from ..transforms.base import Transform
+from ..transforms.dequantize import UniformDequantization
+from ..transforms.logit import Logit
 
 __all__ = ["Flow", "OptimizerFactory", "at_least", "class_context", "to_reals"]
 

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Iterable
 
-from models.flows.base import Flow, OptimizerFactory, at_least, class_context, to_reals
-from models.transforms.base import Chain, Transform
-from models.transforms.block_autoregressive import BlockAutoregressive
-from models.transforms.flatten import Flatten
-from models.transforms.permute import reversal
+from ..transforms.base import Chain, Transform
+from ..transforms.block_autoregressive import BlockAutoregressive
+from ..transforms.flatten import Flatten
+from ..transforms.permute import reversal
+from .base import Flow, OptimizerFactory, at_least, class_context, to_reals
 
 __all__ = ["BNAF"]
 

@@ -6,13 +6,13 @@ from typing import ClassVar
 
 from torch import Generator, Tensor, nn
 
-from models.base import ReportsCost
-from models.flows.base import Flow, OptimizerFactory, at_least, to_reals
-from models.transforms.actnorm import ActNorm
-from models.transforms.base import Chain, Transform
-from models.transforms.multiscale import MultiScale
-from models.transforms.residual import Residual
-from models.transforms.squeeze import Squeeze
+from ..base import ReportsCost
+from ..transforms.actnorm import ActNorm
+from ..transforms.base import Chain, Transform
+from ..transforms.multiscale import MultiScale
+from ..transforms.residual import Residual
+from ..transforms.squeeze import Squeeze
+from .base import Flow, OptimizerFactory, at_least, to_reals
 
 __all__ = ["Block", "Branch", "ContractiveFlow"]
 

@@ -6,14 +6,14 @@ from typing import ClassVar
 
 from torch import Generator, Tensor
 
-from models.base import Batch, ReportsCost
-from models.flows.base import Flow, OptimizerFactory, at_least, to_reals
-from models.nn.dynamics import ConvDynamics, MLPDynamics
-from models.transforms.base import Chain, Transform
-from models.transforms.continuous import Continuous, Noise, Tolerance
-from models.transforms.jacobian import EXACT_DIM
-from models.transforms.multiscale import MultiScale
-from models.transforms.squeeze import Squeeze
+from ..base import Batch, ReportsCost
+from ..nn.dynamics import ConvDynamics, MLPDynamics
+from ..transforms.base import Chain, Transform
+from ..transforms.continuous import Continuous, Noise, Tolerance
+from ..transforms.jacobian import EXACT_DIM
+from ..transforms.multiscale import MultiScale
+from ..transforms.squeeze import Squeeze
+from .base import Flow, OptimizerFactory, at_least, to_reals
 
 __all__ = ["FFJORD"]
 

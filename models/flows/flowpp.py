@@ -5,19 +5,19 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from models.flows.base import Flow, OptimizerFactory, at_least, class_context
-from models.nn.gated import GatedConvNet
-from models.nn.mlp import MLP
-from models.transforms.actnorm import ActNorm
-from models.transforms.base import Chain, Transform
-from models.transforms.checkerboard import CheckerboardCoupling
-from models.transforms.coupling import Coupling, MaskedCoupling, alternating, checkerboard_mask, halves
-from models.transforms.dequantize import VariationalDequantization
-from models.transforms.flatten import Flatten
-from models.transforms.linear import Conv1x1
-from models.transforms.logistic_mixture import LogisticMixtureCDF
-from models.transforms.logit import Logit
-from models.transforms.squeeze import Squeeze
+from ..nn.gated import GatedConvNet
+from ..nn.mlp import MLP
+from ..transforms.actnorm import ActNorm
+from ..transforms.base import Chain, Transform
+from ..transforms.checkerboard import CheckerboardCoupling
+from ..transforms.coupling import Coupling, MaskedCoupling, alternating, checkerboard_mask, halves
+from ..transforms.dequantize import VariationalDequantization
+from ..transforms.flatten import Flatten
+from ..transforms.linear import Conv1x1
+from ..transforms.logistic_mixture import LogisticMixtureCDF
+from ..transforms.logit import Logit
+from ..transforms.squeeze import Squeeze
+from .base import Flow, OptimizerFactory, at_least, class_context
 
 __all__ = ["FlowPP"]
 

@@ -2,18 +2,18 @@
 
 from collections.abc import Iterable, Sequence
 
-from models.flows.base import Flow, OptimizerFactory, at_least, class_context, to_reals
-from models.nn.convnet import ConvNet, ZeroConv
-from models.nn.mlp import MLP
-from models.transforms.actnorm import ActNorm
-from models.transforms.base import Chain, Transform
-from models.transforms.coupling import Coupling, MaskedCoupling, checkerboard_mask, halves
-from models.transforms.dequantize import UniformDequantization
-from models.transforms.linear import Conv1x1, LULinear
-from models.transforms.multiscale import MultiScale
-from models.transforms.scale import Scale
-from models.transforms.squeeze import Squeeze
-from models.transforms.univariate import Affine, SigmoidAffine
+from ..nn.convnet import ConvNet, ZeroConv
+from ..nn.mlp import MLP
+from ..transforms.actnorm import ActNorm
+from ..transforms.base import Chain, Transform
+from ..transforms.coupling import Coupling, MaskedCoupling, checkerboard_mask, halves
+from ..transforms.dequantize import UniformDequantization
+from ..transforms.linear import Conv1x1, LULinear
+from ..transforms.multiscale import MultiScale
+from ..transforms.scale import Scale
+from ..transforms.squeeze import Squeeze
+from ..transforms.univariate import Affine, SigmoidAffine
+from .base import Flow, OptimizerFactory, at_least, class_context, to_reals
 
 __all__ = ["Glow"]
 

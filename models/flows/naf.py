@@ -3,13 +3,13 @@
 import math
 from collections.abc import Iterable
 
-from models.flows.base import Flow, OptimizerFactory, at_least, class_context, to_reals
-from models.nn.made import MADE, n_masked
-from models.transforms.autoregressive import Autoregressive
-from models.transforms.base import Chain, Transform
-from models.transforms.deep_sigmoid import DeepSigmoid
-from models.transforms.flatten import Flatten
-from models.transforms.permute import reversal
+from ..nn.made import MADE, n_masked
+from ..transforms.autoregressive import Autoregressive
+from ..transforms.base import Chain, Transform
+from ..transforms.deep_sigmoid import DeepSigmoid
+from ..transforms.flatten import Flatten
+from ..transforms.permute import reversal
+from .base import Flow, OptimizerFactory, at_least, class_context, to_reals
 
 __all__ = ["NAF"]
 

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Iterable
 
-from models.flows.base import Flow, OptimizerFactory, at_least, class_context, to_reals
-from models.nn.mlp import MLP
-from models.transforms.base import Chain, Transform
-from models.transforms.coupling import Coupling, alternating
-from models.transforms.elementwise import Elementwise
-from models.transforms.flatten import Flatten
-from models.transforms.univariate import Scaling, Shift
+from ..nn.mlp import MLP
+from ..transforms.base import Chain, Transform
+from ..transforms.coupling import Coupling, alternating
+from ..transforms.elementwise import Elementwise
+from ..transforms.flatten import Flatten
+from ..transforms.univariate import Scaling, Shift
+from .base import Flow, OptimizerFactory, at_least, class_context, to_reals
 
 __all__ = ["NICE"]
 

@@ -2,16 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 
-from models.flows.base import Flow, OptimizerFactory, at_least, class_context, to_reals
-from models.nn.mlp import MLP
-from models.nn.resnet import ResNet
-from models.transforms.actnorm import ActNorm
-from models.transforms.base import Chain, Transform
-from models.transforms.coupling import Coupling, MaskedCoupling, alternating, checkerboard_mask, halves
-from models.transforms.linear import Conv1x1, LULinear
-from models.transforms.multiscale import MultiScale
-from models.transforms.spline import RationalQuadraticSpline
-from models.transforms.squeeze import Squeeze
+from ..nn.mlp import MLP
+from ..nn.resnet import ResNet
+from ..transforms.actnorm import ActNorm
+from ..transforms.base import Chain, Transform
+from ..transforms.coupling import Coupling, MaskedCoupling, alternating, checkerboard_mask, halves
+from ..transforms.linear import Conv1x1, LULinear
+from ..transforms.multiscale import MultiScale
+from ..transforms.spline import RationalQuadraticSpline
+from ..transforms.squeeze import Squeeze
+from .base import Flow, OptimizerFactory, at_least, class_context, to_reals
 
 __all__ = ["NSF"]
 

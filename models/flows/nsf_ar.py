@@ -3,14 +3,14 @@
 import math
 from collections.abc import Iterable
 
-from models.flows.base import Flow, OptimizerFactory, at_least, class_context, to_reals
-from models.nn.made import MADE, n_masked
-from models.transforms.actnorm import ActNorm
-from models.transforms.autoregressive import Autoregressive
-from models.transforms.base import Chain, Transform
-from models.transforms.flatten import Flatten
-from models.transforms.permute import reversal
-from models.transforms.spline import RationalQuadraticSpline
+from ..nn.made import MADE, n_masked
+from ..transforms.actnorm import ActNorm
+from ..transforms.autoregressive import Autoregressive
+from ..transforms.base import Chain, Transform
+from ..transforms.flatten import Flatten
+from ..transforms.permute import reversal
+from ..transforms.spline import RationalQuadraticSpline
+from .base import Flow, OptimizerFactory, at_least, class_context, to_reals
 
 __all__ = ["AutoregressiveNSF"]
 

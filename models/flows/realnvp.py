@@ -5,16 +5,16 @@ from typing import Literal
 
 from torch import nn
 
-from models.flows.base import Flow, OptimizerFactory, at_least, class_context, to_reals
-from models.nn.mlp import MLP
-from models.nn.resnet import ResNet
-from models.transforms.base import Chain, Transform
-from models.transforms.coupling import Coupling, MaskedCoupling, alternating, checkerboard_mask, halves
-from models.transforms.dequantize import VariationalDequantization
-from models.transforms.logit import Logit
-from models.transforms.multiscale import MultiScale
-from models.transforms.squeeze import Squeeze
-from models.transforms.univariate import Affine
+from ..nn.mlp import MLP
+from ..nn.resnet import ResNet
+from ..transforms.base import Chain, Transform
+from ..transforms.coupling import Coupling, MaskedCoupling, alternating, checkerboard_mask, halves
+from ..transforms.dequantize import VariationalDequantization
+from ..transforms.logit import Logit
+from ..transforms.multiscale import MultiScale
+from ..transforms.squeeze import Squeeze
+from ..transforms.univariate import Affine
+from .base import Flow, OptimizerFactory, at_least, class_context, to_reals
 
 __all__ = ["RealNVP"]
 

@@ -2,15 +2,15 @@
 
 from collections.abc import Iterable
 
-from models.flows.base import Flow, OptimizerFactory, at_least, class_context
-from models.nn.causal_transformer import CausalTransformer
-from models.transforms.base import Chain, Transform
-from models.transforms.dequantize import UniformDequantization
-from models.transforms.flatten import Flatten
-from models.transforms.permute import reversal
-from models.transforms.scale import Scale
-from models.transforms.sequence import Patches, TokenAutoregressive
-from models.transforms.univariate import Affine
+from ..nn.causal_transformer import CausalTransformer
+from ..transforms.base import Chain, Transform
+from ..transforms.dequantize import UniformDequantization
+from ..transforms.flatten import Flatten
+from ..transforms.permute import reversal
+from ..transforms.scale import Scale
+from ..transforms.sequence import Patches, TokenAutoregressive
+from ..transforms.univariate import Affine
+from .base import Flow, OptimizerFactory, at_least, class_context
 
 __all__ = ["TarFlow"]
 

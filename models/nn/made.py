@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
-from models.nn.context import needed
-from models.nn.substitution import forward_substitution
+from .context import needed
+from .substitution import forward_substitution
 
 __all__ = ["MADE", "MaskedLinear", "n_masked"]
 

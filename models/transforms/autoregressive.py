@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
-from models.nn.made import MADE
-from models.transforms.base import Transform, vectors_of
-from models.transforms.univariate import Univariate
+from ..nn.made import MADE
+from .base import Transform, vectors_of
+from .univariate import Univariate
 
 __all__ = ["Autoregressive"]
 

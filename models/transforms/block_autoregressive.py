@@ -7,9 +7,9 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import linear
 
-from models.nn.substitution import forward_substitution
-from models.transforms.base import Transform, vectors_of
-from models.transforms.roots import increasing_root
+from ..nn.substitution import forward_substitution
+from .base import Transform, vectors_of
+from .roots import increasing_root
 
 __all__ = ["BlockAutoregressive", "BlockLinear"]
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from models.transforms.roots import increasing_root
-from models.transforms.univariate import Univariate
+from .roots import increasing_root
+from .univariate import Univariate
 
 __all__ = ["DeepSigmoid"]
 

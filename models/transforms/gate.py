@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from models.nn.made import MADE
-from models.transforms.autoregressive import Autoregressive
-from models.transforms.base import Chain, Transform
-from models.transforms.permute import reversal
-from models.transforms.univariate import Univariate
+from ..nn.made import MADE
+from .autoregressive import Autoregressive
+from .base import Chain, Transform
+from .permute import reversal
+from .univariate import Univariate
 
 __all__ = ["SigmoidGate", "iaf_layers"]
 

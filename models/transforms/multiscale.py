@@ -7,9 +7,9 @@ from itertools import zip_longest
 import torch
 from torch import Generator, Tensor, nn
 
-from models.base import Relation
-from models.nn.context import as_pictures
-from models.transforms.base import Transform, only_shape, weakest_inverse, weakest_relation
+from ..base import Relation
+from ..nn.context import as_pictures
+from .base import Transform, only_shape, weakest_inverse, weakest_relation
 
 __all__ = ["MultiScale"]
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
-from models.transforms.base import Transform
+from .base import Transform
 
 __all__ = ["Permute", "reversal"]
 
