@@ -9,20 +9,33 @@ Capabilities are base classes, asked with ``isinstance``.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Literal
 
 import torch
 from pytorch_lightning import LightningModule
 from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
 
-__all__ = ["Autoencodes", "Batch", "ClosedForm", "GenerativeModel", "HasLikelihood", "Relation", "ReportsCost"]
+__all__ = [
+    "Autoencodes",
+    "Batch",
+    "ClosedForm",
+    "GenerativeModel",
+    "HasLikelihood",
+    "OptimizerFactory",
+    "Relation",
+    "ReportsCost",
+]
 
 Relation = Literal["exact", "lower_bound", "estimate"]
 """How ``log E[exp log_weight]`` from finitely many draws relates to log p(x)."""
 
 Batch = tuple[Tensor, Tensor | None]
 """Examples ``(B, *shape)`` in the data's own space and dtype, and class labels ``(B,)`` where the data have them."""
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+"""Makes an optimizer from parameters: an optimizer class with all its other arguments already given."""
 
 
 class GenerativeModel(LightningModule, ABC):

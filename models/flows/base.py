@@ -1,7 +1,7 @@
 """What all flows share: a transform from data to latents, a standard normal base, and how they condition on classes."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from typing import ClassVar
 
 import torch
@@ -9,16 +9,13 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import one_hot
 from torch.optim import Optimizer
 
-from ..base import Autoencodes, Batch, GenerativeModel, HasLikelihood, Relation
+from ..base import Autoencodes, Batch, GenerativeModel, HasLikelihood, OptimizerFactory, Relation
 from ..distributions import standard_normal
 from ..transforms.base import Transform
 from ..transforms.dequantize import UniformDequantization
 from ..transforms.logit import Logit
 
 __all__ = ["Flow", "OptimizerFactory", "at_least", "class_context", "to_reals"]
-
-OptimizerFactory = Callable[[Iterator[nn.Parameter]], Optimizer]
-"""An optimizer class with all its settings but the parameters."""
 
 
 class Flow(GenerativeModel, HasLikelihood, Autoencodes):

@@ -17,14 +17,13 @@ References:
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor, distributed, nn
-from torch.optim import Optimizer
 
-from ..base import Autoencodes, Batch, GenerativeModel, HasLikelihood, Relation
+from ..base import Autoencodes, Batch, GenerativeModel, HasLikelihood, OptimizerFactory, Relation
 from ..distributions import (
     DiagonalGaussian,
     Distribution,
@@ -77,7 +76,7 @@ class VAE(GenerativeModel, HasLikelihood, Autoencodes):
         self,
         shape: Iterable[int],
         levels: int | None,
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        optimizer: OptimizerFactory,
         latent_dim: int = 50,
         hidden: int = 200,
         depth: int = 2,
