@@ -17,6 +17,8 @@ from pytorch_lightning import LightningModule
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
+from .nn.masked import n_masked
+
 __all__ = [
     "Autoencodes",
     "Batch",
@@ -80,8 +82,8 @@ class GenerativeModel(LightningModule, ABC):
 
     @property
     def n_parameters(self) -> int:
-        """Numbers that fitting sets: the trainable parameters, unless the model says otherwise."""
-        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+        """Numbers that fitting sets: the trainable parameters without masked weights. Some models override it."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad) - n_masked(self)
 
     @property
     def data_dtype(self) -> torch.dtype:

@@ -59,7 +59,3 @@ class BNAF(Flow):
         for block in blocks[1:]:
             parts += [reversal(dim), block]
         super().__init__(shape, levels, Chain(*parts), optimizer, classes=n_context)
-
-    @property
-    def n_parameters(self) -> int:
-        return super().n_parameters - sum(m.n_masked for m in self.modules() if isinstance(m, BlockAutoregressive))

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-from ..nn.made import MADE, n_masked
+from ..nn.made import MADE
 from ..transforms.autoregressive import Autoregressive
 from ..transforms.base import Chain, Transform
 from ..transforms.flatten import Flatten
@@ -64,7 +64,3 @@ class IAF(Flow):
             network = MADE(dim, 2, hidden=hidden, depth=depth, n_context=n_context, zero_last=True)
             parts += [reversal(dim)] * (i > 0) + [Inverse(Autoregressive(network, Affine()))]
         super().__init__(shape, levels, Chain(*parts), optimizer, classes=n_context)
-
-    @property
-    def n_parameters(self) -> int:
-        return super().n_parameters - n_masked(self)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-from ..nn.made import MADE, n_masked
+from ..nn.made import MADE
 from ..transforms.autoregressive import Autoregressive
 from ..transforms.base import Chain, Transform
 from ..transforms.deep_sigmoid import DeepSigmoid
@@ -66,7 +66,3 @@ class NAF(Flow):
             network = MADE(dim, transformer.n_parameters, hidden=hidden, depth=depth, n_context=n_context)
             parts += [reversal(dim)] * (i > 0) + [Autoregressive(network, transformer)]
         super().__init__(shape, levels, Chain(*parts), optimizer, classes=n_context)
-
-    @property
-    def n_parameters(self) -> int:
-        return super().n_parameters - n_masked(self)

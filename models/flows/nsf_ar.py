@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-from ..nn.made import MADE, n_masked
+from ..nn.made import MADE
 from ..transforms.actnorm import ActNorm
 from ..transforms.autoregressive import Autoregressive
 from ..transforms.base import Chain, Transform
@@ -68,7 +68,3 @@ class AutoregressiveNSF(Flow):
             network = MADE(dim, spline.n_parameters, hidden=hidden, depth=depth, n_context=n_context, zero_last=True)
             parts += [reversal(dim)] * (i > 0) + [Autoregressive(network, spline)]
         super().__init__(shape, levels, Chain(*parts), optimizer, classes=n_context)
-
-    @property
-    def n_parameters(self) -> int:
-        return super().n_parameters - n_masked(self)

@@ -7,6 +7,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import linear
 
+from ..nn.masked import Masked
 from ..nn.substitution import forward_substitution
 from .base import Transform, vectors_of
 from .roots import increasing_root
@@ -16,7 +17,7 @@ __all__ = ["BlockAutoregressive", "BlockLinear"]
 BOUND = 3.0  # of log-scales and of the gate's log-odds, in nats
 
 
-class BlockLinear(nn.Module):
+class BlockLinear(nn.Module, Masked):
     r"""A linear layer between D groups of units, ``(B, D n_in)`` to ``(B, D n_out)``.
 
     .. math:: W_r = e^{s_r}\, \hat W_r / \|\hat W_r\|, \quad
@@ -168,11 +169,6 @@ class BlockAutoregressive(Transform):
 
     def output_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         return vectors_of(self.dim, shape)
-
-    @property
-    def n_masked(self) -> int:
-        """Numbers among the parameters that the map does not depend on."""
-        return sum(layer.n_masked for layer in self._layers)
 
     @property
     def _layers(self) -> list[BlockLinear]:

@@ -33,7 +33,6 @@ from ..distributions import (
     standard_normal,
     to_symmetric,
 )
-from ..nn.made import n_masked
 from ..transforms.base import Transform
 
 __all__ = ["VAE", "PosteriorFlow"]
@@ -100,10 +99,6 @@ class VAE(GenerativeModel, HasLikelihood, Autoencodes):
         self.decoder = tanh_network(latent_dim, parameters_per_entry(levels) * self.dim, hidden, depth)
         self.examples_trained: Tensor
         self.register_buffer("examples_trained", torch.zeros((), dtype=torch.long))  # a buffer: it is checkpointed
-
-    @property
-    def n_parameters(self) -> int:
-        return super().n_parameters - n_masked(self)  # of an autoregressive posterior
 
     @property
     def relation(self) -> Relation:
