@@ -3,10 +3,10 @@
 import math
 from collections.abc import Iterable
 
-from ..transforms.base import Chain, Transform
+from ..transforms.base import Chain
 from ..transforms.block_autoregressive import BlockAutoregressive
 from ..transforms.flatten import Flatten
-from ..transforms.permute import reversal
+from ..transforms.permute import with_reversals
 from .base import Flow, OptimizerFactory, at_least, class_context, to_reals
 
 __all__ = ["BNAF"]
@@ -55,7 +55,5 @@ class BNAF(Flow):
         n_context = class_context(classes, conditional)
         at_least(1, layers=layers)
         blocks = [BlockAutoregressive(dim, units=units, depth=depth, n_context=n_context) for _ in range(layers)]
-        parts: list[Transform] = [*to_reals(levels, alpha), Flatten(shape), blocks[0]]
-        for block in blocks[1:]:
-            parts += [reversal(dim), block]
+        parts = [*to_reals(levels, alpha), Flatten(shape), *with_reversals(blocks, dim)]
         super().__init__(shape, levels, Chain(*parts), optimizer, classes=n_context)

@@ -3,12 +3,11 @@
 import math
 from collections.abc import Iterable
 
-from ..nn.made import MADE
-from ..transforms.autoregressive import Autoregressive
-from ..transforms.base import Chain, Transform
+from ..transforms.autoregressive import autoregressive_layers
+from ..transforms.base import Chain
 from ..transforms.flatten import Flatten
 from ..transforms.inverse import Inverse
-from ..transforms.permute import reversal
+from ..transforms.permute import with_reversals
 from ..transforms.univariate import Affine
 from .base import Flow, OptimizerFactory, at_least, class_context, to_reals
 
@@ -59,8 +58,7 @@ class IAF(Flow):
         dim = math.prod(shape)
         n_context = class_context(classes, conditional)
         at_least(1, layers=layers)
-        parts: list[Transform] = [*to_reals(levels, alpha), Flatten(shape)]
-        for i in range(layers):
-            network = MADE(dim, 2, hidden=hidden, depth=depth, n_context=n_context, zero_last=True)
-            parts += [reversal(dim)] * (i > 0) + [Inverse(Autoregressive(network, Affine()))]
+        stack = autoregressive_layers(dim, Affine(), layers=layers, hidden=hidden, depth=depth, n_context=n_context)
+        stack = [Inverse(layer) for layer in stack]
+        parts = [*to_reals(levels, alpha), Flatten(shape), *with_reversals(stack, dim)]
         super().__init__(shape, levels, Chain(*parts), optimizer, classes=n_context)

@@ -3,12 +3,11 @@
 import math
 from collections.abc import Iterable
 
-from ..nn.made import MADE
-from ..transforms.autoregressive import Autoregressive
-from ..transforms.base import Chain, Transform
+from ..transforms.autoregressive import autoregressive_layers
+from ..transforms.base import Chain
 from ..transforms.deep_sigmoid import DeepSigmoid
 from ..transforms.flatten import Flatten
-from ..transforms.permute import reversal
+from ..transforms.permute import with_reversals
 from .base import Flow, OptimizerFactory, at_least, class_context, to_reals
 
 __all__ = ["NAF"]
@@ -60,9 +59,8 @@ class NAF(Flow):
         dim = math.prod(shape)
         n_context = class_context(classes, conditional)
         at_least(1, layers=layers)
-        transformer = DeepSigmoid(units)
-        parts: list[Transform] = [*to_reals(levels, alpha), Flatten(shape)]
-        for i in range(layers):
-            network = MADE(dim, transformer.n_parameters, hidden=hidden, depth=depth, n_context=n_context)
-            parts += [reversal(dim)] * (i > 0) + [Autoregressive(network, transformer)]
+        stack = autoregressive_layers(
+            dim, DeepSigmoid(units), layers=layers, hidden=hidden, depth=depth, n_context=n_context, zero_last=False
+        )
+        parts = [*to_reals(levels, alpha), Flatten(shape), *with_reversals(stack, dim)]
         super().__init__(shape, levels, Chain(*parts), optimizer, classes=n_context)

@@ -6,7 +6,7 @@ from ..nn.causal_transformer import CausalTransformer
 from ..transforms.base import Chain, Transform
 from ..transforms.dequantize import UniformDequantization
 from ..transforms.flatten import Flatten
-from ..transforms.permute import reversal
+from ..transforms.permute import with_reversals
 from ..transforms.scale import Scale
 from ..transforms.sequence import Patches, TokenAutoregressive
 from ..transforms.univariate import Affine
@@ -78,19 +78,16 @@ class TarFlow(Flow):
         tokens, size = patches.output_shape(shape)
         law = Affine()
         parts: list[Transform] = [] if levels is None else [UniformDequantization(levels), Scale(2.0, -1.0)]
-        parts.append(patches)
-        for i in range(blocks):
+
+        def block() -> Transform:
             network = CausalTransformer(
-                size,
-                law.n_parameters * size,
-                tokens,
-                channels=channels,
-                layers=layers,
-                heads=heads,
-                n_context=n_context,
-            )
-            parts += [reversal(tokens)] * (i > 0) + [TokenAutoregressive(network, law)]
-        super().__init__(shape, levels, Chain(*parts, Flatten((tokens, size))), optimizer, classes=n_context)
+                size, law.n_parameters * size, tokens,
+                channels=channels, layers=layers, heads=heads, n_context=n_context,
+            )  # fmt: skip
+            return TokenAutoregressive(network, law)
+
+        parts += [patches, *with_reversals([block() for _ in range(blocks)], tokens), Flatten((tokens, size))]
+        super().__init__(shape, levels, Chain(*parts), optimizer, classes=n_context)
 
 
 def _divisor(n: int, most: int) -> int:
