@@ -1,7 +1,7 @@
 """What all flows share: a transform from data to latents, a standard normal base, and how they condition on classes."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 import torch
@@ -15,7 +15,7 @@ from ..transforms.base import Transform
 from ..transforms.dequantize import UniformDequantization
 from ..transforms.logit import Logit
 
-__all__ = ["Flow", "OptimizerFactory", "at_least", "class_context", "to_reals"]
+__all__ = ["Flow", "OptimizerFactory", "at_least", "class_context", "is_image", "to_reals"]
 
 
 class Flow(GenerativeModel, HasLikelihood, Autoencodes):
@@ -155,6 +155,17 @@ def class_context(classes: int | None, conditional: bool) -> int:
     if conditional and classes is None:
         raise ValueError("a class-conditional model needs data with class labels; these have none")
     return classes if conditional and classes is not None else 0
+
+
+def is_image(shape: Sequence[int], model: str) -> bool:
+    """Whether examples are images ``(C, H, W)``; if not, they are vectors ``(D,)``.
+
+    Raises:
+        ValueError: They are neither; the message names the ``model``.
+    """
+    if len(shape) not in (1, 3):
+        raise ValueError(f"{model} takes vectors (D,) and images (C, H, W), not examples of shape {tuple(shape)}")
+    return len(shape) == 3
 
 
 def at_least(least: int, **numbers: int) -> None:

@@ -3,9 +3,8 @@
 import math
 from collections.abc import Iterable
 
-from ..nn.mlp import MLP
 from ..transforms.base import Chain, Transform
-from ..transforms.coupling import Coupling, alternating
+from ..transforms.coupling import alternating, vector_coupling
 from ..transforms.elementwise import Elementwise
 from ..transforms.flatten import Flatten
 from ..transforms.univariate import Scaling, Shift
@@ -60,8 +59,7 @@ class NICE(Flow):
         at_least(0, depth=depth)
         parts: list[Transform] = [*to_reals(levels, alpha), Flatten(shape)]
         for i in range(couplings):
-            kept, moved = alternating(dim, parity=i % 2)
-            network = MLP(len(kept), len(moved), hidden=hidden, depth=depth, n_context=n_context, zero_last=True)
-            parts.append(Coupling(kept, moved, network, Shift()))
+            split = alternating(dim, parity=i % 2)
+            parts.append(vector_coupling(*split, Shift(), hidden=hidden, depth=depth, n_context=n_context))
         parts.append(Elementwise(Scaling(), (dim,)))
         super().__init__(shape, levels, Chain(*parts), optimizer, classes=n_context)

@@ -10,7 +10,7 @@ from ..transforms.permute import with_reversals
 from ..transforms.scale import Scale
 from ..transforms.sequence import Patches, TokenAutoregressive
 from ..transforms.univariate import Affine
-from .base import Flow, OptimizerFactory, at_least, class_context
+from .base import Flow, OptimizerFactory, at_least, class_context, is_image
 
 __all__ = ["TarFlow"]
 
@@ -69,12 +69,10 @@ class TarFlow(Flow):
         shape = tuple(shape)
         n_context = class_context(classes, conditional)
         at_least(1, patch=patch, group=group, blocks=blocks, layers=layers)
-        if len(shape) == 1:
-            patches = Patches(shape, (1, _divisor(shape[0], group)))
-        elif len(shape) == 3:
+        if is_image(shape, "TarFlow"):
             patches = Patches(shape, (_divisor(shape[1], patch), _divisor(shape[2], patch)))
         else:
-            raise ValueError(f"TarFlow takes vectors (D,) and images (C, H, W), not examples of shape {shape}")
+            patches = Patches(shape, (1, _divisor(shape[0], group)))
         tokens, size = patches.output_shape(shape)
         law = Affine()
         parts: list[Transform] = [] if levels is None else [UniformDequantization(levels), Scale(2.0, -1.0)]
