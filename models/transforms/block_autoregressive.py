@@ -10,7 +10,7 @@ from torch.nn.functional import linear
 from ..nn.masked import Masked
 from ..nn.substitution import forward_substitution
 from .base import Transform, vectors_of
-from .roots import increasing_root
+from .roots import implicit_root, increasing_root
 
 __all__ = ["BlockAutoregressive", "BlockLinear"]
 
@@ -154,10 +154,8 @@ class BlockAutoregressive(Transform):
                     low, high = (middle - reach) / rest_of_one, (middle + reach) / rest_of_one
                     x = increasing_root(curve, target, low, high, tolerance)
                 if torch.is_grad_enabled():
-                    # A step of Newton's that moves nothing carries the gradient of the implicit function.
                     value, slope = curve(x)
-                    step = (target - value) / slope.detach()
-                    x = x + (step - step.detach())
+                    x = implicit_root(x, (target - value) / slope.detach())
                 _, slope, hidden = _evaluated(x, blocks, pending)
                 slopes.append(alpha * slope + rest_of_one)
                 return [x, *hidden]
