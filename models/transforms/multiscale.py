@@ -140,6 +140,8 @@ def pyramid(
         if number > 0:
             channels, *size = made[-1].output_shape(current)
             kept = channels // 2 if factor_out else channels
+            if kept == 0:
+                raise ValueError("no half of 1 channel can be factored out")
             if prior is not None:
                 priors.append(prior(kept, channels - kept))
             current = (kept, *size)
