@@ -9,20 +9,35 @@ Capabilities are base classes, asked with ``isinstance``.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Literal
 
 import torch
 from pytorch_lightning import LightningModule
 from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
 
-__all__ = ["Autoencodes", "Batch", "ClosedForm", "GenerativeModel", "HasLikelihood", "Relation", "ReportsCost"]
+from .nn.masked import n_masked
+
+__all__ = [
+    "Autoencodes",
+    "Batch",
+    "ClosedForm",
+    "GenerativeModel",
+    "HasLikelihood",
+    "OptimizerFactory",
+    "Relation",
+    "ReportsCost",
+]
 
 Relation = Literal["exact", "lower_bound", "estimate"]
 """How ``log E[exp log_weight]`` from finitely many draws relates to log p(x)."""
 
 Batch = tuple[Tensor, Tensor | None]
 """Examples ``(B, *shape)`` in the data's own space and dtype, and class labels ``(B,)`` where the data have them."""
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+"""Makes an optimizer from parameters: an optimizer class with all its other arguments already given."""
 
 
 class GenerativeModel(LightningModule, ABC):
@@ -67,8 +82,8 @@ class GenerativeModel(LightningModule, ABC):
 
     @property
     def n_parameters(self) -> int:
-        """Numbers that fitting sets: the trainable parameters, unless the model says otherwise."""
-        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+        """Numbers that fitting sets: the trainable parameters without masked weights. Some models override it."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad) - n_masked(self)
 
     @property
     def data_dtype(self) -> torch.dtype:

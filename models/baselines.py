@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor
 
-from models.base import ClosedForm, GenerativeModel, HasLikelihood, Relation
+from .base import ClosedForm, GenerativeModel, HasLikelihood, Relation
 
 __all__ = ["Gaussian", "Resampler", "oracle_approximating_shrinkage"]
 

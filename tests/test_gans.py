@@ -150,6 +150,16 @@ def test_wgan_clips_every_critic_parameter_after_each_step_and_no_other() -> Non
         assert max(float(p.detach().abs().max()) for k, p in after.items() if k.startswith("generator.")) > 0.5
 
 
+def test_wgan_clips_biases_too() -> None:
+    model = wgan((1, 16, 16), clip=0.01)
+    with torch.no_grad():
+        for parameter in model.critic.parameters():
+            parameter.fill_(0.5)
+    fit(model, 0, 1)
+    assert any(name.endswith("bias") for name, _ in model.critic.named_parameters())
+    assert max(float(p.detach().abs().max()) for p in model.critic.parameters()) <= 0.01
+
+
 def replay_noise(model: DCGAN | WGAN, seed: int, draws: int, size: int = 4) -> list[Tensor]:
     generator = seeded(seed)
     return [torch.randn(size, model.latent_dim, generator=generator) for _ in range(draws)]

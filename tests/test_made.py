@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.autograd.functional import jacobian
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.nn.made import MADE, MaskedLinear, n_masked
+from models.nn.made import MADE, MaskedLinear
+from models.nn.masked import n_masked
 from models.nn.substitution import forward_substitution
 
 

@@ -1,7 +1,11 @@
-"""What all flows share: a transform from data to latents, a standard normal base, and how they condition on classes."""
+"""The base class of flows, and the parts that their constructors share.
+
+A flow is a file in ``models/flows`` whose class builds one transform, from data to flat latents, and hands it to
+:class:`Flow`; everything else follows from the transform.
+"""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 import torch
@@ -9,16 +13,13 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import one_hot
 from torch.optim import Optimizer
 
-from models.base import Autoencodes, Batch, GenerativeModel, HasLikelihood, Relation
-from models.distributions import standard_normal
-from models.transforms.base import Transform
-from models.transforms.dequantize import UniformDequantization
-from models.transforms.logit import Logit
+from ..base import Autoencodes, Batch, GenerativeModel, HasLikelihood, OptimizerFactory, Relation
+from ..distributions import standard_normal
+from ..transforms.base import Transform
+from ..transforms.dequantize import UniformDequantization
+from ..transforms.logit import Logit
 
-__all__ = ["Flow", "OptimizerFactory", "at_least", "class_context", "to_reals"]
-
-OptimizerFactory = Callable[[Iterator[nn.Parameter]], Optimizer]
-"""An optimizer class with all its settings but the parameters."""
+__all__ = ["Flow", "OptimizerFactory", "at_least", "class_context", "is_image", "to_reals"]
 
 
 class Flow(GenerativeModel, HasLikelihood, Autoencodes):
@@ -26,24 +27,46 @@ class Flow(GenerativeModel, HasLikelihood, Autoencodes):
 
     .. math:: \log w = \log N(f(x); 0, I) + \log|\det \partial f / \partial x|
 
-    in nats, exact for real-valued data; with a dequantizer in f, one draw whose mean over its noise is the mass of the
-    integers x (Papamakarios, Nalisnick, Rezende, Mohamed, Lakshminarayanan 2021, Normalizing flows for probabilistic
-    modeling and inference).
+    in nats. It is exact for real-valued data. With a dequantizer in f it is one draw, and the mean of w over the
+    dequantization noise is the mass of the integers x (Papamakarios, Nalisnick, Rezende, Mohamed, Lakshminarayanan
+    2021, Normalizing flows for probabilistic modeling and inference, arXiv:1912.02762).
 
-    With ``classes`` it is a mixture of flows p(x|y), the one-hot y being the transform's context, over a learned p(y):
+    With ``classes`` it is a mixture of flows p(x|y) over a learned p(y); the transform's context is the one-hot y:
 
     .. math:: \log p(x) = \log \sum_y p(y)\, p(x|y)
 
-    It trains on log p(x, y), and stays a distribution over x: its likelihood compares with that of any other model.
+    Training maximizes log p(x, y). The model is a distribution over x all the same: its likelihood compares with that
+    of any other model.
 
     A base class: a flow is a subclass whose constructor builds the transform.
+
+    Example:
+        >>> import torch
+        >>> from models.transforms.actnorm import ActNorm
+        >>> from models.transforms.base import Chain
+        >>> from models.transforms.flatten import Flatten
+        >>> from models.transforms.linear import Conv1x1
+        >>> class Mine(Flow):
+        ...     def __init__(self, shape, levels, optimizer, *, layers=2, alpha=1e-6):
+        ...         at_least(1, layers=layers)
+        ...         body = [part for _ in range(layers) for part in (ActNorm(shape[0]), Conv1x1(shape[0]))]
+        ...         transform = Chain(*to_reals(levels, alpha), *body, Flatten(shape))
+        ...         super().__init__(shape, levels, transform, optimizer)
+        >>> flow = Mine((3, 8, 8), 256, torch.optim.Adam)
+        >>> flow.relation
+        'lower_bound'
+        >>> flow.sample(2).shape
+        torch.Size([2, 3, 8, 8])
 
     Arguments:
         shape: Of one example.
         levels: Number of integer levels, or None for real-valued data.
         transform: From data, ``(*shape)`` with integers held as floats, to flat latents ``(D,)``.
         optimizer: Makes the optimizer from the parameters.
-        classes: Number of classes the transform is conditioned on; 0: it is not.
+        classes: Number of classes that the transform is conditioned on; 0: none.
+
+    Raises:
+        ValueError: The transform does not take examples of this shape, or its latents are not flat.
     """
 
     family: ClassVar[str] = "flow"
@@ -75,6 +98,7 @@ class Flow(GenerativeModel, HasLikelihood, Autoencodes):
         return "its transform has no inverse" if self.transform.inverse_kind == "one-way" else ""
 
     def log_weight(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """One draw of log w, or log p(x) itself where the relation is ``exact``: ``(B, *shape) -> (B,)`` nats."""
         if self.classes == 0:
             return self._log_weight(x, None, generator)
         return self.class_log_weights(x, generator=generator).logsumexp(1)
@@ -85,20 +109,32 @@ class Flow(GenerativeModel, HasLikelihood, Autoencodes):
         return torch.stack(each, 1) + self.class_logits.log_softmax(0)
 
     def encode(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
-        """``(B, *shape)`` data to ``(B, D)`` latents; a conditional flow puts the most probable class before them.
+        """``(B, *shape)`` data to ``(B, D)`` latents; for integer data those of one dequantization draw.
 
-        Integer data: latents of one dequantization draw.
+        A conditional flow returns ``(B, 1 + D)``: the most probable class, then the latents given that class.
         """
         y = None if self.classes == 0 else self.class_log_weights(x, generator=generator).argmax(1)
         z: Tensor = self.transform(x.to(self._float), context=self._context(y), generator=generator)[0]
         return z if y is None else torch.cat([y[:, None].to(z.dtype), z], 1)
 
     def decode(self, z: Tensor) -> Tensor:
+        """Codes as ``encode`` returns them to data, ``(B, *shape)``.
+
+        Raises:
+            ArithmeticError: The inverse of a flow on integer data ran into NaN.
+            NotImplementedError: The transform has no inverse (see ``cannot_sample``).
+        """
         y = None if self.classes == 0 else z[:, 0].long()
         return self._decode(z if y is None else z[:, 1:], y)
 
     @torch.no_grad()
     def sample(self, n: int, *, temperature: float = 1.0, generator: Generator | None = None) -> Tensor:
+        """Draw a class from p(y) where the flow is conditional, z ~ N(0, temperature^2 I), and return the inverse of z.
+
+        Raises:
+            ArithmeticError: The inverse of a flow on integer data ran into NaN.
+            NotImplementedError: The transform has no inverse (see ``cannot_sample``).
+        """
         y = None
         if self.classes > 0:
             y = torch.multinomial(self.class_logits.softmax(0), n, replacement=True, generator=generator)
@@ -106,7 +142,7 @@ class Flow(GenerativeModel, HasLikelihood, Autoencodes):
 
     @torch.no_grad()
     def sample_class(self, y: Tensor, *, temperature: float = 1.0, generator: Generator | None = None) -> Tensor:
-        """One example of each of the classes ``(n,)`` int64, ``(n, *shape)``. Conditional flows only."""
+        """Draw one example of each of the classes ``(n,)`` int64: ``(n, *shape)``. Conditional flows only."""
         return self._sample(len(y), y, temperature, generator)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -145,23 +181,46 @@ class Flow(GenerativeModel, HasLikelihood, Autoencodes):
 
 
 def to_reals(levels: int | None, alpha: float) -> list[Transform]:
-    """What a flow on the reals needs before its first layer: for integer data uniform dequantization and a logit."""
+    """The first layers of a flow on the reals: uniform dequantization and a logit for integer data, none for reals.
+
+    Arguments:
+        levels: Number of integer levels, or None for real-valued data.
+        alpha: Margin of the logit, in (0, 1/2); see :class:`~models.transforms.logit.Logit`.
+
+    Raises:
+        ValueError: ``levels`` or ``alpha`` is out of range.
+    """
     return [] if levels is None else [UniformDequantization(levels), Logit(alpha)]
 
 
 def class_context(classes: int | None, conditional: bool) -> int:
-    """The size of the context of a flow that conditions on the data's classes, or 0 for one that does not.
+    """Size of a flow's context: the number of the data's classes if it is ``conditional``, else 0.
 
     Raises:
-        ValueError: It should, but the data have no classes.
+        ValueError: The flow is conditional and the data have no classes.
     """
     if conditional and classes is None:
         raise ValueError("a class-conditional model needs data with class labels; these have none")
     return classes if conditional and classes is not None else 0
 
 
+def is_image(shape: Sequence[int], model: str) -> bool:
+    """Whether examples are images ``(C, H, W)``; if not, they are vectors ``(D,)``.
+
+    Raises:
+        ValueError: They are neither; the message names the ``model``.
+    """
+    if len(shape) not in (1, 3):
+        raise ValueError(f"{model} takes vectors (D,) and images (C, H, W), not examples of shape {tuple(shape)}")
+    return len(shape) == 3
+
+
 def at_least(least: int, **numbers: int) -> None:
-    """ValueError unless the numbers, given by the names of the options, are ``least`` or more."""
+    """Check that options, given by name, are ``least`` or more.
+
+    Raises:
+        ValueError: One is smaller; the message names it.
+    """
     for name, number in numbers.items():
         if number < least:
             raise ValueError(f"{name} must be at least {least}, not {number}")

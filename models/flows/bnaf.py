@@ -3,11 +3,11 @@
 import math
 from collections.abc import Iterable
 
-from models.flows.base import Flow, OptimizerFactory, at_least, class_context, to_reals
-from models.transforms.base import Chain, Transform
-from models.transforms.block_autoregressive import BlockAutoregressive
-from models.transforms.flatten import Flatten
-from models.transforms.permute import reversal
+from ..transforms.base import Chain
+from ..transforms.block_autoregressive import BlockAutoregressive
+from ..transforms.flatten import Flatten
+from ..transforms.permute import with_reversals
+from .base import Flow, OptimizerFactory, at_least, class_context, to_reals
 
 __all__ = ["BNAF"]
 
@@ -55,11 +55,5 @@ class BNAF(Flow):
         n_context = class_context(classes, conditional)
         at_least(1, layers=layers)
         blocks = [BlockAutoregressive(dim, units=units, depth=depth, n_context=n_context) for _ in range(layers)]
-        parts: list[Transform] = [*to_reals(levels, alpha), Flatten(shape), blocks[0]]
-        for block in blocks[1:]:
-            parts += [reversal(dim), block]
+        parts = [*to_reals(levels, alpha), Flatten(shape), *with_reversals(blocks, dim)]
         super().__init__(shape, levels, Chain(*parts), optimizer, classes=n_context)
-
-    @property
-    def n_parameters(self) -> int:
-        return super().n_parameters - sum(m.n_masked for m in self.modules() if isinstance(m, BlockAutoregressive))

@@ -6,13 +6,13 @@ from typing import ClassVar
 
 from torch import Generator, Tensor, nn
 
-from models.base import ReportsCost
-from models.flows.base import Flow, OptimizerFactory, at_least, to_reals
-from models.transforms.actnorm import ActNorm
-from models.transforms.base import Chain, Transform
-from models.transforms.multiscale import MultiScale
-from models.transforms.residual import Residual
-from models.transforms.squeeze import Squeeze
+from ..base import ReportsCost
+from ..transforms.actnorm import ActNorm
+from ..transforms.base import Chain, Transform
+from ..transforms.multiscale import pyramid
+from ..transforms.residual import Residual
+from ..transforms.squeeze import Squeeze, halvings
+from .base import Flow, OptimizerFactory, at_least, is_image, to_reals
 
 __all__ = ["Block", "Branch", "ContractiveFlow"]
 
@@ -65,15 +65,12 @@ class ContractiveFlow(Flow, ReportsCost):
         shape = tuple(shape)
         at_least(1, blocks=blocks, scale_blocks=scale_blocks, scales=scales)
         at_least(0, flat_blocks=flat_blocks)
-        if len(shape) == 1:
-            body = _stack(shape, blocks, branch, block)
-        elif len(shape) == 3:
+        if is_image(shape, type(self).__name__):
             body = _scales(shape, scales, scale_blocks, branch, block, factor_out)
             if flat_blocks > 0:
                 body = Chain(body, _stack(body.output_shape(shape), flat_blocks, branch, block))
         else:
-            name = type(self).__name__
-            raise ValueError(f"{name} takes vectors (D,) and images (C, H, W), not examples of shape {shape}")
+            body = _stack(shape, blocks, branch, block)
         super().__init__(shape, levels, Chain(*to_reals(levels, alpha), body), optimizer)
 
     def cost_report(self, x: Tensor, *, generator: Generator | None = None) -> dict[str, float]:
@@ -96,15 +93,11 @@ def _scales(
     shape: Sequence[int], scales: int, blocks: int, branch: Branch, block: Block, factor_out: bool
 ) -> Transform:
     """Images ``(C, H, W)`` to flat latents, through stacks with a squeeze between."""
-    levels: list[Transform] = []
-    current = tuple(shape)
-    for scale in range(scales):
-        stack = _stack(current, blocks, branch, block, first=scale == 0)
-        _, height, width = current
-        if scale == scales - 1 or height % 2 or width % 2:
-            levels.append(stack)
-            break
-        levels.append(Chain(stack, Squeeze()))
-        channels, *rest = Squeeze().output_shape(current)
-        current = (channels // 2 if factor_out else channels, *rest)
-    return MultiScale(shape, levels if factor_out else [Chain(*levels)])
+
+    def stack(of: Sequence[int]) -> Transform:
+        return _stack(of, blocks, branch, block, first=tuple(of) == tuple(shape))
+
+    def squeezed(of: Sequence[int]) -> Transform:
+        return Chain(stack(of), Squeeze())
+
+    return pyramid(shape, [*[squeezed] * min(scales - 1, halvings(shape)), stack], factor_out=factor_out)

@@ -3,12 +3,12 @@
 import math
 from collections.abc import Iterable
 
-from models.flows.base import Flow, OptimizerFactory, to_reals
-from models.transforms.actnorm import ActNorm
-from models.transforms.base import Chain
-from models.transforms.elementwise import Elementwise
-from models.transforms.flatten import Flatten
-from models.transforms.spline import RationalQuadraticSpline
+from ..transforms.actnorm import ActNorm
+from ..transforms.base import Chain
+from ..transforms.elementwise import Elementwise
+from ..transforms.flatten import Flatten
+from ..transforms.spline import RationalQuadraticSpline
+from .base import Flow, OptimizerFactory, to_reals
 
 __all__ = ["ElementwiseFlow"]
 

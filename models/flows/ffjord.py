@@ -6,14 +6,14 @@ from typing import ClassVar
 
 from torch import Generator, Tensor
 
-from models.base import Batch, ReportsCost
-from models.flows.base import Flow, OptimizerFactory, at_least, to_reals
-from models.nn.dynamics import ConvDynamics, MLPDynamics
-from models.transforms.base import Chain, Transform
-from models.transforms.continuous import Continuous, Noise, Tolerance
-from models.transforms.jacobian import EXACT_DIM
-from models.transforms.multiscale import MultiScale
-from models.transforms.squeeze import Squeeze
+from ..base import Batch, ReportsCost
+from ..nn.dynamics import ConvDynamics, MLPDynamics
+from ..transforms.base import Chain, Transform
+from ..transforms.continuous import Continuous, Noise, Tolerance
+from ..transforms.jacobian import EXACT_DIM
+from ..transforms.multiscale import pyramid
+from ..transforms.squeeze import Squeeze, halvings
+from .base import Flow, OptimizerFactory, at_least, is_image, to_reals
 
 __all__ = ["FFJORD"]
 
@@ -88,17 +88,13 @@ class FFJORD(Flow, ReportsCost):
 
             return Chain(*[one() for _ in range(blocks)])
 
-        if len(shape) == 1:
-            body = equations(shape)
-        elif len(shape) == 3:
-            levels_of_scale: list[Transform] = []
-            c, h, w = shape
-            while h % 2 == 0 and w % 2 == 0 and len(levels_of_scale) < scales - 1:
-                levels_of_scale.append(Chain(equations((c, h, w)), Squeeze()))
-                c, h, w = 2 * c, h // 2, w // 2
-            body = MultiScale(shape, [*levels_of_scale, equations((c, h, w))])
+        def squeezed(of: Sequence[int]) -> Transform:
+            return Chain(equations(of), Squeeze())
+
+        if is_image(shape, "FFJORD"):
+            body: Transform = pyramid(shape, [*[squeezed] * min(scales - 1, halvings(shape)), equations])
         else:
-            raise ValueError(f"FFJORD takes vectors (D,) and images (C, H, W), not examples of shape {shape}")
+            body = equations(shape)
         super().__init__(shape, levels, Chain(*to_reals(levels, alpha), body), optimizer)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:  # type: ignore[override]

@@ -5,19 +5,19 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from models.flows.base import Flow, OptimizerFactory, at_least, class_context
-from models.nn.gated import GatedConvNet
-from models.nn.mlp import MLP
-from models.transforms.actnorm import ActNorm
-from models.transforms.base import Chain, Transform
-from models.transforms.checkerboard import CheckerboardCoupling
-from models.transforms.coupling import Coupling, MaskedCoupling, alternating, checkerboard_mask, halves
-from models.transforms.dequantize import VariationalDequantization
-from models.transforms.flatten import Flatten
-from models.transforms.linear import Conv1x1
-from models.transforms.logistic_mixture import LogisticMixtureCDF
-from models.transforms.logit import Logit
-from models.transforms.squeeze import Squeeze
+from ..nn.gated import GatedConvNet
+from ..nn.mlp import MLP
+from ..transforms.actnorm import ActNorm
+from ..transforms.base import Chain, Transform
+from ..transforms.checkerboard import CheckerboardCoupling
+from ..transforms.coupling import Coupling, MaskedCoupling, alternating, checkerboard_mask, halves, vector_coupling
+from ..transforms.dequantize import VariationalDequantization
+from ..transforms.flatten import Flatten
+from ..transforms.linear import Conv1x1
+from ..transforms.logistic_mixture import LogisticMixtureCDF
+from ..transforms.logit import Logit
+from ..transforms.squeeze import Squeeze
+from .base import Flow, OptimizerFactory, at_least, class_context, is_image
 
 __all__ = ["FlowPP"]
 
@@ -80,7 +80,7 @@ class FlowPP(Flow):
         at_least(0, depth=depth, blocks=blocks)
         law = LogisticMixtureCDF(components)
         first: list[Transform] = []
-        if len(shape) == 1:
+        if not is_image(shape, "Flow++"):
             dim = shape[0]
             body = _vector_couplings(couplings, dim, law, hidden, depth, n_context)
             if levels is not None:
@@ -88,7 +88,7 @@ class FlowPP(Flow):
                 features: nn.Module = MLP(dim, n_features, hidden=hidden, depth=depth, n_context=n_context)
                 noise = _vector_couplings(DEQUANTIZING_COUPLINGS, dim, law, hidden, depth, n_features)
                 first = [VariationalDequantization(levels, Chain(*noise), features), Logit(alpha)]
-        elif len(shape) == 3:
+        else:
             c, h, w = shape
             images = _ImageCouplings(law, channels, heads)
             body = [*images.in_order(c, h, w, blocks, n_context), Flatten(images.final_shape(c, h, w))]
@@ -100,8 +100,6 @@ class FlowPP(Flow):
                 )
                 noise = images.checkerboard(DEQUANTIZING_COUPLINGS, c, h, w, DEQUANTIZING_BLOCKS, pictures=n_features)
                 first = [VariationalDequantization(levels, Chain(*noise), features), Logit(alpha)]
-        else:
-            raise ValueError(f"Flow++ takes vectors (D,) and images (C, H, W), not examples of shape {shape}")
         super().__init__(shape, levels, Chain(*first, *body), optimizer, classes=n_context)
 
 
@@ -110,9 +108,9 @@ def _vector_couplings(
 ) -> list[Transform]:
     parts: list[Transform] = []
     for i in range(n):
-        kept, moved = alternating(dim, parity=i % 2)
-        network = MLP(len(kept), law.n_parameters * len(moved), hidden=hidden, depth=depth, n_context=n_context)
-        parts += [ActNorm(dim), Coupling(kept, moved, network, law)]
+        split = alternating(dim, parity=i % 2)
+        coupling = vector_coupling(*split, law, hidden=hidden, depth=depth, n_context=n_context, zero_last=False)
+        parts += [ActNorm(dim), coupling]
     return parts
 
 

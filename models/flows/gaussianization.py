@@ -5,13 +5,13 @@ from collections.abc import Iterable
 
 import torch
 
-from models.flows.base import Flow, OptimizerFactory, at_least, to_reals
-from models.transforms.actnorm import ActNorm
-from models.transforms.base import Chain, Transform
-from models.transforms.elementwise import Elementwise
-from models.transforms.flatten import Flatten
-from models.transforms.normal_mixture import NormalMixtureCDF
-from models.transforms.rotation import Rotation
+from ..transforms.actnorm import ActNorm
+from ..transforms.base import Chain, Transform
+from ..transforms.elementwise import Elementwise
+from ..transforms.flatten import Flatten
+from ..transforms.normal_mixture import NormalMixtureCDF
+from ..transforms.rotation import Rotation
+from .base import Flow, OptimizerFactory, at_least, to_reals
 
 __all__ = ["Gaussianization"]
 

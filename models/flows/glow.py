@@ -2,18 +2,17 @@
 
 from collections.abc import Iterable, Sequence
 
-from models.flows.base import Flow, OptimizerFactory, at_least, class_context, to_reals
-from models.nn.convnet import ConvNet, ZeroConv
-from models.nn.mlp import MLP
-from models.transforms.actnorm import ActNorm
-from models.transforms.base import Chain, Transform
-from models.transforms.coupling import Coupling, MaskedCoupling, checkerboard_mask, halves
-from models.transforms.dequantize import UniformDequantization
-from models.transforms.linear import Conv1x1, LULinear
-from models.transforms.multiscale import MultiScale
-from models.transforms.scale import Scale
-from models.transforms.squeeze import Squeeze
-from models.transforms.univariate import Affine, SigmoidAffine
+from ..nn.convnet import ConvNet, ZeroConv
+from ..transforms.actnorm import ActNorm
+from ..transforms.base import Chain, Transform
+from ..transforms.coupling import Coupling, MaskedCoupling, checkerboard_mask, halves, vector_coupling
+from ..transforms.dequantize import UniformDequantization
+from ..transforms.linear import Conv1x1, LULinear
+from ..transforms.multiscale import pyramid
+from ..transforms.scale import Scale
+from ..transforms.squeeze import Squeeze, halvings
+from ..transforms.univariate import Affine, SigmoidAffine
+from .base import Flow, OptimizerFactory, at_least, class_context, is_image, to_reals
 
 __all__ = ["Glow"]
 
@@ -73,12 +72,10 @@ class Glow(Flow):
         n_context = class_context(classes, conditional)
         at_least(1, steps=steps, scales=scales, channels=channels, hidden=hidden)
         at_least(0, depth=depth)
-        if len(shape) == 1:
-            body = _vector_transform(shape[0], steps, hidden, depth, n_context)
-        elif len(shape) == 3:
+        if is_image(shape, "Glow"):
             body = _image_transform(shape, steps, scales, channels, n_context)
         else:
-            raise ValueError(f"Glow takes vectors (D,) and images (C, H, W), not examples of shape {shape}")
+            body = _vector_transform(shape[0], steps, hidden, depth, n_context)
         super().__init__(shape, levels, Chain(*_to_reals(levels, alpha), body), optimizer, classes=n_context)
 
 
@@ -92,8 +89,8 @@ def _vector_transform(dim: int, steps: int, hidden: int, depth: int, n_context: 
     kept, moved = halves(dim, parity=0)
 
     def step() -> list[Transform]:
-        conditioner = MLP(len(kept), 2 * len(moved), hidden=hidden, depth=depth, n_context=n_context, zero_last=True)
-        return [ActNorm(dim), LULinear(dim), Coupling(kept, moved, conditioner, SigmoidAffine())]
+        coupling = vector_coupling(kept, moved, SigmoidAffine(), hidden=hidden, depth=depth, n_context=n_context)
+        return [ActNorm(dim), LULinear(dim), coupling]
 
     return Chain(*[part for _ in range(steps) for part in step()])
 
@@ -112,16 +109,12 @@ def _image_transform(shape: Sequence[int], steps: int, scales: int, channels: in
         network = ZeroConv(0, 2 * n_out, n_context=n_kept + n_context)
         return Coupling([], range(n_out), network, Affine(bound=5.0))
 
-    c, h, w = shape
-    if h % 2 or w % 2:
-        parts = [part for i in range(steps) for part in (checkerboard_step(h, w, i % 2) if c == 1 else step(c))]
-        return MultiScale(shape, [Chain(*parts)])
-    levels: list[Transform] = []
-    priors: list[Transform] = []
-    while len(levels) < scales and h % 2 == 0 and w % 2 == 0:
-        if levels:
-            priors.append(prior(c, c))
-        c, h, w = 4 * c, h // 2, w // 2
-        levels.append(Chain(Squeeze(), *[part for _ in range(steps) for part in step(c)]))
-        c = c // 2
-    return MultiScale(shape, levels, priors)
+    def squeezed(of: Sequence[int]) -> Transform:
+        c, _, _ = Squeeze().output_shape(of)
+        return Chain(Squeeze(), *[part for _ in range(steps) for part in step(c)])
+
+    def unsqueezed(of: Sequence[int]) -> Transform:
+        c, h, w = of
+        return Chain(*[part for i in range(steps) for part in (checkerboard_step(h, w, i % 2) if c == 1 else step(c))])
+
+    return pyramid(shape, [squeezed] * min(scales, halvings(shape)) or [unsqueezed], prior)

@@ -5,11 +5,11 @@ from functools import partial
 
 from torch import nn
 
-from models.flows.base import OptimizerFactory, at_least
-from models.flows.contractive import ContractiveFlow
-from models.nn.lipschitz import LipschitzDenseNet
-from models.transforms.jacobian import EXACT_DIM
-from models.transforms.residual import Residual, Roulette
+from ..nn.lipschitz import LipschitzDenseNet
+from ..transforms.jacobian import EXACT_DIM
+from ..transforms.residual import Residual, Roulette
+from .base import OptimizerFactory, at_least
+from .contractive import ContractiveFlow
 
 __all__ = ["IDenseNet"]
 

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Iterable
 
-from models.flows.base import Flow, OptimizerFactory, to_reals
-from models.transforms.actnorm import ActNorm
-from models.transforms.base import Chain, Transform
-from models.transforms.flatten import Flatten
-from models.transforms.linear import FullLinear, LULinear
+from ..transforms.actnorm import ActNorm
+from ..transforms.base import Chain, Transform
+from ..transforms.flatten import Flatten
+from ..transforms.linear import FullLinear, LULinear
+from .base import Flow, OptimizerFactory, to_reals
 
 __all__ = ["LinearFlow"]
 

@@ -3,13 +3,12 @@
 import math
 from collections.abc import Iterable
 
-from models.flows.base import Flow, OptimizerFactory, at_least, class_context, to_reals
-from models.nn.made import MADE, n_masked
-from models.transforms.autoregressive import Autoregressive
-from models.transforms.base import Chain, Transform
-from models.transforms.flatten import Flatten
-from models.transforms.permute import reversal
-from models.transforms.univariate import Affine
+from ..transforms.autoregressive import autoregressive_layers
+from ..transforms.base import Chain
+from ..transforms.flatten import Flatten
+from ..transforms.permute import with_reversals
+from ..transforms.univariate import Affine
+from .base import Flow, OptimizerFactory, at_least, class_context, to_reals
 
 __all__ = ["MAF"]
 
@@ -56,12 +55,6 @@ class MAF(Flow):
         dim = math.prod(shape)
         n_context = class_context(classes, conditional)
         at_least(1, layers=layers)
-        parts: list[Transform] = [*to_reals(levels, alpha), Flatten(shape)]
-        for i in range(layers):
-            network = MADE(dim, 2, hidden=hidden, depth=depth, n_context=n_context, zero_last=True)
-            parts += [reversal(dim)] * (i > 0) + [Autoregressive(network, Affine())]
+        stack = autoregressive_layers(dim, Affine(), layers=layers, hidden=hidden, depth=depth, n_context=n_context)
+        parts = [*to_reals(levels, alpha), Flatten(shape), *with_reversals(stack, dim)]
         super().__init__(shape, levels, Chain(*parts), optimizer, classes=n_context)
-
-    @property
-    def n_parameters(self) -> int:
-        return super().n_parameters - n_masked(self)

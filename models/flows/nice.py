@@ -3,13 +3,12 @@
 import math
 from collections.abc import Iterable
 
-from models.flows.base import Flow, OptimizerFactory, at_least, class_context, to_reals
-from models.nn.mlp import MLP
-from models.transforms.base import Chain, Transform
-from models.transforms.coupling import Coupling, alternating
-from models.transforms.elementwise import Elementwise
-from models.transforms.flatten import Flatten
-from models.transforms.univariate import Scaling, Shift
+from ..transforms.base import Chain, Transform
+from ..transforms.coupling import alternating, vector_coupling
+from ..transforms.elementwise import Elementwise
+from ..transforms.flatten import Flatten
+from ..transforms.univariate import Scaling, Shift
+from .base import Flow, OptimizerFactory, at_least, class_context, to_reals
 
 __all__ = ["NICE"]
 
@@ -60,8 +59,7 @@ class NICE(Flow):
         at_least(0, depth=depth)
         parts: list[Transform] = [*to_reals(levels, alpha), Flatten(shape)]
         for i in range(couplings):
-            kept, moved = alternating(dim, parity=i % 2)
-            network = MLP(len(kept), len(moved), hidden=hidden, depth=depth, n_context=n_context, zero_last=True)
-            parts.append(Coupling(kept, moved, network, Shift()))
+            split = alternating(dim, parity=i % 2)
+            parts.append(vector_coupling(*split, Shift(), hidden=hidden, depth=depth, n_context=n_context))
         parts.append(Elementwise(Scaling(), (dim,)))
         super().__init__(shape, levels, Chain(*parts), optimizer, classes=n_context)

@@ -2,16 +2,15 @@
 
 from collections.abc import Iterable, Sequence
 
-from models.flows.base import Flow, OptimizerFactory, at_least, class_context, to_reals
-from models.nn.mlp import MLP
-from models.nn.resnet import ResNet
-from models.transforms.actnorm import ActNorm
-from models.transforms.base import Chain, Transform
-from models.transforms.coupling import Coupling, MaskedCoupling, alternating, checkerboard_mask, halves
-from models.transforms.linear import Conv1x1, LULinear
-from models.transforms.multiscale import MultiScale
-from models.transforms.spline import RationalQuadraticSpline
-from models.transforms.squeeze import Squeeze
+from ..nn.resnet import ResNet
+from ..transforms.actnorm import ActNorm
+from ..transforms.base import Chain, Transform
+from ..transforms.coupling import Coupling, MaskedCoupling, alternating, checkerboard_mask, halves, vector_coupling
+from ..transforms.linear import Conv1x1, LULinear
+from ..transforms.multiscale import pyramid
+from ..transforms.spline import RationalQuadraticSpline
+from ..transforms.squeeze import Squeeze, halvings
+from .base import Flow, OptimizerFactory, at_least, class_context, is_image, to_reals
 
 __all__ = ["NSF"]
 
@@ -79,12 +78,10 @@ class NSF(Flow):
         at_least(1, couplings=couplings, hidden=hidden, steps=steps, scales=scales, channels=channels)
         at_least(0, depth=depth, blocks=blocks)
         spline = RationalQuadraticSpline(bins, bound)
-        if len(shape) == 1:
-            body = _vector_transform(shape[0], spline, couplings, hidden, depth, n_context)
-        elif len(shape) == 3:
+        if is_image(shape, "NSF"):
             body = _image_transform(shape, spline, steps, scales, channels, blocks, n_context)
         else:
-            raise ValueError(f"NSF takes vectors (D,) and images (C, H, W), not examples of shape {shape}")
+            body = _vector_transform(shape[0], spline, couplings, hidden, depth, n_context)
         super().__init__(shape, levels, Chain(*to_reals(levels, alpha), body), optimizer, classes=n_context)
 
 
@@ -93,10 +90,9 @@ def _vector_transform(
 ) -> Transform:
     parts: list[Transform] = [ActNorm(dim)]
     for i in range(couplings):
-        kept, moved = alternating(dim, parity=i % 2)
-        n_out = spline.n_parameters * len(moved)
-        conditioner = MLP(len(kept), n_out, hidden=hidden, depth=depth, n_context=n_context, zero_last=True)
-        parts += [LULinear(dim), Coupling(kept, moved, conditioner, spline)]
+        split = alternating(dim, parity=i % 2)
+        coupling = vector_coupling(*split, spline, hidden=hidden, depth=depth, n_context=n_context)
+        parts += [LULinear(dim), coupling]
     return Chain(*parts, LULinear(dim))
 
 
@@ -115,13 +111,12 @@ def _image_transform(
     def checkerboard_step(h: int, w: int, parity: int) -> list[Transform]:
         return [ActNorm(1), MaskedCoupling(checkerboard_mask(h, w, parity), conditioner(1, 1), spline)]
 
-    c, h, w = shape
-    if h % 2 or w % 2:
-        parts = [part for i in range(steps) for part in (checkerboard_step(h, w, i % 2) if c == 1 else step(c))]
-        return MultiScale(shape, [Chain(*parts)])
-    levels: list[Transform] = []
-    while len(levels) < scales and h % 2 == 0 and w % 2 == 0:
-        c, h, w = 4 * c, h // 2, w // 2
-        levels.append(Chain(Squeeze(), *[part for _ in range(steps) for part in step(c)], Conv1x1(c)))
-        c = c // 2
-    return MultiScale(shape, levels)
+    def squeezed(of: Sequence[int]) -> Transform:
+        c, _, _ = Squeeze().output_shape(of)
+        return Chain(Squeeze(), *[part for _ in range(steps) for part in step(c)], Conv1x1(c))
+
+    def unsqueezed(of: Sequence[int]) -> Transform:
+        c, h, w = of
+        return Chain(*[part for i in range(steps) for part in (checkerboard_step(h, w, i % 2) if c == 1 else step(c))])
+
+    return pyramid(shape, [squeezed] * min(scales, halvings(shape)) or [unsqueezed])

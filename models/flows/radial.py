@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from models.flows.base import Flow, OptimizerFactory, at_least, to_reals
-from models.transforms.base import Chain
-from models.transforms.flatten import Flatten
-from models.transforms.radial import radial_layers
+from ..transforms.base import Chain
+from ..transforms.flatten import Flatten
+from ..transforms.radial import radial_layers
+from .base import Flow, OptimizerFactory, at_least, to_reals
 
 __all__ = ["RadialFlow"]
 

@@ -5,16 +5,16 @@ from typing import Literal
 
 from torch import nn
 
-from models.flows.base import Flow, OptimizerFactory, at_least, class_context, to_reals
-from models.nn.mlp import MLP
-from models.nn.resnet import ResNet
-from models.transforms.base import Chain, Transform
-from models.transforms.coupling import Coupling, MaskedCoupling, alternating, checkerboard_mask, halves
-from models.transforms.dequantize import VariationalDequantization
-from models.transforms.logit import Logit
-from models.transforms.multiscale import MultiScale
-from models.transforms.squeeze import Squeeze
-from models.transforms.univariate import Affine
+from ..nn.mlp import MLP
+from ..nn.resnet import ResNet
+from ..transforms.base import Chain, Transform
+from ..transforms.coupling import Coupling, MaskedCoupling, alternating, checkerboard_mask, halves, vector_coupling
+from ..transforms.dequantize import VariationalDequantization
+from ..transforms.logit import Logit
+from ..transforms.multiscale import pyramid
+from ..transforms.squeeze import Squeeze, halvings
+from ..transforms.univariate import Affine
+from .base import Flow, OptimizerFactory, at_least, class_context, is_image, to_reals
 
 __all__ = ["RealNVP"]
 
@@ -71,12 +71,10 @@ class RealNVP(Flow):
         n_context = class_context(classes, conditional)
         at_least(1, couplings=couplings, hidden=hidden, channels=channels)
         at_least(0, depth=depth, blocks=blocks)
-        if len(shape) == 1:
-            body = _vector_transform(shape[0], couplings, hidden, depth, n_context)
-        elif len(shape) == 3:
+        if is_image(shape, "RealNVP"):
             body = _image_transform(shape, channels, blocks, n_context)
         else:
-            raise ValueError(f"RealNVP takes vectors (D,) and images (C, H, W), not examples of shape {shape}")
+            body = _vector_transform(shape[0], couplings, hidden, depth, n_context)
         if dequantization not in ("uniform", "variational"):
             raise ValueError(f"dequantization is uniform or variational, not {dequantization}")
         first = to_reals(levels, alpha)
@@ -102,23 +100,24 @@ def _variational_dequantization(
 
 
 def _vector_transform(dim: int, couplings: int, hidden: int, depth: int, n_context: int) -> Transform:
-    layers: list[Transform] = []
-    for i in range(couplings):
-        kept, moved = alternating(dim, parity=i % 2)
-        conditioner = MLP(len(kept), 2 * len(moved), hidden=hidden, depth=depth, n_context=n_context, zero_last=True)
-        layers.append(Coupling(kept, moved, conditioner, Affine()))
-    return Chain(*layers)
+    splits = [alternating(dim, parity=i % 2) for i in range(couplings)]
+    return Chain(
+        *[vector_coupling(*split, Affine(), hidden=hidden, depth=depth, n_context=n_context) for split in splits]
+    )
 
 
 def _image_transform(shape: Sequence[int], channels: int, blocks: int, n_context: int) -> Transform:
     network = (channels, blocks, n_context)
-    c, h, w = shape
-    scales: list[Transform] = []
-    while h % 2 == 0 and w % 2 == 0 and min(h, w) > 4:
-        scales.append(Chain(*_checkerboard(3, c, h, w, *network), Squeeze(), *_channelwise(3, 4 * c, *network)))
-        c, h, w = 2 * c, h // 2, w // 2
-    scales.append(Chain(*_checkerboard(4, c, h, w, *network)))
-    return MultiScale(shape, scales)
+
+    def scale(of: Sequence[int]) -> Transform:
+        c, h, w = of
+        return Chain(*_checkerboard(3, c, h, w, *network), Squeeze(), *_channelwise(3, 4 * c, *network))
+
+    def last(of: Sequence[int]) -> Transform:
+        c, h, w = of
+        return Chain(*_checkerboard(4, c, h, w, *network))
+
+    return pyramid(shape, [*[scale] * halvings(shape, above=4), last])
 
 
 def _checkerboard(n: int, c: int, h: int, w: int, channels: int, blocks: int, n_context: int) -> list[Transform]:

@@ -2,15 +2,15 @@
 
 from collections.abc import Iterable
 
-from models.flows.base import Flow, OptimizerFactory, at_least, class_context
-from models.nn.causal_transformer import CausalTransformer
-from models.transforms.base import Chain, Transform
-from models.transforms.dequantize import UniformDequantization
-from models.transforms.flatten import Flatten
-from models.transforms.permute import reversal
-from models.transforms.scale import Scale
-from models.transforms.sequence import Patches, TokenAutoregressive
-from models.transforms.univariate import Affine
+from ..nn.causal_transformer import CausalTransformer
+from ..transforms.base import Chain, Transform
+from ..transforms.dequantize import UniformDequantization
+from ..transforms.flatten import Flatten
+from ..transforms.permute import with_reversals
+from ..transforms.scale import Scale
+from ..transforms.sequence import Patches, TokenAutoregressive
+from ..transforms.univariate import Affine
+from .base import Flow, OptimizerFactory, at_least, class_context, is_image
 
 __all__ = ["TarFlow"]
 
@@ -69,28 +69,23 @@ class TarFlow(Flow):
         shape = tuple(shape)
         n_context = class_context(classes, conditional)
         at_least(1, patch=patch, group=group, blocks=blocks, layers=layers)
-        if len(shape) == 1:
-            patches = Patches(shape, (1, _divisor(shape[0], group)))
-        elif len(shape) == 3:
+        if is_image(shape, "TarFlow"):
             patches = Patches(shape, (_divisor(shape[1], patch), _divisor(shape[2], patch)))
         else:
-            raise ValueError(f"TarFlow takes vectors (D,) and images (C, H, W), not examples of shape {shape}")
+            patches = Patches(shape, (1, _divisor(shape[0], group)))
         tokens, size = patches.output_shape(shape)
         law = Affine()
         parts: list[Transform] = [] if levels is None else [UniformDequantization(levels), Scale(2.0, -1.0)]
-        parts.append(patches)
-        for i in range(blocks):
+
+        def block() -> Transform:
             network = CausalTransformer(
-                size,
-                law.n_parameters * size,
-                tokens,
-                channels=channels,
-                layers=layers,
-                heads=heads,
-                n_context=n_context,
-            )
-            parts += [reversal(tokens)] * (i > 0) + [TokenAutoregressive(network, law)]
-        super().__init__(shape, levels, Chain(*parts, Flatten((tokens, size))), optimizer, classes=n_context)
+                size, law.n_parameters * size, tokens,
+                channels=channels, layers=layers, heads=heads, n_context=n_context,
+            )  # fmt: skip
+            return TokenAutoregressive(network, law)
+
+        parts += [patches, *with_reversals([block() for _ in range(blocks)], tokens), Flatten((tokens, size))]
+        super().__init__(shape, levels, Chain(*parts), optimizer, classes=n_context)
 
 
 def _divisor(n: int, most: int) -> int:

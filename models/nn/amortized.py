@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from models.nn.context import needed
+from .context import needed
 
 __all__ = ["Amortized"]
 

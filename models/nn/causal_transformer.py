@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from models.nn.context import needed
+from .context import needed
 
 __all__ = ["CausalTransformer"]
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from models.nn.context import as_pictures, needed
-from models.transforms.actnorm import ActNorm
+from ..transforms.actnorm import ActNorm
+from .context import as_pictures, needed
 
 __all__ = ["ConvNet", "ZeroConv"]
 

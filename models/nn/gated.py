@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import elu, glu, scaled_dot_product_attention
 
-from models.nn.context import as_pictures, needed
+from .context import as_pictures, needed
 
 __all__ = ["GatedConvNet"]
 

@@ -7,15 +7,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
-from models.nn.context import needed
-from models.nn.substitution import forward_substitution
+from .context import needed
+from .masked import Masked
+from .substitution import forward_substitution
 
-__all__ = ["MADE", "MaskedLinear", "n_masked"]
+__all__ = ["MADE", "MaskedLinear"]
 
 REACH = 10.0  # beyond it inputs look alike to a network; standardized data and logits of pixels are within
 
 
-class MaskedLinear(nn.Linear):
+class MaskedLinear(nn.Linear, Masked):
     """A linear layer some of whose weights are held at zero.
 
     Arguments:
@@ -29,6 +30,10 @@ class MaskedLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight * self.mask, self.bias)
+
+    @property
+    def n_masked(self) -> int:
+        return int((self.mask == 0).sum())
 
 
 class MADE(nn.Module):
@@ -141,8 +146,3 @@ class MADE(nn.Module):
 
 def _clamped(x: Tensor) -> Tensor:
     return REACH * (x / REACH).tanh()
-
-
-def n_masked(module: nn.Module) -> int:
-    """Number of the weights of a network that are held at zero, in all its masked layers."""
-    return sum(int((layer.mask == 0).sum()) for layer in module.modules() if isinstance(layer, MaskedLinear))

@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from models.nn.context import needed
+from .context import needed
 
 __all__ = ["MLP"]
 

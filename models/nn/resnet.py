@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from models.nn.context import as_pictures, needed
+from .context import as_pictures, needed
 
 __all__ = ["ResNet"]
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from models.transforms.base import Transform
+from .base import Transform
 
 __all__ = ["ActNorm"]
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
-from models.nn.made import MADE
-from models.transforms.base import Transform, vectors_of
-from models.transforms.univariate import Univariate
+from ..nn.made import MADE
+from .base import Transform, vectors_of
+from .univariate import Univariate
 
-__all__ = ["Autoregressive"]
+__all__ = ["Autoregressive", "autoregressive_layers"]
 
 
 class Autoregressive(Transform):
@@ -66,3 +66,26 @@ class Autoregressive(Transform):
 
     def output_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         return vectors_of(self.network.n_in, shape)
+
+
+def autoregressive_layers(
+    dim: int, univariate: Univariate, *, layers: int, hidden: int, depth: int, n_context: int, zero_last: bool = True
+) -> list[Transform]:
+    """``layers`` autoregressive transforms of vectors ``(dim,)``, each with a MADE of its own.
+
+    They all read the variables in the same order; put reversals between them with
+    :func:`~models.transforms.permute.with_reversals`.
+
+    Arguments:
+        univariate: What moves a variable, in all layers.
+        hidden, depth: Units and hidden layers of each MADE.
+        n_context: Numbers of the context; 0: none is read.
+        zero_last: Whether the last layer of each MADE starts at zero.
+    """
+    return [
+        Autoregressive(
+            MADE(dim, univariate.n_parameters, hidden=hidden, depth=depth, n_context=n_context, zero_last=zero_last),
+            univariate,
+        )
+        for _ in range(layers)
+    ]

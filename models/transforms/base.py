@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.base import Relation
+from ..base import Relation
 
 __all__ = [
     "Chain",

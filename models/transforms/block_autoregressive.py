@@ -7,16 +7,17 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import linear
 
-from models.nn.substitution import forward_substitution
-from models.transforms.base import Transform, vectors_of
-from models.transforms.roots import increasing_root
+from ..nn.masked import Masked
+from ..nn.substitution import forward_substitution
+from .base import Transform, vectors_of
+from .roots import implicit_root, increasing_root
 
 __all__ = ["BlockAutoregressive", "BlockLinear"]
 
 BOUND = 3.0  # of log-scales and of the gate's log-odds, in nats
 
 
-class BlockLinear(nn.Module):
+class BlockLinear(nn.Module, Masked):
     r"""A linear layer between D groups of units, ``(B, D n_in)`` to ``(B, D n_out)``.
 
     .. math:: W_r = e^{s_r}\, \hat W_r / \|\hat W_r\|, \quad
@@ -153,10 +154,8 @@ class BlockAutoregressive(Transform):
                     low, high = (middle - reach) / rest_of_one, (middle + reach) / rest_of_one
                     x = increasing_root(curve, target, low, high, tolerance)
                 if torch.is_grad_enabled():
-                    # A step of Newton's that moves nothing carries the gradient of the implicit function.
                     value, slope = curve(x)
-                    step = (target - value) / slope.detach()
-                    x = x + (step - step.detach())
+                    x = implicit_root(x, (target - value) / slope.detach())
                 _, slope, hidden = _evaluated(x, blocks, pending)
                 slopes.append(alpha * slope + rest_of_one)
                 return [x, *hidden]
@@ -168,11 +167,6 @@ class BlockAutoregressive(Transform):
 
     def output_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         return vectors_of(self.dim, shape)
-
-    @property
-    def n_masked(self) -> int:
-        """Numbers among the parameters that the map does not depend on."""
-        return sum(layer.n_masked for layer in self._layers)
 
     @property
     def _layers(self) -> list[BlockLinear]:

@@ -7,10 +7,10 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor, nn
 
-from models.base import Relation
-from models.distributions import standard_normal, uniform
-from models.transforms.base import Transform, full_precision
-from models.transforms.jacobian import EXACT_DIM, jacobian
+from ..base import Relation
+from ..distributions import standard_normal, uniform
+from .base import Transform, full_precision
+from .jacobian import EXACT_DIM, jacobian
 
 __all__ = ["Continuous", "Noise", "Tolerance"]
 

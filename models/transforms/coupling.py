@@ -14,10 +14,11 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor, nn
 
-from models.transforms.base import Transform
-from models.transforms.univariate import Univariate
+from ..nn.mlp import MLP
+from .base import Transform
+from .univariate import Univariate
 
-__all__ = ["Coupling", "MaskedCoupling", "alternating", "checkerboard_mask", "halves"]
+__all__ = ["Coupling", "MaskedCoupling", "alternating", "checkerboard_mask", "halves", "vector_coupling"]
 
 
 class Coupling(Transform):
@@ -99,6 +100,24 @@ class MaskedCoupling(Transform):
         """Kept entries pass unchanged to the last bit."""
         z = torch.where(self.keep, x, moved)
         return z, log_derivative.masked_fill(self.keep, 0.0).flatten(1).sum(1)
+
+
+def vector_coupling(
+    kept: Sequence[int], moved: Sequence[int], univariate: Univariate, *, hidden: int, depth: int, n_context: int,
+    zero_last: bool = True,
+) -> Coupling:  # fmt: skip
+    """A coupling of vectors whose conditioner is a fully connected network.
+
+    Arguments:
+        kept, moved: Indices that together are 0 .. D-1, each once.
+        univariate: What moves a variable.
+        hidden, depth: Units and hidden layers of the network.
+        n_context: Numbers of the context; 0: none is read.
+        zero_last: Whether the network's last layer starts at zero.
+    """
+    n_out = univariate.n_parameters * len(moved)
+    network = MLP(len(kept), n_out, hidden=hidden, depth=depth, n_context=n_context, zero_last=zero_last)
+    return Coupling(kept, moved, network, univariate)
 
 
 def alternating(n: int, parity: int) -> tuple[list[int], list[int]]:

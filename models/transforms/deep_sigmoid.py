@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from models.transforms.roots import increasing_root
-from models.transforms.univariate import Univariate
+from .roots import implicit_root, increasing_root, newton_step
+from .univariate import Univariate
 
 __all__ = ["DeepSigmoid"]
 
@@ -74,11 +74,8 @@ class DeepSigmoid(Univariate):
             tolerance = 4 * torch.finfo(z.dtype).eps
             x = increasing_root(value_and_slope, z, alone.amin(1), alone.amax(1), tolerance)
         if torch.is_grad_enabled():
-            # A step of Newton's that moves nothing carries the gradient of the implicit function x(z, parameters).
             value, log_slope = _curve(x, units)
-            # The limit keeps 0 * inf, where the curve is flat, from being NaN.
-            step = (z - value) * (-log_slope.detach()).clamp(max=60.0).exp()
-            x = x + (step - step.detach())
+            x = implicit_root(x, newton_step(value, z, log_slope))
         return x, -_curve(x, units)[1]
 
     def _units(self, parameters: Tensor) -> "_Units":

@@ -9,9 +9,9 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import logsigmoid
 from torch.special import log_ndtr
 
-from models.base import Relation
-from models.distributions import standard_normal, uniform
-from models.transforms.base import Transform
+from ..base import Relation
+from ..distributions import standard_normal, uniform
+from .base import Transform
 
 __all__ = ["Dequantization", "UniformDequantization", "VariationalDequantization"]
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor, nn
 
-from models.transforms.base import Transform, only_shape
-from models.transforms.univariate import Univariate
+from .base import Transform, only_shape
+from .univariate import Univariate
 
 __all__ = ["Elementwise"]
 

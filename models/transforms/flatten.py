@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import Generator, Tensor
 
-from models.transforms.base import Transform, only_shape
+from .base import Transform, only_shape
 
 __all__ = ["Flatten"]
 

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from models.nn.made import MADE
-from models.transforms.autoregressive import Autoregressive
-from models.transforms.base import Chain, Transform
-from models.transforms.permute import reversal
-from models.transforms.univariate import Univariate
+from .autoregressive import autoregressive_layers
+from .base import Chain
+from .permute import with_reversals
+from .univariate import Univariate
 
 __all__ = ["SigmoidGate", "iaf_layers"]
 
@@ -60,8 +59,5 @@ def iaf_layers(dim: int, n_context: int = 0, layers: int = 4, hidden: int = 320,
         n_context: Numbers of h.
         hidden, depth: Units and hidden layers of each MADE.
     """
-    parts: list[Transform] = []
-    for i in range(layers):
-        network = MADE(dim, 2, hidden=hidden, depth=depth, n_context=n_context, zero_last=True)
-        parts += [reversal(dim)] * (i > 0) + [Autoregressive(network, SigmoidGate())]
-    return Chain(*parts)
+    gated = autoregressive_layers(dim, SigmoidGate(), layers=layers, hidden=hidden, depth=depth, n_context=n_context)
+    return Chain(*with_reversals(gated, dim))

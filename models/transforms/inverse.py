@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Generator, Tensor
 
-from models.transforms.base import Transform
+from .base import Transform
 
 __all__ = ["Inverse"]
 

@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from models.transforms.base import Transform, full_precision, vectors_of
+from .base import Transform, full_precision, vectors_of
 
 __all__ = ["Conv1x1", "FullLinear", "LULinear"]
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from models.transforms.mixture_cdf import Logistic, Mixture
-from models.transforms.univariate import Affine, Univariate
+from .mixture_cdf import Logistic, Mixture
+from .univariate import Affine, Univariate
 
 __all__ = ["LogisticMixtureCDF"]
 

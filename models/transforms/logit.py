@@ -5,7 +5,7 @@ import math
 from torch import Generator, Tensor
 from torch.nn.functional import logsigmoid
 
-from models.transforms.base import Transform
+from .base import Transform
 
 __all__ = ["Logit"]
 

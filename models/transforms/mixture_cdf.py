@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from torch.special import erfcx, ndtri
 
+from .roots import implicit_root, newton_step
+
 __all__ = ["Kernel", "Logistic", "Mixture", "Normal"]
 
 SQRT_2, LOG_SQRT_2PI = math.sqrt(2), 0.5 * math.log(2 * math.pi)
@@ -138,11 +140,9 @@ class Mixture:
             low, high = self._bracket(z)
             x = (low + high) / 2
             for _ in range(NEWTON_STEPS):
-                x = self._newton(x, z).clamp(low, high)
+                x = (x + self._newton_step(x, z)).clamp(low, high)
         if torch.is_grad_enabled():
-            # A step that moves nothing carries the gradient of the implicit function x(z, parameters).
-            step = self._newton(x, z)
-            x = x + (step - step.detach())
+            x = implicit_root(x, self._newton_step(x, z))
         return x, -self.to_kernel(x)[1]
 
     def _bracket(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,7 +160,6 @@ class Mixture:
             low, high = torch.where(too_high, low, middle), torch.where(too_high, middle, high)
         return torch.where(z > 0, -high, low), torch.where(z > 0, -low, high)
 
-    def _newton(self, x: Tensor, z: Tensor) -> Tensor:
+    def _newton_step(self, x: Tensor, z: Tensor) -> Tensor:
         value, log_slope = self.to_kernel(x)
-        # The limit keeps 0 * inf, a root met where F is flat, from being NaN.
-        return x - (value - z) * (-log_slope.detach()).clamp(max=60.0).exp()
+        return newton_step(value, z, log_slope)

@@ -1,17 +1,22 @@
 """The multi-scale architecture: half of the channels leaves after each level."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import zip_longest
 
 import torch
 from torch import Generator, Tensor, nn
 
-from models.base import Relation
-from models.nn.context import as_pictures
-from models.transforms.base import Transform, only_shape, weakest_inverse, weakest_relation
+from ..base import Relation
+from ..nn.context import as_pictures
+from .base import Chain, Transform, only_shape, weakest_inverse, weakest_relation
 
-__all__ = ["MultiScale"]
+__all__ = ["Level", "MultiScale", "Prior", "pyramid"]
+
+Level = Callable[[Sequence[int]], Transform]
+"""Makes a level for images of a shape ``(C, H, W)``."""
+Prior = Callable[[int, int], Transform]
+"""Makes the transform of what is factored out, from the numbers of channels that are kept and that leave."""
 
 
 class MultiScale(Transform):
@@ -111,6 +116,37 @@ class MultiScale(Transform):
     def output_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         only_shape(self.shape, shape)
         return (math.prod(self.shape),)
+
+
+def pyramid(
+    shape: Sequence[int], levels: Sequence[Level], prior: Prior | None = None, *, factor_out: bool = True
+) -> MultiScale:
+    """The multi-scale architecture with each level made for the images that the level before leaves.
+
+    Arguments:
+        shape: Of one example, ``(C, H, W)``.
+        levels: At least one; all but the last usually squeeze.
+        prior: Makes the priors of :class:`MultiScale`; None: there are none.
+        factor_out: Whether half of the channels leaves after each level but the last; if not, the levels follow one
+            another as a single level.
+
+    Raises:
+        ValueError: There is no level, or no half of a single channel can be factored out.
+    """
+    current = tuple(shape)
+    made: list[Transform] = []
+    priors: list[Transform] = []
+    for number, level in enumerate(levels):
+        if number > 0:
+            channels, *size = made[-1].output_shape(current)
+            kept = channels // 2 if factor_out else channels
+            if kept == 0:
+                raise ValueError("no half of 1 channel can be factored out")
+            if prior is not None:
+                priors.append(prior(kept, channels - kept))
+            current = (kept, *size)
+        made.append(level(current))
+    return MultiScale(shape, made if factor_out else [Chain(*made)], priors)
 
 
 def _joined(kept: Tensor, context: Tensor | None) -> Tensor:

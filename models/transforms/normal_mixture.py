@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.transforms.mixture_cdf import Mixture, Normal
-from models.transforms.univariate import Univariate
+from .mixture_cdf import Mixture, Normal
+from .univariate import Univariate
 
 __all__ = ["NormalMixtureCDF"]
 

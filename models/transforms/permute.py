@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
-from models.transforms.base import Transform
+from .base import Transform
 
-__all__ = ["Permute", "reversal"]
+__all__ = ["Permute", "reversal", "with_reversals"]
 
 
 class Permute(Transform):
@@ -41,6 +41,17 @@ class Permute(Transform):
 
 
 def reversal(n: int) -> Permute:
-    """The last first, as it stands between autoregressive layers (Kingma, Salimans, Jozefowicz, Chen, Sutskever,
-    Welling 2016, Improving variational inference with inverse autoregressive flow)."""
+    """The order n-1 .. 0."""
     return Permute(range(n - 1, -1, -1))
+
+
+def with_reversals(layers: Sequence[Transform], n: int) -> list[Transform]:
+    """The layers with a reversal of n variables between each two of them.
+
+    Autoregressive layers then read the variables from either end in turn (Kingma, Salimans, Jozefowicz, Chen,
+    Sutskever, Welling 2016, Improving variational inference with inverse autoregressive flow, arXiv:1606.04934).
+    """
+    parts: list[Transform] = []
+    for i, layer in enumerate(layers):
+        parts += [reversal(n)] * (i > 0) + [layer]
+    return parts

@@ -7,9 +7,9 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import softplus
 
-from models.nn.amortized import Amortized
-from models.transforms.base import Chain, Transform, vectors_of
-from models.transforms.roots import increasing_root
+from ..nn.amortized import Amortized
+from .base import Chain, Transform, vectors_of
+from .roots import increasing_root
 
 __all__ = ["Planar", "planar_layers"]
 

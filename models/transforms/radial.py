@@ -7,8 +7,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import softplus
 
-from models.nn.amortized import Amortized
-from models.transforms.base import Chain, Transform, vectors_of
+from ..nn.amortized import Amortized
+from .base import Chain, Transform, vectors_of
 
 __all__ = ["Radial", "radial_layers"]
 

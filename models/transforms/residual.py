@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
-from models.base import Relation
-from models.distributions import standard_normal, uniform
-from models.nn.lipschitz import tighten
-from models.transforms.base import Transform, full_precision
-from models.transforms.jacobian import EXACT_DIM, jacobian
+from ..base import Relation
+from ..distributions import standard_normal, uniform
+from ..nn.lipschitz import tighten
+from .base import Transform, full_precision
+from .jacobian import EXACT_DIM, jacobian
 
 __all__ = ["Residual", "Roulette", "Series", "Truncated"]
 

@@ -1,11 +1,19 @@
-"""Roots of increasing functions, entry by entry."""
+r"""Roots of increasing functions, entry by entry, and the gradient of a root.
+
+The root x of f(x; theta) = z is a function of z and theta, with the derivatives
+
+.. math:: \frac{\partial x}{\partial z} = \frac{1}{f'(x)}, \qquad
+    \frac{\partial x}{\partial \theta} = -\frac{1}{f'(x)} \frac{\partial f}{\partial \theta}
+
+that a step of Newton's method from x, :math:`(z - f(x; \theta)) / f'(x)` with a constant :math:`f'(x)`, has too.
+"""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-__all__ = ["increasing_root"]
+__all__ = ["implicit_root", "increasing_root", "newton_step"]
 
 
 @torch.no_grad()
@@ -42,3 +50,27 @@ def increasing_root(
             break
         x = following
     return x
+
+
+def newton_step(value: Tensor, target: Tensor, log_slope: Tensor) -> Tensor:
+    """The step of Newton's method from x towards f(x) = target, differentiable by f(x) and the target.
+
+    The slope is taken as a constant. It is limited to exp(-60) from below: a root that is met where f is flat would
+    otherwise give 0 * inf, NaN.
+
+    Arguments:
+        value: f(x).
+        target: What f should be, of the same shape.
+        log_slope: log f'(x), of the same shape.
+    """
+    return (target - value) * (-log_slope.detach()).clamp(max=60.0).exp()
+
+
+def implicit_root(x: Tensor, step: Tensor) -> Tensor:
+    """The root x as a function of the target and of f's parameters: x itself, with the gradient of a Newton step.
+
+    Arguments:
+        x: The root, found without gradients.
+        step: Newton's step from it, with its graph. Its value is not used.
+    """
+    return x + (step - step.detach())

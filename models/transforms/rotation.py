@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor, nn
 
-from models.transforms.base import Transform, full_precision, vectors_of
+from .base import Transform, full_precision, vectors_of
 
 __all__ = ["Rotation"]
 

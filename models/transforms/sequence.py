@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
-from models.nn.causal_transformer import CausalTransformer
-from models.transforms.base import Transform, only_shape
-from models.transforms.univariate import Univariate
+from ..nn.causal_transformer import CausalTransformer
+from .base import Transform, only_shape
+from .univariate import Univariate
 
 __all__ = ["Patches", "TokenAutoregressive"]
 

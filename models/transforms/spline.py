@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from models.transforms.univariate import Univariate
+from .univariate import Univariate
 
 __all__ = ["RationalQuadraticSpline"]
 

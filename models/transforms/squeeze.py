@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from torch import Generator, Tensor
 
-from models.transforms.base import Transform
+from .base import Transform
 
-__all__ = ["Squeeze"]
+__all__ = ["Squeeze", "halvings"]
 
 
 class Squeeze(Transform):
@@ -36,3 +36,12 @@ class Squeeze(Transform):
         if h % 2 or w % 2:
             raise ValueError(f"squeeze needs an even height and width, not {h} x {w}")
         return (4 * c, h // 2, w // 2)
+
+
+def halvings(shape: Sequence[int], *, above: int = 1) -> int:
+    """How often images ``(C, H, W)`` can be squeezed while height and width are even and greater than ``above``."""
+    _, height, width = shape
+    times = 0
+    while height % 2 == 0 and width % 2 == 0 and min(height, width) > above:
+        height, width, times = height // 2, width // 2, times + 1
+    return times

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
-from models.nn.amortized import Amortized
-from models.transforms.base import Chain, Transform, full_precision, vectors_of
-from models.transforms.roots import increasing_root
+from ..nn.amortized import Amortized
+from .base import Chain, Transform, full_precision, vectors_of
+from .roots import increasing_root
 
 __all__ = ["Sylvester", "sylvester_layers"]
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from models.transforms.base import InverseKind
+from .base import InverseKind
 
 __all__ = ["Affine", "Scaling", "Shift", "SigmoidAffine", "Univariate"]
 

@@ -17,14 +17,13 @@ References:
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor, distributed, nn
-from torch.optim import Optimizer
 
-from ..base import Autoencodes, Batch, GenerativeModel, HasLikelihood, Relation
+from ..base import Autoencodes, Batch, GenerativeModel, HasLikelihood, OptimizerFactory, Relation
 from ..distributions import (
     DiagonalGaussian,
     Distribution,
@@ -34,7 +33,6 @@ from ..distributions import (
     standard_normal,
     to_symmetric,
 )
-from ..nn.made import n_masked
 from ..transforms.base import Transform
 
 __all__ = ["VAE", "PosteriorFlow"]
@@ -77,7 +75,7 @@ class VAE(GenerativeModel, HasLikelihood, Autoencodes):
         self,
         shape: Iterable[int],
         levels: int | None,
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        optimizer: OptimizerFactory,
         latent_dim: int = 50,
         hidden: int = 200,
         depth: int = 2,
@@ -101,10 +99,6 @@ class VAE(GenerativeModel, HasLikelihood, Autoencodes):
         self.decoder = tanh_network(latent_dim, parameters_per_entry(levels) * self.dim, hidden, depth)
         self.examples_trained: Tensor
         self.register_buffer("examples_trained", torch.zeros((), dtype=torch.long))  # a buffer: it is checkpointed
-
-    @property
-    def n_parameters(self) -> int:
-        return super().n_parameters - n_masked(self)  # of an autoregressive posterior
 
     @property
     def relation(self) -> Relation:
