@@ -20,7 +20,7 @@ from bench.errors import UserError
 from bench.files import durable_write
 from bench.provenance import git_state
 
-__all__ = ["Progress", "export", "load_checkpoint", "load_weights", "save_checkpoint", "stored_config"]
+__all__ = ["Progress", "export", "load_checkpoint", "load_tensors", "load_weights", "save_checkpoint", "stored_config"]
 
 
 @dataclass
@@ -65,6 +65,19 @@ def load_checkpoint(path: Path | str, map_location: Any = "cpu") -> dict[str, An
             beside tensors and plain values.
     """
     path = Path(path)
+    payload = load_tensors(path, map_location)
+    if not isinstance(payload, dict):
+        raise UserError(f"checkpoint {path}: holds a {type(payload).__name__} instead of named entries")
+    return payload
+
+
+def load_tensors(path: Path | str, map_location: Any = "cpu") -> Any:
+    """Read a tensor, or dicts and lists of tensors and plain values, without running anything in the file.
+
+    Raises:
+        UserError: As ``load_checkpoint``.
+    """
+    path = Path(path)
     if not path.is_file():
         raise UserError(f"checkpoint {path}: no such file; give the path of a .ckpt file in a run's folder")
     try:
@@ -76,10 +89,9 @@ def load_checkpoint(path: Path | str, map_location: Any = "cpu") -> dict[str, An
     except UserError:
         raise
     except Exception as error:  # whatever the unpickler or the archive reader trips over
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        # After its first sentence torch advises to load the file with code and all, in bold letters.
+        reason = str(error).splitlines()[0].partition(". ")[0][:120] if str(error) else type(error).__name__
         raise UserError(f"checkpoint {path}: damaged, or more than tensors and plain values ({reason})") from error
-    if not isinstance(payload, dict):
-        raise UserError(f"checkpoint {path}: holds a {type(payload).__name__} instead of named entries")
     try:
         tensors = list(_tensors(payload))
     except RecursionError as error:
