@@ -94,7 +94,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from bench.rows.store import write_rows
     from bench.runs.run import evaluate_checkpoint
     from bench.tables.aggregate import make_table
-    from bench.tables.render import print_table
+    from bench.tables.text import print_table
 
     out: Path | None = arguments.out
     if out is not None and not out.parent.is_dir():  # before the minutes that the rows take
