@@ -11,7 +11,10 @@ import pytest
 
 from bench.cli.main import main
 from bench.rows.store import read_rows
-from bench.tables.render import make_table, to_csv, to_markdown
+from bench.tables.aggregate import make_table
+from bench.tables.as_csv import to_csv
+from bench.tables.latex import to_latex
+from bench.tables.markdown import to_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -72,6 +75,7 @@ def test_committed_leaderboards_are_made_from_the_committed_rows() -> None:
         board = ROOT / "results" / "leaderboard" / file.stem
         assert board.with_suffix(".csv").read_bytes().decode() == to_csv(table)
         assert board.with_suffix(".md").read_text() == to_markdown(table)
+        assert board.with_suffix(".tex").read_text() == to_latex(table)
 
 
 def test_the_readme_shows_the_committed_leaderboard() -> None:

@@ -21,7 +21,8 @@ from bench.data.cifar import cifar10, listed_near_duplicates
 from bench.data.near_duplicates import LIMIT, find, nearest, similarity
 from bench.errors import UserError
 from bench.schema import Relation
-from bench.tables.aggregate import certified, make_table
+from bench.tables.aggregate import make_table
+from bench.tables.certified import certified
 
 LIST = Path(cifar.__file__).with_name("cifar10_near_duplicates.csv")
 

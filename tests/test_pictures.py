@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.evaluation.pictures import draw_comparison, draw_samples, image_grid, landscape
+from bench.evaluation.pictures import draw_samples, landscape
+from bench.tables.pictures import draw_comparison, image_grid
 
 
 @pytest.mark.parametrize(("channels", "levels"), [(1, 256), (3, 32), (2, 2)])

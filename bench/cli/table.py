@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 from bench.files import durable_write
-from bench.rows.store import collect
-from bench.tables.aggregate import CHECKPOINTS
-from bench.tables.render import make_table, print_table, to_csv, to_latex, to_markdown, to_text
+from bench.tables.as_csv import to_csv
+from bench.tables.latex import to_latex
+from bench.tables.markdown import to_markdown
+from bench.tables.model import CHECKPOINTS
+from bench.tables.text import print_table, to_text
 
 __all__ = ["add_arguments", "main"]
 
@@ -36,7 +38,11 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         bench.errors.UserError: There are no rows, a file is not one of rows, or ``--out`` cannot be written.
     """
-    table = make_table(collect(args.paths), checkpoint=args.checkpoint, metrics=args.metric)
+    # Imported here because pandas takes a quarter of a second to import and --help does not need it.
+    from bench.rows.frame import read_frame
+    from bench.tables.aggregate import make_table
+
+    table = make_table(read_frame(args.paths), checkpoint=args.checkpoint, metrics=args.metric)
     if args.out is not None:
         durable_write(args.out, _WRITERS[args.format](table))
     elif args.format == "text" and sys.stdout.isatty():

@@ -1,7 +1,7 @@
-"""One line of a file of rows: decoded strictly by msgspec, encoded so that it reads back as the same row.
+"""Lines of a file of rows: decoded strictly by msgspec, encoded so that they read back as the same rows.
 
-A complete line of the present version takes msgspec's fast way. Whatever it refuses (an older or newer version, missing
-fields, a mistake) is parsed again by the standard library, which can say more.
+A block of complete lines of the present version takes msgspec's fast way. Other lines (an older or newer version,
+missing fields, a mistake) are parsed one by one with the standard library, which can say what is wrong.
 """
 
 import dataclasses
@@ -18,18 +18,19 @@ import msgspec
 from bench.rows.version1 import upgraded
 from bench.schema import SCHEMA, Relation, ResultRow, Source, Status
 
-__all__ = ["MAX_LINE_BYTES", "STORED", "decode", "encode", "is_torn", "to_row"]
+__all__ = ["STORED", "decode", "decode_block", "encode", "is_torn", "to_row"]
 
-MAX_LINE_BYTES = 1 << 20
+_MAX_LINE_BYTES = 1 << 20
 
-STORED = [name for name in ResultRow.columns() if name != "more"]
-"""The fields that every line has; what is in ``more`` follows them as fields of its own."""
+STORED = ResultRow.columns()[:-1]
+"""The fields that every line has. What is in ``more``, the last field, follows them as fields of its own."""
 
 _DEFAULTS = {
     field.name: field.default for field in dataclasses.fields(ResultRow) if field.default is not dataclasses.MISSING
 }
 _HINTS = typing.get_type_hints(ResultRow)
 _ENUMS: dict[str, type[StrEnum]] = {"relation": Relation, "status": Status, "source": Source}
+_TEXTS = [place for place, name in enumerate(STORED) if _HINTS[name] is str]
 _INTEGER = Annotated[int, msgspec.Meta(ge=-(2**63) + 1, le=2**63 - 1)]
 
 
@@ -56,34 +57,63 @@ def _check(row: Any) -> None:
 
 
 # The stored fields, all of them required, so that a line of as many keys has each key once.
-_Wire = msgspec.defstruct(
-    "_Wire",
+_Stored = msgspec.defstruct(
+    "_Stored",
     [(name, _wire_type(_HINTS[name])) for name in STORED],
     namespace={"__post_init__": _check},
     forbid_unknown_fields=True,
     gc=False,
 )
-_DECODER = msgspec.json.Decoder(_Wire)
+_DECODER = msgspec.json.Decoder(_Stored)
 
 
-def decode(line: bytes) -> tuple[Any, str]:
-    """The stored fields of one line, as a struct with enumerations as text, and the columns it has besides.
+def decode_block(block: bytes) -> list[tuple[Any, ...]] | None:
+    """The columns of whole lines: the fields of ``STORED``, enumerations as text, then ``more``.
+
+    None if there is a line among them that is not a complete row of the present version, or may be too long.
+    """
+    if len(block) > _MAX_LINE_BYTES:
+        return None
+    lines = block.removesuffix(b"\n").split(b"\n")
+    try:
+        rows = list(map(_DECODER.decode, lines))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    columns = list(zip(*map(msgspec.structs.astuple, rows), strict=True))
+    # msgspec keeps the last of doubled keys. A line has a colon for each key and those in its texts, where an escape
+    # may hide one.
+    colons = len(lines) * len(STORED) + sum("".join(columns[place]).count(":") for place in _TEXTS)
+    if block.count(b":") != colons or (b"\\" in block and b"\\u" in block):
+        return None
+    return [*columns, ("",) * len(lines)]
+
+
+def decode(line: bytes) -> tuple[Any, ...]:
+    """The fields of one line, whatever its version: those of ``STORED``, enumerations as text, then ``more``.
 
     Raises:
         ValueError: The line is not a row, with what is wrong in one line.
     """
-    if len(line) > MAX_LINE_BYTES:
+    line = line.removesuffix(b"\n")
+    if len(line) > _MAX_LINE_BYTES:
         raise ValueError(f"a line of {len(line)} bytes is no row")
+    record = _parse(line)
+    if "schema" not in record:
+        record = upgraded(record)
+    is_newer = type(record["schema"]) is int and record["schema"] > SCHEMA
+    unknown = {name: value for name, value in record.items() if name not in STORED}
+    missing = sorted(name for name in STORED if name not in record and name not in _DEFAULTS)
+    if missing or (unknown and not is_newer):
+        what = [f"missing {missing}"] * bool(missing)
+        what += [f"unknown {_short(sorted(unknown))}"] * bool(unknown and not is_newer)
+        raise ValueError(f"fields do not match the schema: {', '.join(what)}")
+    known = {name: record.get(name, _DEFAULTS.get(name)) for name in STORED}
     try:
-        row = _DECODER.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return _decode_slowly(line)
-    # msgspec keeps the last of doubled keys. A line has a colon for each key and those in its texts; an escape may hide
-    # one.
-    colons = line.count(b":")
-    if b"\\u" in line or (colons != len(STORED) and colons != len(STORED) + _colons(row)):
-        _parse(line)
-    return row, ""
+        stored = msgspec.convert(known, _Stored)
+    except msgspec.ValidationError as error:
+        problem, _, name = str(error).partition(" - at `$.")
+        raise ValueError(f"{name.rstrip('`')}: {_short(problem)}" if name else _short(problem)) from error
+    return (*msgspec.structs.astuple(stored), json.dumps(unknown, ensure_ascii=False) if unknown else "")
 
 
 def is_torn(line: bytes) -> bool:
@@ -95,13 +125,13 @@ def is_torn(line: bytes) -> bool:
     return False
 
 
-def to_row(stored: Any, more: str) -> ResultRow:
+def to_row(values: tuple[Any, ...]) -> ResultRow:
     """The row of decoded fields."""
-    fields = msgspec.structs.asdict(stored)
+    fields = dict(zip(_HINTS, values, strict=True))
     for name, kind in _ENUMS.items():
         if fields[name] is not None:
             fields[name] = kind(fields[name])
-    return ResultRow(**fields, more=more)
+    return ResultRow(**fields)
 
 
 def encode(row: ResultRow) -> str:
@@ -116,38 +146,13 @@ def encode(row: ResultRow) -> str:
         raise ValueError(str(error)) from error
     if row.more:
         line = f"{line[:-1]}, {row.more[1:]}"
-    again = to_row(*decode(line.encode()))
+    again = to_row(decode(line.encode()))
     for name in ResultRow.columns():
         given, read = getattr(row, name), getattr(again, name)
         kinds = (float, int) if isinstance(read, float) else type(read)
         if given != read or not isinstance(given, kinds):
             raise ValueError(f"{name} is {_short(given)}, which would be read back as {_short(read)}")
     return line
-
-
-def _colons(row: Any) -> int:
-    return sum(value.count(":") for value in msgspec.structs.astuple(row) if isinstance(value, str))
-
-
-def _decode_slowly(line: bytes) -> tuple[Any, str]:
-    """As ``decode``, for other versions and missing fields, and to say what is wrong."""
-    record = _parse(line)
-    if "schema" not in record:
-        record = upgraded(record)
-    unknown = {name: value for name, value in record.items() if name not in _HINTS or name == "more"}
-    missing = sorted(name for name in STORED if name not in record and name not in _DEFAULTS)
-    is_newer = type(record["schema"]) is int and record["schema"] > SCHEMA
-    if missing or (unknown and not is_newer):
-        what = [f"missing {missing}"] * bool(missing)
-        what += [f"unknown {_short(sorted(unknown))}"] * bool(unknown and not is_newer)
-        raise ValueError(f"fields do not match the schema: {', '.join(what)}")
-    known = {name: record.get(name, _DEFAULTS.get(name)) for name in STORED}
-    try:
-        row = msgspec.convert(known, _Wire)
-    except msgspec.ValidationError as error:
-        what, _, name = str(error).partition(" - at `$.")
-        raise ValueError(f"{name.rstrip('`')}: {_short(what)}" if name else _short(what)) from error
-    return row, json.dumps(unknown, ensure_ascii=False) if unknown else ""
 
 
 def _parse(line: bytes) -> dict[str, Any]:

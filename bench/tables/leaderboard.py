@@ -1,15 +1,23 @@
 """From the folders of runs to a leaderboard: a view that can always be made again."""
 
+import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from bench.errors import UserError
-from bench.evaluation.pictures import draw_comparison
+from bench.files import durable_write
 from bench.rows.store import collect, read_rows, write_rows
-from bench.tables.aggregate import Table, make_table
-from bench.tables.render import print_table, write_leaderboard
+from bench.schema import ResultRow
+from bench.tables.aggregate import make_table
+from bench.tables.as_csv import to_csv
+from bench.tables.latex import to_latex
+from bench.tables.markdown import to_markdown
+from bench.tables.model import Table
+from bench.tables.pictures import draw_comparison
+from bench.tables.text import print_table
 
-__all__ = ["publish"]
+__all__ = ["publish", "write_leaderboard"]
 
 
 def publish(runs: Path, results: Path, name: str) -> None:
@@ -17,6 +25,9 @@ def publish(runs: Path, results: Path, name: str) -> None:
 
     ``results/rows/<name>.jsonl`` holds the rows, ``results/leaderboard/<name>.{csv,md,tex}`` the views of them, and
     ``<name>.png`` samples of every model.
+
+    Raises:
+        UserError: A file is not a file of rows, or the results cannot be written.
     """
     from rich.console import Console
 
@@ -32,7 +43,7 @@ def publish(runs: Path, results: Path, name: str) -> None:
     # Sorted, so that the file does not depend on the order in which runs ended.
     in_order = sorted(rows, key=lambda row: (row.run_id, row.checkpoint, row.metric))
     write_rows(results / "rows" / f"{name}.jsonl", in_order)
-    written = write_leaderboard(rows, results / "leaderboard", name)
+    written = _written(table, results / "leaderboard", name)
     samples = _samples(files, table)
     if samples:
         written.append(results / "leaderboard" / f"{name}.png")
@@ -40,6 +51,31 @@ def publish(runs: Path, results: Path, name: str) -> None:
     # Where there is no terminal to measure, a width at which no cell is broken.
     print_table(table, Console(width=None if sys.stdout.isatty() else 120))
     print(f"Written: {', '.join(map(str, written))}")
+
+
+def write_leaderboard(rows: Iterable[ResultRow], folder: str | os.PathLike[str], name: str) -> list[Path]:
+    """Write ``name.csv``, ``name.md`` and ``name.tex`` into ``folder``, durably.
+
+    Returns:
+        The paths written.
+
+    Raises:
+        UserError: There are no rows, or the files cannot be written.
+    """
+    return _written(make_table(rows), Path(folder), name)
+
+
+def _written(table: Table, folder: Path, name: str) -> list[Path]:
+    views = {".csv": to_csv(table), ".md": to_markdown(table), ".tex": to_latex(table)}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder}: {error.strerror or error}; choose another") from error
+    paths = []
+    for suffix, text in views.items():
+        paths.append(folder / (name + suffix))
+        durable_write(paths[-1], text)
+    return paths
 
 
 def _samples(files: list[Path], table: Table) -> dict[tuple[str, str], Path]:

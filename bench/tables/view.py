@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.schema import Relation, Status
-from bench.tables.aggregate import Cell, Column, Line, Section
+from bench.tables.model import Cell, Column, Line, Section
 
 __all__ = ["ABSENT", "THIN", "Shown", "View", "format_number", "plain", "view_of"]
 
@@ -83,7 +83,11 @@ def view_of(section: Section, checkpoint: str) -> View:
     """Columns that apply to no model of the section are named among its facts, and left out where others remain."""
     notes: dict[str, int] = {}
     kept = _applicable(section)
-    cells = [[_shown(section, line, column, notes) for column in kept] for line in range(len(section.lines))]
+    draws = _draws(section)
+    cells = [
+        [_shown(section, line, column, len(draws[column]) > 1, notes) for column in kept]
+        for line in range(len(section.lines))
+    ]
     return View(
         title=plain(section.dataset),
         facts=_facts(section, checkpoint),
@@ -101,8 +105,8 @@ def _applicable(section: Section) -> list[int]:
     return kept or list(range(len(section.columns)))
 
 
-def _shown(section: Section, line: int, index: int, notes: dict[str, int]) -> Shown:
-    cell = section.cells.get((line, index))
+def _shown(section: Section, line: int, column: int, draws_differ: bool, notes: dict[str, int]) -> Shown:
+    cell = section.cells.get((line, column))
     if cell is None:
         return Shown("", ABSENT, "", False)
     note = _note(cell, section.lines[line])
@@ -110,7 +114,7 @@ def _shown(section: Section, line: int, index: int, notes: dict[str, int]) -> Sh
     if cell.value is None:
         return Shown("", "failed" if cell.status is Status.FAILED else "n/a", mark, False)
     body = format_number(cell.value, cell.spread)
-    if len(_all_draws(section, index)) > 1 and cell.relation not in (None, Relation.EXACT):
+    if draws_differ and cell.relation not in (None, Relation.EXACT):
         body += f" (K={cell.n_draws or '?'})"
     return Shown(cell.relation.symbol if cell.relation is not None else "", body, mark, cell.best)
 
@@ -131,22 +135,20 @@ def _note(cell: Cell, line: Line) -> str:
 def _facts(section: Section, checkpoint: str) -> str:
     rows = section.rows
     shown = {cell.checkpoint for cell in section.cells.values()}
-    commits = sorted({row.git_commit[:10] or "unknown" for row in rows})
-    if any(row.dirty is True for row in rows):
+    commits = sorted({commit[:10] or "unknown" for commit in rows["git_commit"].unique()})
+    if rows["dirty"].fillna(False).any():
         commits.append("dirty")
-    draws = sorted({count for index in range(len(section.columns)) for count in _all_draws(section, index)})
+    features = rows.loc[rows["extractor"] != "", ["extractor", "extractor_hash"]].drop_duplicates()
     without = sorted(set(range(len(section.columns))) - set(_applicable(section)))
     instead = " (where a run has none: the other)" if checkpoint != "both" and shown != {checkpoint} else ""
     facts: dict[str, list[Any]] = {
-        "revision": sorted({row.data_revision[:10] for row in rows}),
-        "split": sorted({row.split for row in rows}),
-        "budget": sorted({row.budget for row in rows}),
-        "device": sorted({row.device for row in rows}),
-        "seeds": sorted({row.seed for row in rows}),
-        "real examples": [format_number(n) for n in sorted({row.n_real for row in rows if row.n_real is not None})],
-        "model samples": [format_number(n) for n in sorted({row.n_fake for row in rows if row.n_fake is not None})],
-        "draws K": draws,
-        "features": sorted({f"{row.extractor} #{row.extractor_hash[:6]}" for row in rows if row.extractor}),
+        "revision": sorted({revision[:10] for revision in rows["data_revision"].unique()}),
+        **{name: sorted(rows[name].unique()) for name in ("split", "budget", "device")},
+        "seeds": sorted(rows["seed"].unique()),
+        "real examples": [format_number(n) for n in sorted(rows["n_real"].dropna().unique())],
+        "model samples": [format_number(n) for n in sorted(rows["n_fake"].dropna().unique())],
+        "draws K": sorted(set().union(*_draws(section))),
+        "features": sorted({f"{name} #{digest[:6]}" for name, digest in features.itertuples(index=False)}),
         "commit": commits,
         "not applicable": [section.columns[index].title for index in without],
     }
@@ -156,10 +158,13 @@ def _facts(section: Section, checkpoint: str) -> str:
     return _plain_but_thin(f"checkpoint {checkpoint}{instead} · " + " · ".join(listed))
 
 
-def _all_draws(section: Section, index: int) -> set[int]:
-    """The numbers of draws behind the bounds and estimates of a column."""
-    cells = [cell for (_, column), cell in section.cells.items() if column == index]
-    return {cell.n_draws for cell in cells if cell.n_draws is not None and cell.relation not in (None, Relation.EXACT)}
+def _draws(section: Section) -> list[set[int]]:
+    """The numbers of draws behind the bounds and estimates of each column."""
+    draws: list[set[int]] = [set() for _ in section.columns]
+    for (_, column), cell in section.cells.items():
+        if cell.n_draws is not None and cell.relation not in (None, Relation.EXACT):
+            draws[column].add(cell.n_draws)
+    return draws
 
 
 def _listed(values: Iterable[object]) -> str:

@@ -1,0 +1,78 @@
+"""A table as CSV. The same rows give the same bytes."""
+
+import csv
+import io
+
+from bench.schema import PROTOCOL
+from bench.tables.model import Cell, Column, Line, Table
+from bench.tables.view import plain
+
+__all__ = ["to_csv"]
+
+_CSV_COLUMNS = [
+    "dataset", "data_revision", "split", "model", "family", "group", "checkpoint", "metric", "title", "metric_version",
+    "unit", "direction", "extractor", "extractor_hash", "n_real", "n_fake", "source", "relation", "n_draws", "value",
+    "spread", "spread_kind", "ci_low", "ci_high", "n_seeds", "seeds", "lost_seeds", "best", "status", "reason",
+    "device", "budget", "git_commit", "dirty",
+]  # fmt: skip
+
+
+def to_csv(table: Table) -> str:
+    """One line a cell, numbers in full precision; texts that a spreadsheet would run as formulas begin with ``'``.
+
+    ``spread_kind`` is ``seeds`` (standard error over the seeds) or ``run`` (standard error within the one run);
+    ``direction`` is ``higher``, ``lower`` or empty.
+    """
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(_CSV_COLUMNS)
+    for section in table.sections:
+        for (line, column), cell in section.cells.items():
+            record = _csv_record(section.lines[line], section.columns[column], cell)
+            writer.writerow([_csv_entry(record[name]) for name in _CSV_COLUMNS])
+    return file.getvalue()
+
+
+def _csv_record(line: Line, column: Column, cell: Cell) -> dict[str, object]:
+    return {
+        **dict(zip(PROTOCOL, column.protocol, strict=True)),
+        "model": line.model,
+        "family": line.family,
+        "group": line.group,
+        "checkpoint": cell.checkpoint,
+        "source": cell.source,
+        "title": column.title,
+        "direction": {True: "higher", False: "lower", None: ""}[column.higher_is_better],
+        "extractor": column.extractor,
+        "relation": str(cell.relation) if cell.relation is not None else "",
+        "n_draws": cell.n_draws,
+        "value": cell.value,
+        "spread": cell.spread,
+        "spread_kind": cell.spread_kind,
+        "ci_low": cell.ci_low,
+        "ci_high": cell.ci_high,
+        "n_seeds": len(cell.seeds),
+        "seeds": " ".join(str(seed) for seed in cell.seeds),
+        "lost_seeds": " ".join(str(seed) for seed in cell.lost),
+        "best": cell.best,
+        "status": str(cell.status),
+        "reason": cell.reason,
+        "device": cell.device,
+        "budget": cell.budget,
+        "git_commit": cell.git_commit,
+        "dirty": cell.dirty,
+    }
+
+
+def _csv_entry(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return repr(float(value))
+    text = plain(str(value))
+    # Spreadsheets skip leading spaces, and read the full-width signs like the others.
+    return f"'{text}" if text.lstrip().startswith(tuple("=+-@\uff1d\uff0b\uff0d\uff20")) else text
