@@ -10,6 +10,8 @@ import torch
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
+pytest.register_assert_rewrite("contract")  # so that a check that fails shows the values
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("genbench", "models of a package from outside (tests/test_contract_models.py)")

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from contract import check_description
 from helpers_data import check_data, encoded, examples
-from helpers_models import configuration, names, new_model, small_data
+from helpers_models import OURS, configuration, names, new_model, small_data
 
-import conf
 from bench.config.build import build_data, build_metrics
-from bench.config.catalogue import GROUPS, describe, listing
+from bench.config.catalogue import GROUPS, listing
 from bench.config.compose import compose_runs
 from bench.data.base import Modes
 from bench.data.bytes.cache import cache_dir
@@ -103,9 +103,26 @@ def test_other_groups_compose_and_pass_their_checks(group: str) -> None:
             check(configuration("vae", f"{group}={name}"))
 
 
-def test_every_file_describes_itself() -> None:
-    root = Path(conf.__file__).parent
-    for group in GROUPS.values():
-        for file in (root / group).glob("*.yaml"):
-            assert len(describe(file)) > 5, f"{file.name} does not begin with a one-line description"
-            assert file.stem in listing([])
+GROUPS_ON_DISK = sorted(folder.name for folder in OURS.iterdir() if any(folder.glob("*.yaml")))
+
+
+@pytest.mark.parametrize("group", GROUPS_ON_DISK)
+def test_every_file_describes_itself(group: str) -> None:
+    for name in names(group):
+        check_description(OURS / group / f"{name}.yaml")
+        if group in GROUPS.values():
+            assert name in listing([])
+
+
+@pytest.mark.parametrize("group", GROUPS_ON_DISK)
+def test_a_file_without_a_description_is_noticed(group: str, tmp_path: Path) -> None:
+    content = "_target_: theirs.Theirs\nwidth: 3 # units\n# test: width=1\n"
+    headers = ["", "# @package _global_\n", "# test: width=1\n", "#\n"]
+    for number, header in enumerate(headers):
+        file = tmp_path / group / f"theirs_{number}.yaml"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(header + content)
+        with pytest.raises(AssertionError, match=rf"theirs_{number}\.yaml"):
+            check_description(file)
+    file.write_text("# @package _global_\n# A file of theirs\n" + content)
+    check_description(file)
