@@ -14,6 +14,7 @@ EPILOG = """\
 start here:
   genbench run experiment=quickstart      six models on 5000 real digits, in minutes
   genbench list models                    what there is to compare
+  genbench new model mine                 the files of a model of your own
   genbench data list                      which data sets are on this machine
   genbench table runs/quickstart          the same table again, as csv, markdown or latex
 """
@@ -47,7 +48,7 @@ def _main(arguments: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from bench.cli import data, table
+    from bench.cli import data, new, table
 
     parser = argparse.ArgumentParser(
         prog="genbench", description="Compare generative models on equal terms.", epilog=EPILOG,
@@ -66,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     table.add_arguments(commands.add_parser("table", help="rows to a table: text, csv, markdown or latex"))
     listing = commands.add_parser("list", help="models, data sets and metrics, a line each")
     listing.add_argument("groups", nargs="*", metavar="GROUP", help="models, data, metrics, experiments, trainers")
+    new.add_arguments(commands.add_parser("new", help="the files of a new model, to begin from"))
     data.add_arguments(commands.add_parser("data", help="fetch data sets, verify them, say where they are"))
     return parser
 
@@ -79,6 +81,10 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from bench.cli import data
 
         return data.main(arguments)
+    if arguments.command == "new":
+        from bench.cli import new
+
+        return new.main(arguments)
     if arguments.command == "list":
         from bench.config.catalogue import listing
 
