@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from models.base import Batch, GenerativeModel, HasLikelihood, Relation
 from models.distributions import Distribution, output_distribution, parameters_per_entry, to_symmetric
-from models.nn.made import MADE, n_masked
+from models.nn.made import MADE
 
 __all__ = ["Mine"]
 
@@ -58,10 +58,6 @@ class Mine(GenerativeModel, HasLikelihood):
     @property
     def relation(self) -> Relation:
         return "exact"
-
-    @property
-    def n_parameters(self) -> int:
-        return super().n_parameters - n_masked(self)
 
     def log_weight(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
         """log p(x), ``(B, *shape) -> (B,)`` nats."""

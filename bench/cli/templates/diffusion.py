@@ -5,11 +5,16 @@ r"""A denoising diffusion model: noise is added in T steps, and a network learns
     \min_\theta \; E\, |\epsilon - \epsilon_\theta(x_t, t)|^2
 
 .. math::
-    x_{t-1} = \frac{1}{\sqrt{\alpha_t}} \Big(x_t - \frac{\beta_t}{\sqrt{1 - \bar\alpha_t}}\,\epsilon_\theta(x_t, t)\Big)
-    + \sqrt{\beta_t}\, z, \qquad \alpha_t = 1 - \beta_t, \quad \bar\alpha_t = \prod_{s \le t} \alpha_s
+    x_{t-1} = \frac{\sqrt{\bar\alpha_{t-1}}\,\beta_t}{1 - \bar\alpha_t}\,\hat x_0
+    + \frac{\sqrt{\alpha_t}\,(1 - \bar\alpha_{t-1})}{1 - \bar\alpha_t}\, x_t + \sqrt{\beta_t}\, z, \qquad
+    \hat x_0 = \frac{x_t - \sqrt{1 - \bar\alpha_t}\,\epsilon_\theta(x_t, t)}{\sqrt{\bar\alpha_t}}
+
+with :math:`\alpha_t = 1 - \beta_t, \bar\alpha_t = \prod_{s \le t} \alpha_s`.
 
 References:
-    Ho, Jain, Abbeel (2020): Denoising Diffusion Probabilistic Models (L_simple, Algorithms 1 and 2). arXiv:2006.11239.
+    Ho, Jain, Abbeel (2020): Denoising Diffusion Probabilistic Models (eqs. 7 and 14). arXiv:2006.11239.
+    Salimans, Ho (2022): Progressive Distillation for Fast Sampling of Diffusion Models (what the network gives, v).
+    arXiv:2202.00512.
 
 To make it yours, change the network in ``__init__``, the noise in ``betas`` or the steps in ``sample``. The model says
 nothing about its likelihood; with ``HasLikelihood`` and a ``log_weight`` it would be measured.
@@ -86,18 +91,31 @@ class Mine(GenerativeModel):
 
     @torch.no_grad()
     def sample(self, n: int, *, temperature: float = 1.0, generator: Generator | None = None) -> Tensor:
-        """T steps from noise; ``temperature`` multiplies all of it. The last step adds none."""
+        """T steps from noise; ``temperature`` multiplies all of it. The last step adds none.
+
+        For integer data the example that each step foresees is kept within [-1, 1], as in the paper's code.
+        """
         x = temperature * standard_normal((n, self.dim), self.betas, generator)
         for step in reversed(range(self.steps)):
-            beta, remaining = self.betas[step], self.remaining[step]
             t = torch.full((n,), step, device=x.device)
-            x = (x - beta / (1 - remaining).sqrt() * self._predicted(x, t)) / (1 - beta).sqrt()
+            beta, now = self.betas[step], self.remaining[step]
+            before = now / (1 - beta)  # alpha bar of the step before; 1 for the first
+            foreseen = (x - (1 - now).sqrt() * self._predicted(x, t)) / now.sqrt()
+            if self.levels is not None:
+                foreseen = foreseen.clamp(-1, 1)
+            x = (before.sqrt() * beta * foreseen + (1 - beta).sqrt() * (1 - before) * x) / (1 - now)
             if step > 0:
                 x = x + temperature * beta.sqrt() * standard_normal(x.shape, x, generator)
         return from_symmetric(x.unflatten(1, self.shape), self.levels)
 
     def _predicted(self, x: Tensor, t: Tensor) -> Tensor:
-        """The noise in ``(B, D)`` after the steps ``(B,)``."""
+        r"""The noise in ``(B, D)`` after the steps ``(B,)``.
+
+        It is :math:`\sqrt{\bar\alpha_t}\,v + \sqrt{1 - \bar\alpha_t}\,x_t` with v from the network, which then need not
+        pass x on where that is nearly all noise.
+        """
         frequencies = math.pi * 2.0 ** torch.arange(FREQUENCIES, device=x.device) / 2
         angles = (t[:, None] + 0.5) / self.steps * frequencies
-        return self.network(x, torch.cat([angles.sin(), angles.cos()], 1)).to(x.dtype)
+        v = self.network(x, torch.cat([angles.sin(), angles.cos()], 1)).to(x.dtype)
+        remaining = self.remaining[t][:, None]
+        return remaining.sqrt() * v + (1 - remaining).sqrt() * x

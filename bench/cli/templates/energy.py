@@ -1,16 +1,19 @@
 r"""An energy-based model: a network gives each example an energy, and Langevin steps from noise make samples.
 
 .. math::
-    p(x) \propto e^{-E(x)}, \qquad x_{k+1} = x_k - \tfrac{s^2}{2} \nabla E(x_k) + s\,\epsilon_k, \qquad
+    p(x) \propto e^{-E(x)}, \quad E(x) = \tfrac12 |x|^2 + f(x), \qquad
+    x_{k+1} = x_k - \tfrac{s^2}{2} \nabla E(x_k) + s\,\epsilon_k, \qquad
     \min_E \; E_{data}[E(x)] - E_{steps}[E(x)]
 
-The constant that p lacks is not known, so there is no likelihood.
+x is standardized data. The network f tilts a standard normal; it grows linearly at most, so p can be normalized. The
+constant that p lacks is not known, and there is no likelihood.
 
 References:
     Hinton (2002): Training products of experts by minimizing contrastive divergence.
+    Xie, Lu, Zhu, Wu (2016): A theory of generative ConvNet (the tilted normal). arXiv:1602.03264.
     Nijkamp, Hill, Zhu, Wu (2019): Learning non-convergent non-persistent short-run MCMC toward energy-based model
     (chains from noise, as long in training as in sampling). arXiv:1904.09770.
-    Du, Mordatch (2019): Implicit generation and modeling with energy-based models (the penalty on energies).
+    Du, Mordatch (2019): Implicit generation and modeling with energy-based models (the penalty).
     arXiv:1903.08689.
 
 To make it yours, change the network in ``__init__``, the chain in ``_chain`` or the loss in ``training_step``.
@@ -30,9 +33,9 @@ __all__ = ["Mine"]
 
 
 class Mine(GenerativeModel):
-    """An energy by a fully connected network; images are flattened. Integer data are seen on [-1, 1].
+    """An energy by a fully connected network; images are flattened.
 
-    Chains start from a standard normal: real-valued data should be standardized.
+    Each entry is standardized by its moments over the training batches, and a chain starts from a standard normal.
 
     Arguments:
         shape: Of one example.
@@ -40,7 +43,7 @@ class Mine(GenerativeModel):
         optimizer: Makes the optimizer from the parameters.
         steps: Langevin steps of a chain, in training and in sampling.
         step_size: s above.
-        penalty: Weight of the mean squared energy in the loss, which keeps energies near 0.
+        penalty: Weight of the mean of f squared in the loss, which keeps f near 0.
         hidden, depth: Units and hidden layers of the network.
 
     Raises:
@@ -71,12 +74,14 @@ class Mine(GenerativeModel):
         self.steps = steps
         self.step_size = step_size
         self.penalty = penalty
+        self.standardize = nn.BatchNorm1d(self.dim, affine=False, momentum=None)
         self.network = MLP(self.dim, 1, hidden=hidden, depth=depth)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean energy of data minus that of samples, which measures no fit: it is near 0 where the two are alike."""
-        real = to_symmetric(batch[0], self.levels).flatten(1)
+        """Mean f of data minus that of samples, which measures no fit: it is near 0 where the two are alike."""
+        real = self.standardize(to_symmetric(batch[0], self.levels).flatten(1))
         fake = self._chain(len(real), 1.0, self.train_generator)
+        # Of the energies' difference only f has gradients.
         on_real, on_fake = self.network(real), self.network(fake)
         size = on_real.square().mean() + on_fake.square().mean()
         return on_real.mean() - on_fake.mean() + self.penalty * size
@@ -86,7 +91,11 @@ class Mine(GenerativeModel):
 
     def sample(self, n: int, *, temperature: float = 1.0, generator: Generator | None = None) -> Tensor:
         """A chain for each example; ``temperature`` multiplies its noise, at the start and in every step."""
-        return from_symmetric(self._chain(n, temperature, generator).unflatten(1, self.shape), self.levels)
+        mean, variance = self.standardize.running_mean, self.standardize.running_var
+        assert mean is not None
+        assert variance is not None
+        x = mean + (variance + self.standardize.eps).sqrt() * self._chain(n, temperature, generator)
+        return from_symmetric(x.unflatten(1, self.shape), self.levels)
 
     def _chain(self, n: int, temperature: float, generator: Generator | None) -> Tensor:
         """The ends of n chains, ``(n, D)``."""
@@ -94,7 +103,11 @@ class Mine(GenerativeModel):
         for _ in range(self.steps):
             with torch.enable_grad():  # of x; the parameters get none from here
                 x.requires_grad_()
-                (slope,) = torch.autograd.grad(self.network(x).sum(), x)
+                (slope,) = torch.autograd.grad(self._energy(x).sum(), x)
             noise = temperature * standard_normal(x.shape, x, generator)
             x = (x - self.step_size**2 / 2 * slope + self.step_size * noise).detach()
         return x
+
+    def _energy(self, x: Tensor) -> Tensor:
+        """``(B, D) -> (B,)``."""
+        return 0.5 * x.square().sum(1) + self.network(x)[:, 0]
