@@ -10,6 +10,20 @@ import torch
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
+pytest.register_assert_rewrite("contract")  # so that a check that fails shows the values
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("genbench", "models of a package from outside (tests/test_contract_models.py)")
+    group.addoption("--searchpath", type=Path, metavar="FOLDER", help="its configurations: FOLDER/model/NAME.yaml")
+    group.addoption("--trust", action="append", default=[], metavar="PACKAGE", help="what the configurations may name")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "spaces(names): the kinds of data that a contract test runs on")
+    if config.getoption("searchpath"):
+        config.option.searchpath = config.option.searchpath.resolve()
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -2,65 +2,112 @@
 
 import copy
 import functools
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
+from omegaconf import OmegaConf
 from torch import Generator, Tensor
 
 import conf
 from bench.config.build import build_model
 from bench.config.compose import compose_runs
 from bench.data.base import Data, Split
+from bench.errors import UserError
 from bench.rng import seeded
 from bench.schema import DataSpec
 from models.base import GenerativeModel
 
-__all__ = ["names", "new_model", "small_data"]
+__all__ = ["Declared", "configuration", "declared", "names", "new_model", "refusal", "small_data"]
 
-# The published sizes of many flows are for a GPU; every other hyperparameter is as in the YAML.
-SIZES: dict[str, str] = {
-    "realnvp realnvp_conditional": "channels=8 blocks=1",
-    "realnvp_vardeq": "channels=8 blocks=1 hidden=32",
-    "glow glow_small glow_conditional": "steps=2 scales=2 channels=8 hidden=16",
-    "nsf nsf_small nsf_conditional": "couplings=4 hidden=16 steps=2 scales=2 channels=8 blocks=1",
-    "nice": "hidden=32 depth=2",
-    "flowpp flowpp_small": "components=2 channels=8 blocks=1 heads=2 couplings=4 hidden=16",
-    "tarflow tarflow_conditional": "blocks=2 layers=1 channels=16 heads=2",
-    "gaussianization": "layers=3 components=4",
-    "maf iaf": "layers=2 hidden=32",
-    "nsf_ar": "layers=2 hidden=32 bins=4",
-    "naf": "layers=2 hidden=32 units=4",
-    "bnaf": "layers=2 units=3",
-    "iresnet": "blocks=2 scale_blocks=2 hidden=16 depth=2 scales=2 channels=8",
-    "residual_flow": "blocks=2 scale_blocks=2 hidden=16 depth=2 scales=2 channels=8 flat_blocks=1",
-    "idensenet": "blocks=1 scale_blocks=1 depth=2 scales=2 growth=8 flat_blocks=1",
-    "ffjord": "depth=1 hidden=8 channels=2 scales=2 exact_dim=10 "
-    "vector_tolerance=[1e-6,1e-5] image_tolerance=[1e-7,1e-7]",
-    # The mass tests weigh the codes of an untrained posterior: with many dimensions few draws count.
-    "vae_planar vae_radial vae_sylvester vae_iaf": "latent_dim=4",
-}
-SMALL = {name: [f"model.{size}" for size in sizes.split()] for named, sizes in SIZES.items() for name in named.split()}
+OURS = Path(conf.__file__).parent
+NOTE = re.compile(r"^# (test|leaks|refuses):(.*)$", re.MULTILINE)
+NOTHING = "nothing"
 
 
-def names(group: str) -> list[str]:
-    """Every YAML in a group of conf."""
-    return sorted(file.stem for file in (Path(conf.__file__).parent / group).glob("*.yaml"))
+@dataclass(frozen=True)
+class Declared:
+    """What a model's YAML says for its tests, in comments: docs/adding.md has the list.
+
+    Attributes:
+        sizes: From ``# test: KEY=VALUE ...``: hyperparameters that make the model small. The published sizes of many
+            models are for a GPU; every other hyperparameter is as in the YAML.
+        leaks: From ``# leaks: REASON``: why the masses of all examples sum to less than 1; empty where they do not.
+        refuses: From ``# refuses: SPACE, SPACE``: kinds of data that the constructor refuses.
+    """
+
+    sizes: dict[str, str] = field(default_factory=dict)
+    leaks: str = ""
+    refuses: tuple[str, ...] = ()
 
 
-def configuration(model: str, *overrides: str) -> dict[str, Any]:
-    return copy.deepcopy(_composed(model, *overrides))
+def declared(name: str, *folders: Path) -> Declared:
+    """The notes in ``model/NAME.yaml`` of the first of the folders that has it, conf being the last of them.
+
+    A variant (``defaults: [BASE]``) has its base's notes but for those it writes itself; ``nothing`` takes one back.
+    """
+    file = next(path for folder in (*folders, OURS) if (path := folder / "model" / f"{name}.yaml").is_file())
+    found = Declared()
+    for base in OmegaConf.load(file).get("defaults", []):
+        if isinstance(base, str) and base != "_self_":
+            found = declared(base, *folders)
+    sizes, leaks, refuses = dict(found.sizes), found.leaks, found.refuses
+    for kind, text in NOTE.findall(file.read_text(encoding="utf-8")):
+        text = "" if text.strip() == NOTHING else text.strip()
+        if kind == "test":
+            sizes |= dict(size.split("=", 1) for size in text.split())
+        elif kind == "leaks":
+            leaks = text
+        else:
+            refuses = tuple(space.strip() for space in text.split(",") if space.strip())
+    return Declared(sizes, leaks, refuses)
+
+
+def names(group: str, folder: Path = OURS) -> list[str]:
+    """Every YAML in a group of conf, or of another folder of configurations."""
+    return sorted(file.stem for file in (folder / group).glob("*.yaml"))
+
+
+def configuration(model: str, *overrides: str, folder: Path = OURS, trust: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A run's configuration with the model at its size for tests.
+
+    Arguments:
+        folder: Of configurations, where the model is not in conf.
+        trust: Packages besides our own that it may name.
+    """
+    return copy.deepcopy(_composed(model, overrides, folder, trust))
 
 
 @functools.cache  # composing takes a tenth of a second, and many tests ask for the same
-def _composed(model: str, *overrides: str) -> dict[str, Any]:
-    return compose_runs([f"model={model}", *SMALL.get(model, []), *overrides])[0]
+def _composed(model: str, overrides: tuple[str, ...], folder: Path, trust: tuple[str, ...]) -> dict[str, Any]:
+    small = [f"model.{key}={value}" for key, value in declared(model, folder).sizes.items()]
+    found = [] if folder == OURS else [f"hydra.searchpath=[file://{folder}]"]
+    trusted = [f"trust=[{','.join(trust)}]"] if trust else []
+    return compose_runs([*found, *trusted, f"model={model}", *small, *overrides])[0]
 
 
-def new_model(model: str, spec: DataSpec, *overrides: str, seed: int = 0) -> GenerativeModel:
+def new_model(
+    model: str, spec: DataSpec, *overrides: str, seed: int = 0, folder: Path = OURS, trust: tuple[str, ...] = ()
+) -> GenerativeModel:
     """An untrained model for a data set."""
     with seeded(seed):
-        return build_model(configuration(model, *overrides)["model"], spec)
+        return build_model(configuration(model, *overrides, folder=folder, trust=trust)["model"], spec)
+
+
+def refusal(error: UserError) -> str:
+    """Why a constructor refused its data, if the error says that: it raised a ValueError or UserError with a reason.
+
+    Anything else that a constructor raises is a defect, and raised again.
+    """
+    cause: BaseException = error
+    while isinstance(cause, UserError | InstantiationException) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    if not isinstance(cause, ValueError | UserError) or not str(cause).strip():
+        raise error
+    return str(cause)
 
 
 def small_data(shape: tuple[int, ...], levels: int | None, n: int = 96, held_out: int = 16) -> Data:

@@ -11,7 +11,8 @@ __all__ = ["FAILED", "make_row"]
 
 def make_row(**changes: Any) -> ResultRow:
     row = ResultRow(
-        run_id="r0", training_key="c0", group="g0", measuring_key="", git_commit="abc", dirty=False, model="dcgan", model_family="gan",
+        run_id="r0", training_key="c0", group="g0", measuring_key="", git_commit="abc", dirty=False, model="dcgan",
+        model_family="gan",
         n_params=12, dataset="mnist5k", data_revision="d0", split="test", seed=0, budget="60000 examples",
         examples_seen=60000, train_seconds=12.5, checkpoint="best", device="cpu", precision="32",
         versions="torch 2.13.0", metric="fid[mnist-cnn]", metric_title="FID", metric_version=1, extractor="mnist-cnn",

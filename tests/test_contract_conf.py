@@ -6,21 +6,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from contract import check_description
 from helpers_data import check_data, encoded, examples
-from helpers_models import configuration, names, new_model, small_data
+from helpers_metrics import ORIGIN
+from helpers_models import OURS, configuration, names, new_model, small_data
 
-import conf
-from bench.config.build import build_data, build_metrics
-from bench.config.catalogue import GROUPS, describe, listing
+from bench.checkpoint import Progress
+from bench.config.build import build_data, build_metrics, build_probes, checked
+from bench.config.catalogue import GROUPS, Catalogue, listing
 from bench.config.compose import compose_runs
 from bench.data.base import Modes
 from bench.data.bytes.cache import cache_dir
 from bench.errors import UserError
-from bench.evaluation.evaluate import EvalContext, evaluate
-from bench.features.classifier import load_or_train
-from bench.runs.run import check
-from bench.schema import Status
-from bench.training.fit import Progress
+from bench.evaluation.evaluate import evaluate
+from bench.features.base import Recipe
+from bench.probe import Probe
+from bench.schema import Estimate, Status
+from bench.subjects.examples import Examples
+from bench.subjects.trained import TrainedModel
 
 # 110 and 139 MB to fetch, 3 GB to decode: once in a while is enough.
 LARGE = {"cifar10", "dsprites", "mnist_binarized"}
@@ -42,17 +45,17 @@ def test_data_agree_with_their_specification(name: str, tmp_path: Path) -> None:
             (tmp_path / f"{k}.png").write_bytes(encoded(image))
         given = [f"data.path={tmp_path}"]
     config = configuration("gaussian", f"data={name}", *given)
-    check(config)
+    checked(config)
     if name in BROUGHT:
         with pytest.raises(UserError, match="put the right file there"):
-            build_data(config | {"data": config["data"] | {"path": str(tmp_path)}})
+            build_data(config["data"] | {"path": str(tmp_path)})
         return
     try:
-        data = build_data(config)
+        data = build_data(config["data"])
     except UserError as error:
         pytest.skip(f"its bytes cannot be had here: {error}")
     check_data(data, name)
-    again = build_data(config | {"seed": 99})
+    again = build_data(configuration("gaussian", f"data={name}", "seed=99", *given)["data"])
     assert torch.equal(data.train.x, again.train.x), "a split never moves with the run's seed"
     assert torch.equal(data.test.x, again.test.x)
     if name in LARGE:
@@ -61,30 +64,25 @@ def test_data_agree_with_their_specification(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", names("metric"))
 def test_metrics_make_what_they_announce(name: str, tmp_path: Path) -> None:
-    config = configuration("vae", f"metric=[{name}]")
-    check(config)
-    metrics = build_metrics(config)
+    config = configuration("vae", f"metric=[{name}]", "evaluate.n_samples=64", "evaluate.n_draws=2")
+    checked(config)
+    metrics = build_metrics(config["metric"])
     bright_or_dark = Modes(2, lambda x: (x.flatten(1).float().mean(1) > 127.5).long())
     data = replace(small_data((1, 8, 8), 256, n=200, held_out=40), modes=bright_or_dark)
     model = new_model("vae", data.spec)
-    context = EvalContext(
-        model, data, seed=0, n_samples=64, n_draws=2, progress=Progress(examples_seen=10, train_seconds=1.0),
-        load_classifier=lambda labelled: load_or_train(labelled, cache_dir()),
-    )  # fmt: skip
+    subject = TrainedModel(model, Progress(examples_seen=10, train_seconds=1.0), 0, ORIGIN)
+    context = Examples(subject, data, seed=0)
     assert list(metrics) == [name]
     infos = metrics[name].infos(context)
-    estimates = evaluate(context, metrics)
+    estimates = evaluate(context, metrics)[name]
     assert [estimate.info for estimate in estimates] == list(infos)
     assert all(info.name and info.title and info.version >= 1 for info in infos)
     assert [estimate for estimate in estimates if estimate.status is Status.FAILED] == []
     assert any(estimate.status is Status.OK for estimate in estimates)
-    again = EvalContext(
-        model, data, seed=0, n_samples=64, n_draws=2, progress=Progress(examples_seen=10, train_seconds=1.0),
-        load_classifier=lambda labelled: load_or_train(labelled, cache_dir()),
-    )  # fmt: skip
+    again: list[Estimate] = evaluate(Examples(subject, data, seed=0), metrics)[name]
     timed = {"train_examples_per_second", "samples_per_second"}
     values = [estimate.value for estimate in estimates if estimate.info.name not in timed]
-    repeated = [estimate.value for estimate in evaluate(again, metrics) if estimate.info.name not in timed]
+    repeated = [estimate.value for estimate in again if estimate.info.name not in timed]
     assert values == repeated, "the same seed gives the same numbers"
 
 
@@ -93,19 +91,61 @@ def test_experiments_compose_and_pass_their_checks(name: str) -> None:
     runs = compose_runs([f"experiment={name}"])
     assert runs
     for config in runs:
-        check(config)
+        checked(config)
 
 
 @pytest.mark.parametrize("group", ["trainer", "logger"])
 def test_other_groups_compose_and_pass_their_checks(group: str) -> None:
     for name in names(group):
         if name != "tensorboard":  # an extra
-            check(configuration("vae", f"{group}={name}"))
+            checked(configuration("vae", f"{group}={name}"))
 
 
-def test_every_file_describes_itself() -> None:
-    root = Path(conf.__file__).parent
-    for group in GROUPS.values():
-        for file in (root / group).glob("*.yaml"):
-            assert len(describe(file)) > 5, f"{file.name} does not begin with a one-line description"
-            assert file.stem in listing([])
+@pytest.mark.parametrize("name", names("probe"))
+def test_probes_are_probes(name: str) -> None:
+    config = configuration("vae", f"probe=[{name}]")
+    assert checked(config).training_key == checked(configuration("vae")).training_key, "a probe changes no training"
+    (probe,) = build_probes(config["probe"])
+    assert isinstance(probe, Probe)
+
+
+@pytest.mark.parametrize("name", names("features"))
+def test_features_name_themselves_for_every_data_set(name: str) -> None:
+    node = Catalogue.of().stored("features", name)
+    assert node is not None
+    if "???" in node.values():
+        pytest.skip("is completed by the user")
+    fid = configuration("vae", "metric=[fid]", f"metric.fid.features={name}")
+    checked(fid)
+    recipe = build_metrics(fid["metric"])["fid"].recipe
+    assert isinstance(recipe, Recipe)
+    data = small_data((1, 8, 8), 256, n=200, held_out=40)
+    assert recipe.lacks(data) == ""
+    assert recipe.extractor(data).name == recipe.name(data.spec)
+    reals = small_data((5,), None)
+    assert recipe.lacks(reals) == "" or "small" in recipe.lacks(reals)
+
+
+GROUPS_ON_DISK = sorted(folder.name for folder in OURS.iterdir() if any(folder.glob("*.yaml")))
+
+
+@pytest.mark.parametrize("group", GROUPS_ON_DISK)
+def test_every_file_describes_itself(group: str) -> None:
+    for name in names(group):
+        check_description(OURS / group / f"{name}.yaml")
+        if group in GROUPS.values():
+            assert name in listing([])
+
+
+@pytest.mark.parametrize("group", GROUPS_ON_DISK)
+def test_a_file_without_a_description_is_noticed(group: str, tmp_path: Path) -> None:
+    content = "_target_: theirs.Theirs\nwidth: 3 # units\n# test: width=1\n"
+    headers = ["", "# @package _global_\n", "# test: width=1\n", "#\n"]
+    for number, header in enumerate(headers):
+        file = tmp_path / group / f"theirs_{number}.yaml"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(header + content)
+        with pytest.raises(AssertionError, match=rf"theirs_{number}\.yaml"):
+            check_description(file)
+    file.write_text("# @package _global_\n# A file of theirs\n" + content)
+    check_description(file)

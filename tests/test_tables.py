@@ -209,9 +209,7 @@ def test_columns_have_an_order() -> None:
         "log_likelihood", "bits_per_dim", "fid[a]", "fid[b]", "is[a]", "support[a]", "kid", "recall", "parameters",
         "train_seconds", "train_examples_per_second", "samples_per_second", "accuracy[a]", "zeta",
     ]  # fmt: skip
-    rows = [
-        run(metric=name, metric_title="", higher_is_better=None if name in names[-2:] else True) for name in names
-    ]
+    rows = [run(metric=name, metric_title="", higher_is_better=None if name in names[-2:] else True) for name in names]
     random.Random(1).shuffle(rows)
     assert [column.part("metric") for column in only(rows).columns] == names
 

@@ -13,6 +13,7 @@ EPILOG = """\
 start here:
   genbench run experiment=quickstart      six models on 5000 real digits, in minutes
   genbench list models                    what there is to compare
+  genbench new model mine                 the files of a model of your own
   genbench data list                      which data sets are on this machine
   genbench table runs/quickstart          the same table again, as csv, markdown or latex
 """
@@ -50,7 +51,7 @@ def _main(arguments: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from bench.cli import data, table
+    from bench.cli import data, new, table
 
     parser = argparse.ArgumentParser(
         prog="genbench", description="Compare generative models on equal terms.", epilog=EPILOG,
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     table.add_arguments(commands.add_parser("table", help="rows to a table: text, csv, markdown or latex"))
     listing = commands.add_parser("list", help="models, data sets and metrics, a line each")
     listing.add_argument("asked", nargs="*", metavar="GROUP", help="models, data, metrics, ...; or KEY=VALUE")
+    new.add_arguments(commands.add_parser("new", help="the files of a new model, to begin from"))
     data.add_arguments(commands.add_parser("data", help="fetch data sets, verify them, say where they are"))
     return parser
 
@@ -76,6 +78,10 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from bench.cli import data
 
         return data.main(arguments)
+    if arguments.command == "new":
+        from bench.cli import new
+
+        return new.main(arguments)
     return _list(arguments.asked)
 
 

@@ -128,7 +128,9 @@ class _Numbers:
     def _convert(self) -> None:
         # In numpy None becomes NaN, which no stored number is.
         is_plain = self._kind in ("float64", "int64")
-        self._parts.append(pd.Series(np.array(self._values, self._kind) if is_plain else self._values, dtype=self._kind))
+        self._parts.append(
+            pd.Series(np.array(self._values, self._kind) if is_plain else self._values, dtype=self._kind)
+        )
         self._values = []
 
 
