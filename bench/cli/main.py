@@ -6,6 +6,7 @@ import sys
 from bench import __version__
 from bench.cli.streams import with_output
 from bench.errors import UserError
+from bench.ours import working_folder_last
 
 __all__ = ["main"]
 
@@ -26,6 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
         0 for success, 1 for a failed run, 2 for a mistake of the user's, 130 after Ctrl-C, 141 where the reader of
         the output has gone.
     """
+    if arguments is None:  # this process is the command's
+        working_folder_last()
     given = sys.argv[1:] if arguments is None else arguments
     return with_output(lambda: _main(given))
 

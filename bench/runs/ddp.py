@@ -25,6 +25,8 @@ from typing import NoReturn
 
 from rich.console import Console
 
+from bench.ours import python_path
+
 __all__ = ["follow_parent", "is_worker", "run_workers", "tell_parent"]
 
 WORKER = "bench.runs.worker"  # the module that each process runs
@@ -82,13 +84,14 @@ def run_workers(config: Path, processes: int) -> tuple[int, str]:
         port = probe.getsockname()[1]
     shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
     shared["WORLD_SIZE"] = str(processes)
+    shared["PYTHONPATH"] = python_path()
     life, our_life = os.pipe()
     told, tell = os.pipe()
     workers: list[subprocess.Popen[bytes]] = []
     try:
         with _sigterm_unwinds():
             for rank in range(processes):
-                command = [sys.executable, "-m", WORKER, str(config), str(tell)]
+                command = [sys.executable, "-P", "-m", WORKER, str(config), str(tell)]
                 environment = {**shared, "LOCAL_RANK": str(rank)}
                 workers.append(subprocess.Popen(command, env=environment, stdin=life, pass_fds=[tell]))
             codes = [worker.poll() for worker in workers]
