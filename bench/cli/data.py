@@ -86,32 +86,40 @@ def _checked(name: str, overrides: list[str]) -> dict[str, Any]:
 
 def _listing(asked: list[str]) -> str:
     from bench.config.catalogue import describe
-    from bench.config.compose import searched
+    from bench.config.compose import searched, trusted_by
 
     for text in asked:
         if not text.startswith(("hydra.searchpath=", "trust=")):
             raise UserError(f"data list {text}: only hydra.searchpath=[file:///FOLDER] and trust=[PACKAGE] go here")
     catalogue = searched(asked)
-    trust = [text for text in asked if text.startswith("trust=")]
-    rows = [(name, _state(name, catalogue, trust), describe(file)) for name, file in catalogue.files("data").items()]
+    trust = trusted_by(asked)
+    files = catalogue.files("data")
+    rows = [(name, _state(name, catalogue, trust, asked), describe(file)) for name, file in files.items()]
     first, second = (max(len(row[column]) for row in rows) for column in (0, 1))
     return "\n".join(f"  {name:<{first}}  {state:<{second}}  {words}" for name, state, words in rows)
 
 
-def _state(name: str, catalogue: "Catalogue", trust: list[str]) -> str:
+def _state(name: str, catalogue: "Catalogue", trust: list[str], asked: list[str]) -> str:
     """Where the bytes are, in words. A file of somebody's whose function is not trusted is named and not asked."""
-    from bench.config.trust import check_targets, look_here_too
+    from bench.config.compose import compose_runs
+    from bench.config.trust import check_targets
     from bench.data.bytes.inventory import state
 
-    node = catalogue.stored("data", name)
+    try:
+        node = catalogue.stored("data", name)
+    except UserError:
+        return "cannot be read"
     assert node is not None, "a name from the list of files"
     open_keys = [key for key, value in node.items() if value == "???"]
     if open_keys:
         return f"needs data.{open_keys[0]}="
-    packages = [package for text in trust for package in text.removeprefix("trust=").strip("[]").split(",")]
-    look_here_too(packages)
+    if "defaults" in node or "${" in str(node):  # only then: to compose every file would take seconds
+        try:
+            node = dict(compose_runs([f"data={name}", *asked])[0]["data"])
+        except UserError:
+            return "cannot be composed"
     try:
-        check_targets({"data": node, "trust": packages})
+        check_targets({"data": node, "trust": trust})
     except UserError:
         return "needs trust="
     try:

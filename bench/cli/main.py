@@ -94,7 +94,7 @@ def _list(asked: list[str]) -> int:
 
     overrides = [text for text in asked if "=" in text]
     for text in overrides:
-        if not text.startswith("hydra.searchpath="):
-            raise UserError(f"list {text}: only hydra.searchpath=[file:///FOLDER] can be given here")
+        if not text.startswith(("hydra.searchpath=", "trust=")):
+            raise UserError(f"list {text}: only hydra.searchpath=[file:///FOLDER] and trust=[PACKAGE] go here")
     print(listing([text for text in asked if "=" not in text], searched(overrides)))
     return 0

@@ -5,7 +5,6 @@ then the folder ``conf`` of every installed package that announces itself under 
 Nothing in a package is run to find its folder.
 """
 
-import importlib.metadata
 import importlib.util
 import re
 from collections.abc import Iterable
@@ -18,10 +17,11 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 import conf
+from bench.config.trust import announced
 from bench.did_you_mean import nearest
 from bench.errors import UserError
 
-__all__ = ["GROUPS", "Catalogue", "announced_folders", "describe", "listing"]
+__all__ = ["GROUPS", "Catalogue", "describe", "is_name", "listing"]
 
 GROUPS = {
     "models": "model", "data": "data", "metrics": "metric", "features": "features", "probes": "probe",
@@ -39,10 +39,20 @@ class Catalogue:
 
     @classmethod
     def of(cls, searchpath: Iterable[str] = ()) -> "Catalogue":
-        """The files of conf, of the entries of ``hydra.searchpath``, and of announced packages."""
+        """The files of conf, of the entries of ``hydra.searchpath``, and of announced packages.
+
+        Raises:
+            UserError: An entry is no folder.
+        """
         ours = Path(conf.__file__).parent
-        named = [folder for entry in searchpath if (folder := _folder(entry)) is not None]
-        return cls(tuple(dict.fromkeys([ours, *named, *announced_folders()])))
+        named = {entry: _folder(entry) for entry in searchpath}
+        for entry, folder in named.items():
+            if folder is None:
+                raise UserError(f"hydra.searchpath: {entry}: no such folder; give file:///FOLDER or pkg://PACKAGE.FOLDER"
+                                " of an installed or trusted package")  # fmt: skip
+        of_packages = [_folder(f"pkg://{package}.conf") for package in announced()]
+        folders = [ours, *named.values(), *of_packages]
+        return cls(tuple(dict.fromkeys(folder for folder in folders if folder is not None)))
 
     def files(self, group: str) -> dict[str, Path]:
         """Every file of a group by its name (``model=NAME``), sorted."""
@@ -61,7 +71,7 @@ class Catalogue:
         Raises:
             UserError: The file cannot be read as keys and values.
         """
-        if _NAME.fullmatch(name) is None:
+        if not is_name(name):
             return None
         path = next((f for folder in self.folders if (f := folder / group / f"{name}.yaml").is_file()), None)
         if path is None:
@@ -75,15 +85,13 @@ class Catalogue:
         return {str(key): value for key, value in made.items()}
 
 
-def announced_folders() -> list[Path]:
-    """The folder ``conf`` of every announced package that has one."""
-    entries = importlib.metadata.entry_points(group="genbench.packages")
-    folders = [_folder(f"pkg://{entry.value}.conf") for entry in entries]
-    return [folder for folder in folders if folder is not None]
+def is_name(name: str) -> bool:
+    """Whether a text can be a file's name in a group, ``NAME`` or ``FOLDER/NAME``: it never leads out of the group."""
+    return _NAME.fullmatch(name) is not None
 
 
 def _folder(entry: str) -> Path | None:
-    """The folder of a search path's entry; None where there is none (Hydra warns of it)."""
+    """The folder of a search path's entry, absolute; None where there is none."""
     scheme, _, place = entry.rpartition("://")
     if scheme == "pkg":
         first, *rest = place.split(".")
@@ -93,13 +101,17 @@ def _folder(entry: str) -> Path | None:
             return None
         roots = [] if spec is None else [Path(root) for root in spec.submodule_search_locations or ()]
         return next((path for root in roots if (path := root.joinpath(*rest)).is_dir()), None)
-    path = Path(place)
-    return path if path.is_dir() else None
+    path = Path(place).expanduser().absolute()
+    return path if scheme in ("", "file") and path.is_dir() else None
 
 
 def describe(file: Path) -> str:
     """The first comment line of a configuration file that is not one of Hydra's ``# @`` headers."""
-    for line in file.read_text(encoding="utf-8").splitlines():
+    try:
+        content = file.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:  # one file that cannot be read does not hide the others
+        return f"({file}: {error.strerror})"
+    for line in content.splitlines():
         text = line.strip()
         if text.startswith("#") and not text.lstrip("# ").startswith("@"):
             return text.lstrip("# ")

@@ -18,20 +18,25 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, QuotedString
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bench.config.catalogue import Catalogue, announced_folders
+from bench.config.catalogue import GROUPS, Catalogue, is_name
 from bench.config.explain import explained
-from bench.config.trust import check_targets
+from bench.config.trust import check_targets, look_here_too
 from bench.did_you_mean import nearest
 from bench.errors import UserError
 
-__all__ = ["compose_evaluation", "compose_runs", "flags_of", "launch", "overridden", "plain", "searched"]
+__all__ = [
+    "compose_evaluation", "compose_runs", "flags_of", "launch", "overridden", "plain", "searched", "trusted_by",
+]  # fmt: skip
 
 _GROUPS = ("model", "data", "trainer")  # whose chosen names are kept
+_SEARCHPATH = re.compile(r"\+{0,2}hydra\.searchpath=")
+_TRUST = re.compile(r"\+{0,2}trust=")
 _FLAGS = ("config_name", "config_path", "config_dir", "experimental_rerun", "hydra_help")
 
 
@@ -59,7 +64,7 @@ def launch(arguments: list[str], task: Callable[[dict[str, Any]], None]) -> None
         task(plain(config, hydra.runtime.choices, Catalogue.of(hydra.searchpath)))
 
     before = sys.argv
-    sys.argv = ["genbench run", *_with_announced(arguments)]
+    sys.argv = ["genbench run", *_searching(arguments, searched(arguments))]
     try:
         hydra_main(version_base="1.3", config_path="pkg://conf", config_name="run")(composed)()
     finally:
@@ -72,7 +77,9 @@ def compose_runs(overrides: list[str], *, multirun: bool = False) -> list[dict[s
     Raises:
         UserError: One line naming what was asked, the nearest names and where to list them.
     """
-    overrides = _with_announced(overrides)
+    catalogue = searched(overrides)
+    overrides = _searching(overrides, catalogue)
+    _check_names(overrides, catalogue)
     with initialize_config_module("conf", version_base="1.3"):
         try:
             hydra = GlobalHydra.instance().hydra
@@ -81,12 +88,13 @@ def compose_runs(overrides: list[str], *, multirun: bool = False) -> list[dict[s
             jobs = [overrides]
             if multirun or whole.hydra.mode is RunMode.MULTIRUN:
                 jobs = _sweep(overrides, whole)
+                for job in jobs:  # an experiment's file may name what is swept
+                    _check_names(job, catalogue)
             composed = [compose("run", job, return_hydra_config=True) for job in jobs]
             _check_origin([whole, *composed], overrides)
-            catalogue = Catalogue.of(whole.hydra.searchpath)
             return [plain(config, config.hydra.runtime.choices, catalogue) for config in composed]
         except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: model=null
-            raise explained(error, overrides, searched(overrides)) from error
+            raise explained(error, overrides, catalogue) from error
 
 
 def compose_evaluation(overrides: list[str], defaults: list[str]) -> dict[str, Any]:
@@ -99,14 +107,16 @@ def compose_evaluation(overrides: list[str], defaults: list[str]) -> dict[str, A
     Raises:
         UserError: As ``compose_runs``.
     """
-    overrides = _with_announced(overrides)
+    catalogue = searched(overrides)
+    overrides = _searching(overrides, catalogue)
+    _check_names(overrides, catalogue)
     with initialize_config_module("conf", version_base="1.3"):
         try:
             config = compose("evaluate", [*defaults, *overrides], return_hydra_config=True)
             _check_origin([config], overrides)
-            return plain(config, config.hydra.runtime.choices, Catalogue.of(config.hydra.searchpath))
+            return plain(config, config.hydra.runtime.choices, catalogue)
         except (HydraException, OmegaConfBaseException, ValueError) as error:
-            raise explained(error, overrides, searched(overrides)) from error
+            raise explained(error, overrides, catalogue) from error
 
 
 def overridden(text: str) -> tuple[str, Any]:
@@ -123,41 +133,86 @@ def overridden(text: str) -> tuple[str, Any]:
 
 
 def searched(overrides: list[str]) -> Catalogue:
-    """The catalogue of the search path that the overrides name.
+    """The catalogue of the search path that the overrides name: every command takes its files from there.
+
+    A folder on it may belong to a trusted package in the working folder, which is found from here on.
 
     Raises:
-        UserError: An override cannot be read.
+        UserError: An override cannot be read, or an entry of the search path is no folder.
     """
-    try:
-        parsed = OverridesParser.create().parse_overrides([text for text in overrides if "searchpath" in text])
-        return Catalogue.of([str(entry) for one in parsed for entry in _listed(one.value())])
-    except HydraException:
-        return Catalogue.of()
+    look_here_too(trusted_by(overrides))
+    entries = []
+    for text in overrides:
+        if _SEARCHPATH.match(text):
+            value = overridden(text)[1]
+            named = value if isinstance(value, list) else [value]
+            if not all(isinstance(entry, str) for entry in named):
+                raise UserError(f"{text}: a list of folders is expected, hydra.searchpath=[file:///FOLDER]")
+            entries += named
+    return Catalogue.of(entries)
 
 
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+def trusted_by(overrides: list[str]) -> list[str]:
+    """The packages that the overrides trust.
+
+    Raises:
+        UserError: An override cannot be read, or holds no list of names.
+    """
+    packages = []
+    for text in overrides:
+        if _TRUST.match(text):
+            value = overridden(text)[1]
+            if not isinstance(value, list) or not all(isinstance(package, str) for package in value):
+                raise UserError(f"trust={value!r}: a list of packages is expected, trust=[PACKAGE]")
+            packages += value
+    return packages
 
 
-def _with_announced(arguments: list[str]) -> list[str]:
-    """The arguments with the folders of announced packages on the search path, after the user's own."""
-    folders = announced_folders()
-    if not folders:
-        return arguments
-    named = [text for text in arguments if text.startswith("hydra.searchpath=")]
-    entries: list[str] = []
-    for text in named:
-        entries += [str(entry) for entry in _listed(OverridesParser.create().parse_override(text).value())]
-    entries += [f"file://{folder}" for folder in folders]
-    quoted = ",".join(f"'{entry}'" for entry in dict.fromkeys(entries))
-    return [*(text for text in arguments if text not in named), f"hydra.searchpath=[{quoted}]"]
+def _searching(arguments: list[str], catalogue: Catalogue) -> list[str]:
+    """The arguments with the catalogue's folders, less our own, as Hydra's search path.
+
+    Hydra would import a package to find its folder, and warn where there is none instead of stopping.
+    """
+    folders = [str(folder).replace("'", r"\'") for folder in catalogue.folders[1:]]
+    rest = [text for text in arguments if not _SEARCHPATH.match(text)]
+    entries = ",".join(f"'file://{folder}'" for folder in folders)
+    return [*rest, f"hydra.searchpath=[{entries}]"] if folders else rest
+
+
+def _check_names(overrides: list[str], catalogue: Catalogue) -> None:
+    """Refuse a name that would lead out of its group, as ``model=../../x`` would.
+
+    Raises:
+        UserError: Names the group.
+    """
+    for text in overrides:
+        if "/" not in text.partition("=")[2]:
+            continue
+        key, value = overridden(text)
+        group = key.partition("@")[0]
+        if any((folder / group).is_dir() for folder in catalogue.folders):
+            _check_chosen(group, value)
+
+
+def _check_chosen(group: str, value: Any) -> None:
+    if isinstance(value, ChoiceSweep | list):
+        for one in value if isinstance(value, list) else value.list:
+            _check_chosen(group, one)
+    name = value.text if isinstance(value, QuotedString) else value
+    if isinstance(name, str) and not is_name(name):
+        listed = next((word for word, folder in GROUPS.items() if folder == group), None)
+        where = "" if listed is None else f"; `genbench list {listed}` shows all"
+        raise UserError(f"{group} {name!r}: no such {group}; a name is expected, not a path{where}")
 
 
 def _check_origin(composed: list[DictConfig], overrides: list[str]) -> None:
     """What only the user may say: a file of somebody else's cannot trust itself, nor hand Hydra code to run."""
 
-    said = any(re.match(r"\+{0,2}trust=", text) for text in overrides)
+    said = any(_TRUST.match(text) for text in overrides)
     for config in composed:
+        for group in GROUPS.values():  # what files choose
+            chosen = config.hydra.runtime.choices.get(group)
+            _check_chosen(group, list(chosen) if isinstance(chosen, ListConfig) else chosen)
         if config.get("trust") and not said:
             named = ",".join(map(str, config.trust))
             raise UserError(f"trust: set by a configuration file; if you trust it, add trust=[{named}] yourself")
@@ -210,6 +265,8 @@ def plain(config: DictConfig, choices: Mapping[str, Any], catalogue: Catalogue) 
 
 def _features(path: str, name: str, catalogue: Catalogue) -> dict[str, Any]:
     node = catalogue.stored("features", name)
+    if node is not None and "defaults" in node:
+        raise UserError(f"{path}={name}: a file in features/ has no defaults; write all of its keys")
     if node is None:
         known = catalogue.files("features")
         raise UserError(f"{path}={name}: no such features{nearest(name, known)}; `genbench list features` shows all")

@@ -47,10 +47,11 @@ def explained(error: Exception, overrides: list[str], catalogue: Catalogue) -> U
 
 def _known_keys(overrides: list[str]) -> list[str]:
     """Every key of the configuration, with the model and data set that were chosen."""
-    groups = [text for text in overrides if text.split("=")[0] in ("model", "data", "trainer", "experiment")]
+    chosen_by = ("model", "data", "trainer", "experiment", "hydra.searchpath")
+    groups = [text for text in overrides if text.split("=")[0] in chosen_by]
     for chosen in (groups, []):
         try:
-            config = compose("run", [text for text in chosen if "," not in text])
+            config = compose("run", [text for text in chosen if "," not in text or text.startswith("hydra.")])
         except (HydraException, OmegaConfBaseException):
             continue
         keys: list[str] = []

@@ -5,16 +5,15 @@ name must lie in a package that belongs to its group, or in one that the user tr
 """
 
 import importlib.metadata
-import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from bench.errors import UserError
+from bench.ours import find_here_too
 
-__all__ = ["PACKAGES", "check_targets", "lies_in", "look_here_too", "targets", "trusted"]
+__all__ = ["PACKAGES", "announced", "check_targets", "lies_in", "look_here_too", "targets", "trusted"]
 
 PACKAGES = {
     "model": ("models", "torch.optim"),
@@ -55,9 +54,8 @@ def look_here_too(trust: Iterable[str]) -> None:
 
     Nothing installed can be hidden by a folder there, and without trust nothing is found there at all.
     """
-    here = os.getcwd()
-    if list(trust) and here not in sys.path:
-        sys.path.append(here)
+    if list(trust):
+        find_here_too()
 
 
 def targets(node: Any, path: str) -> Iterator[tuple[str, str]]:
@@ -82,7 +80,8 @@ def trusted(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 def announced() -> list[str]:
     """Installed packages that announce themselves under the entry point ``genbench.packages``."""
-    return [entry.value for entry in importlib.metadata.entry_points(group="genbench.packages")]
+    entries = importlib.metadata.entry_points(group="genbench.packages")
+    return list(dict.fromkeys(entry.value.partition(":")[0].strip() for entry in entries))
 
 
 def lies_in(name: str, packages: tuple[str, ...]) -> bool:
