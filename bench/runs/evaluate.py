@@ -124,7 +124,7 @@ def evaluate_run(target: Target, asked: Asked) -> tuple[list[ResultRow], RunSpec
                 folder.add_rows([_adopted(row, spec, identity) for row in made])
         if outcome is not None or target.path is None:
             folder.end(outcome or Outcome(spec.run_id, Ended.OK, "measured elsewhere than it was trained"))
-    return folder.rows_of(measurements), spec, path
+    return folder.rows_of(measurements, identity["training_key"]), spec, path
 
 
 def _spec(target: Target, asked: Asked) -> tuple[RunSpec, dict[str, Any]]:
@@ -214,4 +214,4 @@ def evaluate_samples(
             rows, _ = measure(subject, data, missing, seed=config["seed"], report=say.evaluating, note=say.note)
             folder.add_rows(rows)
         folder.end(Outcome(subject.origin.run_id, Ended.OK, "samples of others"))
-    return folder.rows_of(measurements), folder.path
+    return folder.rows_of(measurements, subject.origin.training_key), folder.path

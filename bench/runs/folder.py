@@ -161,10 +161,10 @@ class RunFolder:
         except UserError:
             return []
 
-    def rows_of(self, measurements: Sequence[Measurement]) -> list[ResultRow]:
-        """The rows of these measurements."""
+    def rows_of(self, measurements: Sequence[Measurement], training_key: str) -> list[ResultRow]:
+        """The rows of these measurements on one training."""
         keys = {measurement.key for measurement in measurements}
-        return [row for row in self.read_rows() if row.measuring_key in keys]
+        return [row for row in self.read_rows() if row.measuring_key in keys and row.training_key == training_key]
 
     def _rows_that_count(self) -> list[ResultRow]:
         """The rows; none where they were changed by somebody, cannot be read, or are of an earlier training."""
