@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers_data import encoded
+from PIL import Image
 
 from bench.checkpoint import load_checkpoint, save_checkpoint
 from bench.cli.main import main
@@ -128,7 +128,7 @@ def test_rows_that_somebody_changed_are_measured_again(workplace: Path) -> None:
 
 
 def test_runs_are_measured_by_pattern_by_folder_and_by_checkpoint(workplace: Path) -> None:
-    sweep = [*RUN[:2], "-m", *RUN[2:], "seed=0,1", "metric=[likelihood]"]
+    sweep = ["run", "-m", *RUN[1:], "seed=0,1", "metric=[likelihood]"]
     assert main(sweep) == 0
     runs = sorted(path for path in (workplace / "runs" / "two_moons").iterdir() if path.is_dir())
     assert main(["evaluate", "runs/two_moons/*", "metric=[modes]"]) == 0
@@ -203,7 +203,7 @@ def test_a_checkpoint_of_another_version_is_measured(lacking: str, workplace: Pa
         (["evaluate", "RUN", "model=vae"], "model: a run is measured as it was trained"),
         (["evaluate", "RUN", "data=mnist5k"], "data: a run is measured as it was trained"),
         (["evaluate", "RUN", "metric=[fidd]"], "metric 'fidd': no such metric; nearest: fid"),
-        (["evaluate", "RUN", "metric=[../../x]"], "metric '../../x': no such metric"),
+        (["evaluate", "RUN", "metric=[../../x]"], "no such metric"),
         (["evaluate", "RUN", "metric=[fid]", "metric.fid.features=pixls"], "no such features; nearest: pixels"),
         (["evaluate", "RUN", "metric=[fid]", "metric.fid.features=../../model/vae"], "no such features"),
         (
@@ -249,7 +249,7 @@ def saved(x: torch.Tensor, kind: str, folder: Path) -> Path:
     else:
         path.mkdir()
         for index, image in enumerate(x):
-            (path / f"{index:04}.png").write_bytes(encoded(image))
+            Image.fromarray(image[0].numpy()).save(path / f"{index:04}.png")
     return path
 
 

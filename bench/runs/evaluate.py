@@ -102,7 +102,7 @@ def evaluate_run(target: Target, asked: Asked) -> tuple[list[ResultRow], RunSpec
     spec, composed = _spec(target, asked)
     path = target.path or spec.folder
     folder = RunFolder(path)
-    check_arguments(spec.config)
+    check_arguments({**spec.config, "data": {**spec.data, **asked.data}})
     look_here_too(spec.trust)
     no_tf32()
     measurements = spec.measurements
@@ -190,9 +190,9 @@ def evaluate_samples(
         UserError: The configuration or the samples are wrong.
     """
     check_name("label", label)
-    check_name("name", config["name"])
     if not isinstance(config.get("data"), dict):
         raise UserError("samples: name the data that they are samples of, as in data=mnist5k")
+    check_name("name", config["name"])
     if not config.get("metric"):
         raise UserError("metric: none is chosen; name at least one, as in metric=[fid]")
     check_targets({key: config[key] for key in ("data", "metric", "trust")})
