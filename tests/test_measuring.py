@@ -336,3 +336,17 @@ def test_a_killed_run_says_so(tmp_path: Path) -> None:
     assert outcome.ended is Ended.KILLED
     assert re.search("ended without a word", outcome.reason)
     assert [ended.exit_code for ended in (Ended.OK, Ended.DIVERGED, Ended.REFUSED, Ended.INTERRUPTED)] == [0, 1, 2, 130]
+
+
+def test_seeds_are_composed_as_each_alone_would_be() -> None:
+    sweep = ["model=vae,linear", "data=two_moons", "seed=0,7", "metric=[fid,likelihood]"]
+    alone = [compose_runs([f"model={model}", sweep[1], f"seed={seed}", sweep[3]])[0]
+             for model in ("vae", "linear") for seed in (0, 7)]  # fmt: skip
+    assert compose_runs(sweep, multirun=True) == alone
+    interpolated = [*sweep, "name='of ${seed}'"]
+    assert [run["name"] for run in compose_runs(interpolated, multirun=True)] == ["of 0", "of 7", "of 0", "of 7"]
+    assert [run["seed"] for run in compose_runs(["model=vae", "data=two_moons", "seed=range(3)"], multirun=True)] == [
+        0,
+        1,
+        2,
+    ]
