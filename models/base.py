@@ -124,7 +124,8 @@ class HasLikelihood(ABC):
 
         A flow on continuous data: log p(x). A flow on integer data: one dequantization draw,
         :math:`\log p(x + u) - \log q(u|x)`. A VAE: :math:`\log p(x,z) - \log q(z|x)` with one z. By Jensen's inequality
-        :math:`E[\log w] \le \log p(x)`, and the mean of K draws tightens the bound (Burda et al. 2016).
+        :math:`E[\log w] \le \log p(x)`, and the mean of K draws tightens the bound (Burda, Grosse, Salakhutdinov 2016,
+        Importance weighted autoencoders, arXiv:1509.00519).
 
         Where the relation is ``estimate`` (a log-determinant that is itself estimated), it is log w that is unbiased,
         and draws are averaged as logarithms.

@@ -24,9 +24,9 @@ class Gaussian(GenerativeModel, HasLikelihood, ClosedForm):
         \frac{(1 - 2/D) \operatorname{tr} S^2 + \operatorname{tr}^2 S}
         {(n + 1 - 2/D)(\operatorname{tr} S^2 - \operatorname{tr}^2 S / D)}\Big)
 
-    (Chen, Wiesel, Eldar, Hero 2010, Shrinkage algorithms for MMSE covariance estimation: OAS, eq. 23). Maximum
-    likelihood alone gives no variance to a pixel that is black in every training image, and every test image that
-    lights one thousands of nats; with n much larger than D the two agree.
+    (Chen, Wiesel, Eldar, Hero 2010, Shrinkage algorithms for MMSE covariance estimation, arXiv:0907.4698: OAS, eq. 23).
+    Maximum likelihood alone gives no variance to a pixel that is black in every training image, and every test image
+    that lights one thousands of nats; with n much larger than D the two agree.
 
     Real-valued data: y = x, exact. Integer data: y = x + u with u uniform on the unit cube, in units of levels, so that
     :math:`E_u[w]` is the mass of the cell [x, x + 1). The noise enters the fit in closed form, 1/2 in the mean and 1/12

@@ -85,8 +85,10 @@ class DiscretizedLogistic(Distribution):
     with the first term 1 at k = L-1 and the second 0 at k = 0, so that the masses of an entry sum to 1.
 
     References:
-        Kingma, Salimans, Jozefowicz, Chen, Sutskever, Welling (2016): Improved Variational Inference with Inverse
-        Autoregressive Flow. Salimans, Karpathy, Chen, Kingma (2017): PixelCNN++.
+        Kingma, Salimans, Jozefowicz, Chen, Sutskever, Welling (2016): Improving variational inference with inverse
+        autoregressive flow, arXiv:1606.04934.
+        Salimans, Karpathy, Chen, Kingma (2017): PixelCNN++: Improving the PixelCNN with discretized logistic mixture
+        likelihood and other modifications, arXiv:1701.05517.
 
     Arguments:
         mean: :math:`\mu`, ``(B, *shape)``, in levels.

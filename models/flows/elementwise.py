@@ -20,7 +20,7 @@ class ElementwiseFlow(Flow):
 
     The best likelihood that a product of marginals can have is minus the sum of the entries' entropies; how far
     another flow is above it, in nats, is what that flow gains by modelling dependence (the total correlation, if it is
-    perfect). Splines: Durkan, Bekasov, Murray, Papamakarios 2019, Neural spline flows.
+    perfect). Splines: Durkan, Bekasov, Murray, Papamakarios 2019, Neural spline flows, arXiv:1906.04032.
 
     The first training batch normalizes the data to mean 0 and standard deviation 1, so ``bound`` counts standard
     deviations. Beyond it the density falls like that of a normal.

@@ -22,7 +22,7 @@ class FFJORD(Flow, ReportsCost):
     """Free-form Jacobian of reversible dynamics.
 
     Grathwohl, Chen, Bettencourt, Sutskever, Duvenaud 2019, FFJORD: Free-form continuous dynamics for scalable
-    reversible generative models.
+    reversible generative models, arXiv:1810.01367.
 
     Integer data are dequantized and mapped to the reals by a logit first. Vectors then follow one or more differential
     equations with fully connected dynamics. Images follow equations with convolutional dynamics at several scales, with

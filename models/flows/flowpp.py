@@ -29,7 +29,7 @@ class FlowPP(Flow):
     """Flow++.
 
     Ho, Chen, Srinivas, Duan, Abbeel 2019, Flow++: Improving flow-based generative models with variational
-    dequantization and architecture design.
+    dequantization and architecture design, arXiv:1902.00275.
 
     Integer data are dequantized by noise from a flow conditioned on them, four couplings, and mapped to the reals by a
     logit. Images then go through four checkerboard couplings, a squeeze, two channel couplings and three checkerboard

@@ -20,7 +20,7 @@ __all__ = ["Glow"]
 class Glow(Flow):
     """Generative flow with invertible 1x1 convolutions.
 
-    Kingma, Dhariwal 2018, Glow: Generative flow with invertible 1x1 convolutions.
+    Kingma, Dhariwal 2018, Glow: Generative flow with invertible 1x1 convolutions, arXiv:1807.03039.
 
     Integer data are dequantized and shifted, x / L - 1/2; what the flow puts outside of that interval is lost, so
     likelihoods are too low rather than too high (see :class:`Scale`). With ``alpha`` they go through a logit instead,

@@ -17,7 +17,7 @@ __all__ = ["IResNet"]
 class IResNet(ContractiveFlow):
     """Invertible residual network.
 
-    Behrmann, Grathwohl, Chen, Duvenaud, Jacobsen 2019, Invertible residual networks.
+    Behrmann, Grathwohl, Chen, Duvenaud, Jacobsen 2019, Invertible residual networks, arXiv:1811.00995.
 
     Integer data are dequantized and mapped to the reals by a logit first. Vectors then go through residual blocks of
     fully connected layers; images through stacks of convolutional blocks (3x3, 1x1, 3x3) with a squeeze and half of the

@@ -18,8 +18,8 @@ class LinearFlow(Flow):
     What any deeper flow must beat. Its best likelihood is known, that of the sample's mean and covariance, so that it
     measures an optimizer as well. A is a diagonal matrix, set from the first batch so that W starts from variables of
     mean 0 and variance 1, and then W, full or in LU form (Kingma, Dhariwal 2018, Glow: Generative flow with invertible
-    1x1 convolutions, for both). Integer data are dequantized and mapped to the reals by a logit first; images are
-    flattened.
+    1x1 convolutions, arXiv:1807.03039, for both). Integer data are dequantized and mapped to the reals by a logit
+    first; images are flattened.
 
     Arguments:
         shape: Of one example.

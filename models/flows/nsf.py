@@ -18,7 +18,7 @@ __all__ = ["NSF"]
 class NSF(Flow):
     """Neural spline flow, RQ-NSF (C).
 
-    Durkan, Bekasov, Murray, Papamakarios 2019, Neural spline flows.
+    Durkan, Bekasov, Murray, Papamakarios 2019, Neural spline flows, arXiv:1906.04032.
 
     Integer data are dequantized and mapped to the reals by a logit first. Vectors are normalized (activation
     normalization), then go through ``couplings`` steps of a linear map in LU form and a coupling with an alternating

@@ -13,7 +13,7 @@ __all__ = ["PlanarFlow"]
 class PlanarFlow(Flow):
     """A chain of planar transforms from data to latents, the direction in which they are in closed form.
 
-    Rezende, Mohamed 2015, Variational inference with normalizing flows.
+    Rezende, Mohamed 2015, Variational inference with normalizing flows, arXiv:1505.05770.
     There they are a VAE's posterior (``model=vae_planar``); here they are the model itself. Integer data are
     dequantized and mapped to the reals by a logit first; images are flattened.
 

@@ -13,9 +13,9 @@ __all__ = ["SylvesterFlow"]
 class SylvesterFlow(Flow):
     """A chain of sylvester transforms from data to latents, the direction in which they are in closed form.
 
-    van den Berg, Hasenclever, Tomczak, Welling 2018, Sylvester normalizing flows for variational inference.
-    There they are a VAE's posterior (``model=vae_sylvester``); here they are the model itself. Integer data are
-    dequantized and mapped to the reals by a logit first; images are flattened.
+    van den Berg, Hasenclever, Tomczak, Welling 2018, Sylvester normalizing flows for variational inference,
+    arXiv:1803.05649. There they are a VAE's posterior (``model=vae_sylvester``); here they are the model itself.
+    Integer data are dequantized and mapped to the reals by a logit first; images are flattened.
 
     Arguments:
         shape: Of one example.

@@ -21,7 +21,7 @@ class TarFlow(Flow):
     .. math:: z_i = x_i \odot e^{s_i} + t_i, \quad (s_i, t_i) = \mathrm{Transformer}_i(x_0, \dots, x_{i-1})
 
     Zhai, Zhang, Nakkiran, Berthelot, Gu, Zheng, Chen, Bautista, Jaitly, Susskind 2024, Normalizing flows are capable
-    generative models; their mean and log-scale of :math:`x_i` are :math:`\mu_i = -t_i e^{-s_i}` and
+    generative models, arXiv:2412.06329; their mean and log-scale of :math:`x_i` are :math:`\mu_i = -t_i e^{-s_i}` and
     :math:`\alpha_i = -s_i`.
 
     An image is a sequence of patches, read row after row by the first block, backwards by the second, and so on; the

@@ -157,9 +157,9 @@ def checkpoint_activations(module: nn.Module) -> None:
     """Trade time for memory in every chain within ``module``, from now on: a step costs about one more forward pass.
 
     Between a forward and its backward pass only the input of each part of a chain is kept; what the part computes from
-    it is computed again when its gradient is wanted, to the same bits, random numbers of the global generator
-    (dropout) included (Chen, Xu, Zhang, Guestrin 2016, Training deep nets with sublinear memory cost). Parts that draw
-    from an explicit generator keep everything. State and gradients are the same as without.
+    it is computed again when its gradient is wanted, to the same bits, random numbers of the global generator (dropout)
+    included (Chen, Xu, Zhang, Guestrin 2016, Training deep nets with sublinear memory cost, arXiv:1604.06174). Parts
+    that draw from an explicit generator keep everything. State and gradients are the same as without.
     """
     for chain in module.modules():
         if isinstance(chain, Chain):

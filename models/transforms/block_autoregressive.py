@@ -23,8 +23,8 @@ class BlockLinear(nn.Module, Masked):
     .. math:: W_r = e^{s_r}\, \hat W_r / \|\hat W_r\|, \quad
         \hat W = \exp(V) \text{ in blocks on the diagonal}, \; V \text{ below}, \; 0 \text{ above}
 
-    for each row r (De Cao, Titov, Aziz 2019, Block neural autoregressive flow, section 3.2, with its initialization).
-    Here :math:`s = c \tanh(r / c)`, c = 3.
+    for each row r (De Cao, Titov, Aziz 2019, Block neural autoregressive flow, arXiv:1904.04676, section 3.2, with its
+    initialization). Here :math:`s = c \tanh(r / c)`, c = 3.
 
     Arguments:
         groups: D.
@@ -74,8 +74,9 @@ class BlockAutoregressive(Transform):
     .. math:: z = \alpha f(x) + (1 - \alpha)\, x, \qquad
         f(x) = W_L \tanh(W_{L-1} \cdots \tanh(W_1 x + W_c c + b_1) \cdots) + b_L
 
-    (De Cao, Titov, Aziz 2019, Block neural autoregressive flow.) The weights are block lower triangular with positive
-    blocks on the diagonal (:class:`BlockLinear`), so the Jacobian is lower triangular with the positive diagonal
+    (De Cao, Titov, Aziz 2019, Block neural autoregressive flow, arXiv:1904.04676.) The weights are block lower
+    triangular with positive blocks on the diagonal (:class:`BlockLinear`), so the Jacobian is lower triangular with the
+    positive diagonal
 
     .. math:: \frac{\partial z_i}{\partial x_i} = \alpha\, W_L^{ii}\, D_{L-1}^i W_{L-1}^{ii} \cdots D_1^i W_1^{ii}
         + 1 - \alpha, \quad D = \operatorname{diag}(1 - \tanh^2)

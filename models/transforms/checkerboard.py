@@ -17,8 +17,8 @@ class CheckerboardCoupling(Transform):
     What :class:`~models.transforms.coupling.MaskedCoupling` does with a checkerboard mask, at half of the cost: the
     conditioner sees the kept positions alone, ``(C, H, W/2)``, not a picture with holes, and parameters are computed
     for the moved ones alone. W must be even. (Ho, Chen, Srinivas, Duan, Abbeel 2019, Flow++: Improving flow-based
-    generative models with variational dequantization and architecture design, split images so, by columns in their
-    code.)
+    generative models with variational dequantization and architecture design, arXiv:1902.00275, split images so, by
+    columns in their code.)
 
     Arguments:
         parity: Of row + column (0 or 1), where positions are kept.

@@ -37,10 +37,11 @@ class Continuous(Transform):
 
     .. math:: \frac{dx}{dt} = f(t, x), \qquad \log|\det| = \int_0^1 \operatorname{tr} \frac{\partial f}{\partial x}\,dt
 
-    (Chen, Rubanova, Bettencourt, Duvenaud 2018, Neural ordinary differential equations; Grathwohl, Chen, Bettencourt,
-    Sutskever, Duvenaud 2019, FFJORD.) In training, and where examples have more than ``exact_dim`` entries, the trace
-    is estimated by Hutchinson's :math:`\epsilon^\top (\partial f/\partial x)\,\epsilon` with one epsilon an example,
-    held fixed within a solve, so that the integrand is smooth and the integral without bias. Otherwise it is exact.
+    (Chen, Rubanova, Bettencourt, Duvenaud 2018, Neural ordinary differential equations, arXiv:1806.07366; Grathwohl,
+    Chen, Bettencourt, Sutskever, Duvenaud 2019, FFJORD, arXiv:1810.01367.) In training, and where examples have more
+    than ``exact_dim`` entries, the trace is estimated by Hutchinson's
+    :math:`\epsilon^\top (\partial f/\partial x)\,\epsilon` with one epsilon an example, held fixed within a solve, so
+    that the integrand is smooth and the integral without bias. Otherwise it is exact.
 
     The relation is then ``exact``: evaluation is deterministic, and the solver's error is a numerical one, like
     rounding: it is bounded by a stated tolerance, has no distribution to average over, and goes to 0 with the
@@ -49,8 +50,8 @@ class Continuous(Transform):
 
     Gradients are those of the adjoint equation, solved backwards at the same tolerance, its step size chosen without
     regard to the parameters' part (Kidger, Chen, Lyons 2021, "Hey, that's not an ODE": Faster ODE adjoints via
-    seminorms). With more than ``exact_dim`` entries the log-determinant of ``inverse`` is NaN: an estimate needs random
-    numbers, which an inverse does not draw.
+    seminorms, arXiv:2009.09457). With more than ``exact_dim`` entries the log-determinant of ``inverse`` is NaN: an
+    estimate needs random numbers, which an inverse does not draw.
 
     Everything is computed in the dtype of x, also under autocast: a solver takes rounding for stiffness. The solver is
     Dormand and Prince's of order 5, from torchdiffeq, which is imported when it is needed.

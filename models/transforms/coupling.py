@@ -4,9 +4,9 @@ r"""Coupling layers: one part of an example is moved by amounts computed from th
     \log|\det| = \sum_{moved} \log g'
 
 with g a monotone map of one variable and c the context (Dinh, Krueger, Bengio 2015, NICE: Non-linear independent
-components estimation; Dinh, Sohl-Dickstein, Bengio 2017, Density estimation using Real NVP). A conditioner whose last
-layer starts at zero makes a coupling start as the identity. Nothing need be kept: every entry is then moved, by amounts
-that depend on the context at most.
+components estimation, arXiv:1410.8516; Dinh, Sohl-Dickstein, Bengio 2017, Density estimation using Real NVP,
+arXiv:1605.08803). A conditioner whose last layer starts at zero makes a coupling start as the identity. Nothing need be
+kept: every entry is then moved, by amounts that depend on the context at most.
 """
 
 from collections.abc import Sequence

@@ -25,10 +25,11 @@ class RationalQuadraticSpline(Univariate):
         \frac{dz}{dx} = \frac{s^2\,[d_{k+1}\theta^2 + 2s\,\theta(1-\theta) + d_k(1-\theta)^2]}
                              {[s + (d_k + d_{k+1} - 2s)\,\theta(1-\theta)]^2}
 
-    (Durkan, Bekasov, Murray, Papamakarios 2019, Neural spline flows; Gregory, Delbourgo 1982, Piecewise rational
-    quadratic interpolation to monotonic data.) P = 3K - 1, raw: the widths of the bins, their heights (each through a
-    softmax), and the slopes at the K - 1 inner knots (through a softplus, displaced so that 0 gives slope 1). The outer
-    knots are the corners of the box, with slope 1, so the map has a continuous derivative everywhere.
+    (Durkan, Bekasov, Murray, Papamakarios 2019, Neural spline flows, arXiv:1906.04032; Gregory, Delbourgo 1982,
+    Piecewise rational quadratic interpolation to monotonic data.) P = 3K - 1, raw: the widths of the bins, their
+    heights (each through a softmax), and the slopes at the K - 1 inner knots (through a softplus, displaced so that 0
+    gives slope 1). The outer knots are the corners of the box, with slope 1, so the map has a continuous derivative
+    everywhere.
 
     Slopes reach about :math:`2 / m` in a bin of the least width, and x is a float32 number: seen through ``forward``,
     ``inverse`` errs by the rounding of x, up to :math:`10^{-7} b`, times the slope, and 1e-5 at most beyond that, for
