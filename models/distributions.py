@@ -97,7 +97,7 @@ class DiscretizedLogistic(Distribution):
         levels: L, from 2 to 256.
 
     Raises:
-        ValueError: If levels is out of range.
+        ValueError: ``levels`` is out of range.
     """
 
     def __init__(self, mean: Tensor, log_scale: Tensor, levels: int) -> None:
@@ -212,7 +212,7 @@ def output_distribution(parameters: Tensor, levels: int | None) -> Distribution:
         levels: As in the data.
 
     Raises:
-        ValueError: If P does not fit.
+        ValueError: ``parameters`` has another P.
     """
     if parameters.shape[1] != parameters_per_entry(levels):
         raise ValueError(f"expected {parameters_per_entry(levels)} numbers an entry, not {parameters.shape[1]}")

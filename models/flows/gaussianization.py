@@ -26,8 +26,8 @@ class Gaussianization(Flow):
     rotation Q shows the next layer other directions. Every layer is a bijection of the whole space, far in the tails
     too. Images are flattened; integer data are dequantized and mapped to the reals by a logit first.
 
-    Differs from the paper: kernels are normal, with learned weights, and start near the identity, with data
-    standardized by activation normalization, not at examples; images have no rotations of their own kind; no rotation
+    Differs from the paper: kernels are normal and have learned weights; they start near the identity, on data
+    standardized by activation normalization, not at examples; images have no rotations of a special kind; no rotation
     follows the last kernel layer, where it would change nothing.
 
     Arguments:

@@ -24,11 +24,11 @@ class IResNet(ContractiveFlow):
     channels factored out in between, while height and width are even. All activations are ELU, and activation
     normalization stands before every block.
 
-    Training takes the first terms of the log-determinant's power series. Evaluation does not: it has no bias, and is
-    exact for few variables (:class:`models.transforms.residual.Residual`).
+    Training truncates the power series of the log-determinant. Evaluation has no bias, and is exact for few variables
+    (:class:`models.transforms.residual.Residual`).
 
-    Differs from the paper: evaluation, for which the paper truncates too; the gradient is the Neumann series'; spectral
-    norms are of the convolutions themselves; no zero padding adds channels.
+    Differs from the paper: the paper truncates the series in evaluation too; the gradient is that of the Neumann
+    series; spectral norms are those of the convolutions themselves; no channels are added by zero padding.
 
     Arguments:
         shape: Of one example, ``(D,)`` or ``(C, H, W)``.

@@ -41,11 +41,11 @@ class LipschitzLayer(nn.Module, ABC):
 
     with u and v from power iterations, v to W^T u and u to W v, normalized, until sigma changes by less than a relative
     1e-3 (as Chen, Behrmann, Duvenaud, Jacobsen 2019, Residual flows for invertible generative modeling,
-    arXiv:1906.02735). They are part of the state, and every round starts from where the last one ended. Sigma reaches
-    the norm from below, and a vector that knows little of a direction that has just become the longest seems to have
-    arrived: while training the map's norm is a few percent above c at times. For evaluation that will not do. When the
-    layer leaves training, and so for averaged weights too, eight vectors are iterated together, the old v and seven
-    that are always the same, until the largest Ritz value of their span changes by less than 1e-5 (Rutishauser 1969,
+    arXiv:1906.02735). They are part of the state, and every round starts from where the last one ended. Sigma
+    approaches the norm from below, and iterations stop early when another direction has just become the longest: in
+    training the norm of the map is at times a few percent above c. Evaluation needs a tighter bound. When the layer
+    leaves training, and so for averaged weights too, eight vectors are iterated together, the old v and seven that are
+    always the same, until the largest Ritz value of their span changes by less than 1e-5 (Rutishauser 1969,
     Computational aspects of F. L. Bauer's simultaneous iteration method). Training then goes on with the vectors it
     had.
 
@@ -55,6 +55,9 @@ class LipschitzLayer(nn.Module, ABC):
         weight, bias: Initial values.
         shape: Of one example that the map takes.
         coefficient: c, between 0 and 1.
+
+    Raises:
+        ValueError: ``coefficient`` is out of range.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, shape: Sequence[int], coefficient: float) -> None:
@@ -160,6 +163,9 @@ class LipschitzConv2d(LipschitzLayer):
         n_out: Number of output channels.
         kernel: Height and width k of the kernel, odd.
         coefficient: c.
+
+    Raises:
+        ValueError: ``kernel`` is even, or ``coefficient`` is out of range.
     """
 
     def __init__(self, shape: Sequence[int], n_out: int, *, kernel: int, coefficient: float) -> None:
@@ -246,6 +252,9 @@ class LipschitzDenseNet(nn.Module):
         growth: Channels that each dense layer adds, an even number: CLipSwish doubles those of the map before it.
         depth: Number n of dense layers.
         coefficient: c of every map. On images the dense layers are 3x3 and the last map is 1x1.
+
+    Raises:
+        ValueError: ``growth`` is odd or below 2, or ``coefficient`` is out of range.
     """
 
     def __init__(self, shape: Sequence[int], *, growth: int, depth: int, coefficient: float) -> None:
@@ -309,7 +318,7 @@ def lipschitz_convnet(
 
 
 def _settle(layer: nn.Module, _: object) -> None:
-    """What was loaded into a layer that does not train was saved by one that did."""
+    """Settle a layer in evaluation after its state was loaded: the saved vectors are those of training."""
     assert isinstance(layer, LipschitzLayer)
     if not layer.training:
         layer.settle()

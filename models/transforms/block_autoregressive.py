@@ -84,7 +84,7 @@ class BlockAutoregressive(Transform):
     f alone is bounded in each variable: its image is a box, and the mass that the base has outside is lost. The paper
     mixes x in, by a learned gate, between flows but not after the last; here it is mixed into each, which makes it a
     bijection of the whole space. The gate's log-odds are softly clamped to :math:`\pm 3`, so that the slope is at least
-    0.047: where the paper multiplies blocks in log space against underflow, products will do.
+    0.047. Plain products of blocks therefore do not underflow; the paper multiplies them in log space.
 
     ``inverse`` finds one variable after another, evaluating each unit of the others once, by Newton's method in a
     bracket until z_i is met to :math:`4 \epsilon \max(1, |z_i|)`, given those before it, or x_i is known to its last

@@ -23,7 +23,8 @@ FIRST_STEP = 0.1
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Of an adaptive solver: the error of a step may be ``absolute + relative |state|``, root mean square over a batch.
+    """Tolerance of an adaptive solver: the error of a step is at most ``absolute + relative |state|``, in the root mean
+    square over a batch.
 
     The error of the solution is of the same order, as long as the dynamics are not unstable.
     """
@@ -59,12 +60,15 @@ class Continuous(Transform):
     Arguments:
         dynamics: f, called with t ``()`` and x ``(B, *shape)``. It must treat examples independently.
         dim: Number D of entries of one example.
-        train_tolerance, eval_tolerance: Of the solver in training and in evaluation.
-        noise: What epsilon is drawn from: both have the identity for covariance.
+        train_tolerance, eval_tolerance: Tolerances of the solver in training and in evaluation.
+        noise: Distribution of epsilon; both have the identity as covariance.
         exact_dim: Largest D for which evaluation takes the exact trace.
 
+    Raises:
+        ValueError: ``noise`` is unknown, or torchdiffeq is not installed.
+
     Attributes:
-        evaluations: Of f, in the last forward pass or inverse, its gradient not included.
+        evaluations: Evaluations of f in the last forward pass or inverse, without those of its gradient.
     """
 
     inverse_kind = "iterative"

@@ -44,6 +44,9 @@ class DeepSigmoid(Univariate):
     Attributes:
         units: K.
         bound: c above, in nats.
+
+    Raises:
+        ValueError: There is no unit.
     """
 
     units: int = 16

@@ -37,6 +37,9 @@ class Dequantization(Transform, ABC):
 
     Arguments:
         levels: Number of integer levels L, 2 to 256.
+
+    Raises:
+        ValueError: ``levels`` is out of range.
     """
 
     inverse_kind = "closed form"

@@ -91,8 +91,9 @@ class Conv1x1(Transform):
     .. math:: \log|\det| = HW \sum_c \log|s_c|
 
     (Kingma, Dhariwal 2018, Glow: Generative flow with invertible 1x1 convolutions, arXiv:1807.03039, section 3.2.) See
-    :class:`_LU`. W is composed at each call, and for the inverse solved for: there are far more positions than
-    channels, so that this costs little, and nothing is kept that could be out of date. Starts as a random rotation.
+    :class:`_LU`. W is composed at each call of ``forward`` and solved at each call of ``inverse``. This costs little,
+    because there are far more positions than channels, and no stored matrix can be out of date. Starts as a random
+    rotation.
 
     Arguments:
         channels: C.

@@ -32,6 +32,9 @@ class LogisticMixtureCDF(Univariate):
     Attributes:
         components: K.
         bound: c above, in nats.
+
+    Raises:
+        ValueError: There is no component.
     """
 
     components: int

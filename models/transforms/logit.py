@@ -26,6 +26,9 @@ class Logit(Transform):
 
     Arguments:
         alpha: Margin kept from 0 and 1, in (0, 1/2).
+
+    Raises:
+        ValueError: ``alpha`` is out of range.
     """
 
     inverse_kind = "closed form"

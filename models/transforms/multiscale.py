@@ -40,6 +40,9 @@ class MultiScale(Transform):
         levels: At least one transform; all but the last leave at least two channels.
         priors: None, or for each level but the last a transform that keeps the shape of its second half. Its context
             has the channels of the first half, then those of the context of all, as pictures.
+
+    Raises:
+        ValueError: There is no level, a level leaves a single channel, or the number of priors is wrong.
     """
 
     def __init__(self, shape: Sequence[int], levels: Sequence[Transform], priors: Sequence[Transform] = ()) -> None:

@@ -33,6 +33,9 @@ class NormalMixtureCDF(Univariate):
     Attributes:
         components: K.
         bound: c above, in nats.
+
+    Raises:
+        ValueError: There is no component.
     """
 
     components: int

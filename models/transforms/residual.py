@@ -27,11 +27,11 @@ MAX_ITERATIONS = 1000
 
 
 class Series(ABC):
-    """Which terms of the power series are taken. Subclasses are final and frozen."""
+    """A choice of the power series' terms. Subclasses are final and frozen."""
 
     @abstractmethod
     def weights(self, generator: Generator | None, like: Tensor) -> list[float]:
-        """Factors a_1 .. a_n of the first n terms; those after have the factor 0. Random numbers as for ``like``."""
+        """Factors a_1 .. a_n of the first n terms; later terms have the factor 0. Random numbers as for ``like``."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,9 @@ class Residual(Transform):
     Attributes:
         terms: Terms of the series in the last forward pass; 0 where it was exact.
         iterations: Evaluations of g in the last inverse.
+
+    Raises:
+        ArithmeticError: ``inverse`` found no fixed point, because g is no contraction.
     """
 
     inverse_kind = "iterative"

@@ -28,6 +28,9 @@ class Rotation(Transform):
     Arguments:
         dim: D.
         reflections: R.
+
+    Raises:
+        ValueError: There is no reflection.
     """
 
     inverse_kind = "closed form"

@@ -22,6 +22,9 @@ class Scale(Transform):
     Arguments:
         factor: a, not 0.
         offset: b.
+
+    Raises:
+        ValueError: ``factor`` is 0.
     """
 
     inverse_kind = "closed form"

@@ -37,7 +37,7 @@ class RationalQuadraticSpline(Univariate):
 
     Attributes:
         bins: K, at least 2.
-        bound: b. Data beyond it are not moved, so it should hold nearly all of them.
+        bound: b. The spline is the identity outside [-b, b]; standardize data so that nearly all of it lies inside.
         min_bin: m, least width and height of a bin as a part of the box, below 1/K.
         min_derivative: Least slope at a knot, in (0, 1).
 

@@ -33,6 +33,9 @@ class Sylvester(Transform):
         n_context: Size of a context that gives everything for each example (a VAE's encoder); 0: it is learned.
         width: M, at most D.
         reflections: H.
+
+    Raises:
+        ValueError: ``width`` or ``reflections`` is below 1.
     """
 
     inverse_kind = "iterative"

@@ -61,7 +61,7 @@ class Shift(Univariate):
 class Scaling(Univariate):
     r"""z = x exp(s) (Dinh, Krueger, Bengio 2015, NICE, arXiv:1410.8516, section 3.3). P = 1: the log-scale s, as it is.
 
-    Nothing bounds s: it is meant to be learned itself. What a network gives goes through :class:`Affine`.
+    s is not bounded: it is meant to be a learned parameter. Use :class:`Affine` for the output of a network.
     """
 
     inverse_kind = "closed form"

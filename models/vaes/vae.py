@@ -67,7 +67,7 @@ class VAE(GenerativeModel, HasLikelihood, Autoencodes):
         features: For a flow: how many numbers h(x) it sees of the encoder.
 
     Raises:
-        ValueError: If a size is out of range.
+        ValueError: A size is out of range, or the flow is no bijection with an exact log-determinant.
     """
 
     family = "vae"
