@@ -117,4 +117,5 @@ def _image_transform(shape: Sequence[int], steps: int, scales: int, channels: in
         c, h, w = of
         return Chain(*[part for i in range(steps) for part in (checkerboard_step(h, w, i % 2) if c == 1 else step(c))])
 
-    return pyramid(shape, [squeezed] * min(scales, halvings(shape)) or [unsqueezed], prior)
+    levels = [squeezed] * min(scales, halvings(shape))
+    return pyramid(shape, levels or [unsqueezed], prior)

@@ -119,4 +119,5 @@ def _image_transform(
         c, h, w = of
         return Chain(*[part for i in range(steps) for part in (checkerboard_step(h, w, i % 2) if c == 1 else step(c))])
 
-    return pyramid(shape, [squeezed] * min(scales, halvings(shape)) or [unsqueezed])
+    levels = [squeezed] * min(scales, halvings(shape))
+    return pyramid(shape, levels or [unsqueezed])

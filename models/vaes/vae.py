@@ -57,7 +57,7 @@ class VAE(GenerativeModel, HasLikelihood, Autoencodes):
     Arguments:
         shape: Of one example.
         levels: Number of integer levels, or None for reals.
-        optimizer: Takes the parameters and returns their optimizer.
+        optimizer: Makes the optimizer from the parameters.
         latent_dim: Z, dimension of the code.
         hidden: Units in each hidden layer of the encoder and of the decoder.
         depth: Hidden layers of each; 0 makes both linear.
