@@ -201,7 +201,7 @@ def test_changed_seed_gives_other_numbers_and_the_same_group(workplace: Path) ->
     likelihoods = [row for row in rows if row.metric == "log_likelihood" and row.model == "vae"]
     assert len({row.value for row in likelihoods}) == 2
     assert len({row.group for row in likelihoods}) == 1
-    assert len({row.config_hash for row in likelihoods}) == 2
+    assert len({row.training_key for row in likelihoods}) == 2
     assert len({row.value for row in rows if row.model == "oracle" and row.metric == "log_likelihood"}) == 1
 
 

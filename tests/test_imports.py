@@ -60,8 +60,18 @@ def test_the_schema_needs_the_standard_library_only() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["rows.store", "rows.frame", "rows.migrate", "tables.leaderboard", "tables.frame", "tables.certified",
-             "cli.table", "config.catalogue", "files"],
+    "name",
+    [
+        "rows.store",
+        "rows.frame",
+        "rows.migrate",
+        "tables.leaderboard",
+        "tables.frame",
+        "tables.certified",
+        "cli.table",
+        "config.catalogue",
+        "files",
+    ],
 )
 def test_tables_never_need_torch(name: str) -> None:
     reached, todo = set(), [f"bench.{name}"]

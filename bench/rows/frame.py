@@ -73,7 +73,7 @@ def as_frame(rows: pd.DataFrame | Iterable[ResultRow]) -> pd.DataFrame:
 def protocol_of(frame: pd.DataFrame) -> pd.DataFrame:
     """The parts of ``ResultRow.protocol`` of each row, as columns."""
     quoted = frame["source"].to_numpy() == "quoted"
-    source = pd.Categorical.from_codes(quoted.astype(np.int8), categories=["measured", "quoted"])
+    source = pd.Categorical.from_codes(quoted.astype(np.int8), categories=pd.Index(["measured", "quoted"]))
     return frame[list(PROTOCOL)].assign(source=source)
 
 
@@ -128,7 +128,8 @@ class _Numbers:
     def _convert(self) -> None:
         # In numpy None becomes NaN, which no stored number is.
         is_plain = self._kind in ("float64", "int64")
-        self._parts.append(pd.Series(np.array(self._values, self._kind) if is_plain else self._values, dtype=self._kind))
+        values = np.array(self._values, self._kind) if is_plain else self._values
+        self._parts.append(pd.Series(values, dtype=self._kind))
         self._values = []
 
 
