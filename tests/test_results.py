@@ -461,6 +461,9 @@ def test_a_hand_made_row_may_leave_out_what_has_a_default(tmp_path: Path) -> Non
     }  # fmt: skip
     (tmp_path / "rows.jsonl").write_text(json.dumps(record) + "\n")
     (row,) = read_rows(tmp_path / "rows.jsonl")
+    (tmp_path / "rows.jsonl").write_text(json.dumps(record | {"value": 3, "train_seconds": 7}) + "\n")
+    (whole,) = read_rows(tmp_path / "rows.jsonl")
+    assert (repr(whole.value), repr(whole.train_seconds)) == ("3.0", "7.0")
     assert (row.checkpoint, row.rank, row.metric_version, row.n_real, row.stderr) == ("best", 100, 1, None, None)
     for name in record:
         rest = {key: value for key, value in record.items() if key != name}

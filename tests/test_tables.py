@@ -745,6 +745,11 @@ def test_the_command_is_light_and_speaks_to_any_terminal(tmp_path: Path, encodin
     assert float(seconds) < 1.0  # of the processor; 0.4 on a quiet machine, most of it pandas
 
 
+def test_asking_for_help_does_not_wait_for_pandas() -> None:
+    code = "import sys, bench.cli.table; assert not {'pandas', 'numpy', 'scipy', 'rich', 'torch'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_a_big_table_is_made_in_a_second_or_two() -> None:
     import time
 
