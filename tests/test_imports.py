@@ -280,6 +280,13 @@ def test_the_house_is_as_the_table_says(rule: Rule) -> None:
     assert rule(OURS) == []
 
 
+def test_modules_of_models_import_each_other_relatively() -> None:
+    for file in (ROOT / "models").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                assert (node.module or "").split(".")[0] != "models", f"{file}:{node.lineno}"
+
+
 def test_the_schema_needs_the_standard_library_only() -> None:
     assert {one.target for one in OURS.imports["bench.schema"]} <= {"dataclasses", "math", "enum"}
 
@@ -294,7 +301,9 @@ SMALL = {
     "bench/errors.py": "",
     "bench/seeds.py": "import hashlib\n",
     "bench/rows/__init__.py": "",
-    "bench/rows/store.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch\nfrom bench import errors\n",
+    "bench/rows/store.py": (
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch\nfrom bench import errors\n"
+    ),
     "bench/data/base.py": "import torch\n",
     "bench/data/toy.py": "from .base import Data\n",
     "bench/features/pixels.py": "from bench.data.base import Data\n",
@@ -371,7 +380,8 @@ def test_a_tidy_house_breaks_no_rule(rule: Rule, tmp_path: Path) -> None:
          "bench.evaluation.measure imports bench.config.compose"),
         (models_know_nothing_of_the_harness, "models/vae.py", "def f():\n    from bench.seeds import x",
          "models.vae imports bench.seeds"),
-        (nothing_imports_a_model, "models/vae.py", "from .flow import Flow", "models.vae imports the model models.flow"),
+        (nothing_imports_a_model, "models/vae.py", "from .flow import Flow",
+         "models.vae imports the model models.flow"),
         (nothing_imports_a_model, "models/base.py", "from models import flow",
          "models.base imports the model models.flow"),
         (data_features_and_metrics_meet_in_their_bases, "bench/metrics/fid.py", "from bench.data import toy",
