@@ -320,8 +320,13 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["run", "--help"], ["table", "--help"], ["list"], ["table", "rows.jsonl"], ["--version"]]
-)
+    "arguments",
+    [
+        ["--help"], ["--version"], ["run", "--help"], ["evaluate", "--help"], ["data", "--help"], ["table", "--help"],
+        ["new", "model", "--help"], ["list"], ["list", "models", "trust=[theirs]"], ["table", "rows.jsonl"],
+        ["new", "model", "mine"],
+    ],
+)  # fmt: skip
 def test_what_must_be_fast_imports_no_torch(arguments: list[str], workplace: Path) -> None:
     from helpers_rows import make_row
 
@@ -330,7 +335,7 @@ def test_what_must_be_fast_imports_no_torch(arguments: list[str], workplace: Pat
     write_rows(workplace / "rows.jsonl", [make_row()])
     code = (
         "import sys\nfrom bench.cli.main import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
-        "assert not {'torch', 'pytorch_lightning', 'scipy'} & set(sys.modules)\n"
+        "assert not {'torch', 'pytorch_lightning', 'torchmetrics', 'scipy'} & set(sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

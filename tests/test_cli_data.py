@@ -251,7 +251,7 @@ def test_code_that_is_not_trusted_is_not_even_imported(
         (["two_moons", "data._target_=os.system"], r"_target_ 'os\.system' is not in the packages allowed"),
         (["csv"], r"data\.path: has no default; add data\.path=VALUE"),
         (["mnist["], r"cannot read"),
-        (["../mnist"], r"'mnist': no such data/\.\."),
+        (["../mnist"], r"data '\.\./mnist': no such data"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_done(
