@@ -82,6 +82,13 @@ def test_our_configurations_are_listed(way: str, decoys: Path, tmp_path: Path) -
     assert not (tmp_path / "ran").exists()
 
 
+def test_another_folder_on_the_path_hides_nothing_of_ours(decoys: Path, tmp_path: Path) -> None:
+    done = python(tmp_path, "-m", "bench", "list", "models", path=os.pathsep.join([str(decoys), str(ROOT)]))
+    assert done.returncode == 0, done.stderr
+    assert "  gaussian " in done.stdout
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize(
     ("decoys", "way"), [(True, WAYS[0]), (True, WAYS[1]), (False, WAYS[2])], indirect=["decoys"], ids=WAYS
 )
