@@ -342,6 +342,18 @@ def test_what_must_be_fast_imports_no_torch(arguments: list[str], workplace: Pat
     assert done.stdout
 
 
+def test_a_finished_run_is_recognised_without_torch(workplace: Path) -> None:
+    command = ["run", "model=gaussian", *TINY]
+    assert main(command) == 0
+    code = (
+        "import sys\nfrom bench.cli.main import main\nassert main(sys.argv[1:]) == 0\n"
+        "assert not {'torch', 'pytorch_lightning', 'torchmetrics'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "1 of 1 runs were finished before" in done.stderr
+
+
 def test_the_wrong_command_is_a_usage_line_and_exit_code_2(workplace: Path) -> None:
     for arguments in (["runn"], [], ["evaluate"], ["run", "--foo"], ["run", "--cfg", "x"]):
         done = genbench(*arguments, cwd=workplace)

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,29 @@ def test_the_working_folder_comes_last_if_it_is_asked_for(tmp_path: Path, monkey
         json = importlib.util.find_spec("json")
         assert json is not None
         assert json.origin != str(tmp_path / "json.py")
+
+
+def test_a_finder_of_something_installed_is_asked_before_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in (tmp_path / "here", tmp_path / "installed"):
+        folder.mkdir()
+        (folder / "something_of_a_user.py").touch()
+
+    class Editable:
+        @staticmethod
+        def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+            return PathFinder.find_spec(name, [str(tmp_path / "installed")]) if name == "something_of_a_user" else None
+
+    monkeypatch.chdir(tmp_path / "here")
+    for finders, where in (([], "here"), ([Editable], "installed")):
+        monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, *finders])
+        ours.find_here_too()
+        found = importlib.util.find_spec("something_of_a_user")
+        assert found is not None
+        assert found.origin == str(tmp_path / where / "something_of_a_user.py")
+        monkeypatch.undo()
+        monkeypatch.chdir(tmp_path / "here")
 
 
 def test_other_processes_find_what_this_one_finds(monkeypatch: pytest.MonkeyPatch) -> None:
