@@ -213,7 +213,7 @@ def _check_names(overrides: list[str], catalogue: Catalogue) -> None:
             continue
         key, value = overridden(text)
         group = key.partition("@")[0]
-        if any((folder / group).is_dir() for folder in catalogue.folders):
+        if catalogue.files(group):
             _check_chosen(group, value)
 
 
@@ -230,12 +230,11 @@ def _check_chosen(group: str, value: Any) -> None:
 
 def _check_origin(composed: list[DictConfig], overrides: list[str]) -> None:
     """What only the user may say: a file of somebody else's cannot trust itself, nor hand Hydra code to run."""
-
     said = any(_TRUST.match(text) for text in overrides)
     for config in composed:
-        for group in GROUPS.values():  # what files choose
-            chosen = config.hydra.runtime.choices.get(group)
-            _check_chosen(group, list(chosen) if isinstance(chosen, ListConfig) else chosen)
+        for group, chosen in config.hydra.runtime.choices.items():  # files choose too
+            if not str(group).startswith("hydra"):
+                _check_chosen(str(group), list(chosen) if isinstance(chosen, ListConfig) else chosen)
         if config.get("trust") and not said:
             named = ",".join(map(str, config.trust))
             raise UserError(f"trust: set by a configuration file; if you trust it, add trust=[{named}] yourself")
