@@ -38,7 +38,9 @@ def test_the_module_that_the_guide_wraps_runs_from_outside_the_repository(
     (package / "flows.py").write_text(code)
     configs = package / "conf" / "model"
     configs.mkdir(parents=True)
-    (configs / "theirs.yaml").write_text(re.sub(r"^(layers|channels|blocks|# test|# refuses):.*\n", "", yaml, flags=re.M))
+    (configs / "theirs.yaml").write_text(
+        re.sub(r"^(layers|channels|blocks|# test|# refuses):.*\n", "", yaml, flags=re.M)
+    )
     monkeypatch.syspath_prepend(str(workplace))
     command = [
         "run", "hydra.searchpath=[file://their_package/conf]", "model=theirs", "data=two_moons",
