@@ -31,7 +31,6 @@ def blocks(language: str) -> list[str]:
 def test_the_module_that_the_guide_wraps_runs_from_outside_the_repository(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("models.transforms.wrapped")
     _, code = blocks("python")
     (yaml,) = blocks("yaml")
     yaml = yaml.replace("models.flows.pictures.Pictures", "their_package.flows.Theirs")
