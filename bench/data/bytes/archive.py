@@ -122,7 +122,7 @@ def _open_member(archive: Archive, name: str) -> IO[bytes] | None:
 
 
 def _write(stream: IO[bytes] | gzip.GzipFile, file: DataFile, folder: Path) -> None:
-    """Copy a stream to ``folder/name`` and flush it to disk. Raises SourceError if it is longer than the file's size."""
+    """Copy a stream to ``folder/name`` and flush it to disk. Raises SourceError if it is longer than ``file.size``."""
     left = file.size
     with (folder / file.name).open("wb") as target:
         while chunk := stream.read(_CHUNK):

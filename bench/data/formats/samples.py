@@ -123,7 +123,7 @@ def _read_npz(path: Path, spec: DataSpec, where: str) -> NDArray[Any]:
 
 
 def _check_header(stream: IO[bytes], size: int, spec: DataSpec, where: str) -> None:
-    """Check the header of an npy file of ``size`` bytes before memory is allocated for the array. Raises if it fails."""
+    """Check the header of an npy file of ``size`` bytes, before memory is allocated for the array."""
     version = np.lib.format.read_magic(stream)
     if version not in _NPY_HEADERS:
         raise ValueError(f"npy format {version} is not known")
