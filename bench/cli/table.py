@@ -1,4 +1,4 @@
-"""``genbench table``: rows to a table. Starts without torch."""
+"""``genbench table``: make a table from result rows. Does not import torch."""
 
 import argparse
 import sys
@@ -30,13 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Make the table that ``args`` asks for and print or write it.
+    """Make the table that ``args`` describes, and print it or write it to a file.
 
     Returns:
         0, the exit status.
 
     Raises:
-        bench.errors.UserError: There are no rows, a file is not one of rows, or ``--out`` cannot be written.
+        bench.errors.UserError: There are no rows, a file does not contain rows, or ``--out`` cannot be written.
     """
     # Imported here because pandas takes a quarter of a second to import and --help does not need it.
     from bench.rows.frame import read_frame
@@ -50,7 +50,7 @@ def main(args: argparse.Namespace) -> int:
 
         print_table(table, Console())
     else:
-        # A terminal that lacks a character shows a question mark instead of an error.
+        # Characters that the output's encoding lacks become question marks instead of an error.
         encoding = sys.stdout.encoding or "utf-8"
         sys.stdout.write(_WRITERS[args.format](table).encode(encoding, "replace").decode(encoding))
     return 0
