@@ -32,12 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``genbench data`` to a parser."""
     parser.epilog, parser.formatter_class = EPILOG, argparse.RawDescriptionHelpFormatter
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    listed = actions.add_parser("list", help="every data set, and whether its bytes are here")
+    listed = actions.add_parser("list", help="show every data set, and whether its files are on this machine")
     listed.add_argument("asked", nargs="*", metavar="KEY=VALUE", help="hydra.searchpath=[file:///FOLDER], trust=[PKG]")
     for action, words in (
-        ("fetch", "get the bytes into the cache; an interrupted download goes on where it stopped"),
-        ("verify", "hash everything that is cached: is it what it should be?"),
-        ("where", "the files, or what exactly to put where"),
+        ("fetch", "download the files into the cache; an interrupted download continues where it stopped"),
+        ("verify", "compare the hashes of all cached files with the expected ones"),
+        ("where", "show the paths of the files, or which files to put where"),
     ):
         asked = actions.add_parser(action, help=words, description=f"{words[0].upper()}{words[1:]}.")
         asked.add_argument("asked", nargs="+", metavar="NAME", help="a data set, or KEY=VALUE for all of them")
@@ -90,7 +90,7 @@ def _listing(asked: list[str]) -> str:
 
     for text in asked:
         if not text.startswith(("hydra.searchpath=", "trust=")):
-            raise UserError(f"data list {text}: only hydra.searchpath=[file:///FOLDER] and trust=[PACKAGE] go here")
+            raise UserError(f"data list {text}: it takes only hydra.searchpath=[file:///FOLDER] and trust=[PACKAGE]")
     catalogue = searched(asked)
     trust = [text for text in asked if text.startswith("trust=")]
     rows = [(name, _state(name, catalogue, trust), describe(file)) for name, file in catalogue.files("data").items()]
@@ -173,7 +173,7 @@ def _verify(name: str, config: dict[str, Any]) -> bool:
 
     request = _request(config["data"])
     if request is None:
-        print(f"{name}: ok, generated: no bytes are stored")
+        print(f"{name}: ok, generated, so no files are stored")
         return True
     if not places(request):
         print(f"{name}: nothing to verify, not cached; `genbench data fetch {name}` gets it")
@@ -205,6 +205,6 @@ def _where(name: str, config: dict[str, Any]) -> bool:
         print(f"  {path}")
     if is_here(request):
         return True
-    print(f"  `genbench data fetch {name}` tries: {'; '.join(map(str, request.sources)) or 'nobody offers it'}")
+    print(f"  `genbench data fetch {name}` tries: {'; '.join(map(str, request.sources)) or 'there is no download'}")
     print("\n".join(f"  {line}" for line in advice(request)))
     return False

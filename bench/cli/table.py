@@ -18,15 +18,17 @@ _WRITERS = {"csv": to_csv, "markdown": to_markdown, "latex": to_latex, "text": t
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``genbench table`` to a parser."""
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="rows: a file, a folder of *.jsonl, a pattern")
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="result rows: a file, a folder of *.jsonl files, or a pattern"
+    )
     parser.add_argument("--format", choices=list(_WRITERS), default="text", help="default: text")
     parser.add_argument(
         "--checkpoint", choices=CHECKPOINTS, default="best", help="which checkpoint's rows; default: best"
     )
     parser.add_argument(
-        "--metric", action="append", default=[], metavar="NAME", help="only this metric; may be given more than once"
+        "--metric", action="append", default=[], metavar="NAME", help="show only this metric; can be repeated"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write there instead of the terminal")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write to this file instead of the terminal")
 
 
 def main(args: argparse.Namespace) -> int:

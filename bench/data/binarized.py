@@ -129,11 +129,11 @@ def read_amat(path: Path) -> NDArray[np.uint8]:
     """
     raw = np.fromfile(path, dtype=np.uint8)
     if len(raw) == 0 or len(raw) % _LINE != 0:
-        raise ValueError(f"{path} has {len(raw)} bytes, which is no number of lines of {_LINE}")
+        raise ValueError(f"{path} has {len(raw)} bytes, which is not a multiple of {_LINE}, the length of a line")
     digits, gaps = raw.reshape(-1, _PIXELS, 2).transpose(2, 0, 1)  # (N, 784) each
     images = digits - ord("0")  # characters below "0" wrap around to large values
     if images.max() > 1 or (gaps[:, :-1] != ord(" ")).any() or (gaps[:, -1] != ord("\n")).any():
-        raise ValueError(f"{path} holds something else than lines of {_PIXELS} digits 0 or 1")
+        raise ValueError(f"{path} has lines that are not {_PIXELS} digits 0 or 1")
     return images.reshape(-1, 1, 28, 28)
 
 

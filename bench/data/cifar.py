@@ -168,8 +168,8 @@ def read_records(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """
     raw = np.fromfile(path, dtype=np.uint8)
     if len(raw) == 0 or len(raw) % (1 + _PIXELS) != 0:
-        raise ValueError(f"{path} has {len(raw)} bytes, which is no number of records of {1 + _PIXELS}")
+        raise ValueError(f"{path} has {len(raw)} bytes, which is not a multiple of a record's {1 + _PIXELS}")
     records = raw.reshape(-1, 1 + _PIXELS)
     if records[:, 0].max() >= _CLASSES:
-        raise ValueError(f"{path} has the label {records[:, 0].max()}, which is none of 0 to {_CLASSES - 1}")
+        raise ValueError(f"{path} has the label {records[:, 0].max()}, which is not in 0 to {_CLASSES - 1}")
     return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0]

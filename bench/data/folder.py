@@ -72,7 +72,7 @@ def image_folder(path: str, size: int | None = None, colour: bool | None = None,
     name = titled(_NAME, title)
     folder = Path(path).expanduser()
     if size is not None and (type(size) is not int or size < 1):
-        raise UserError(f"{_NAME}: no image has {size!r} pixels a side; set data.size to a number above 0, or to null")
+        raise UserError(f"{_NAME}: a side cannot have {size!r} pixels; set data.size to a number above 0, or to null")
     if colour not in (None, True, False):
         raise UserError(f"{_NAME}: colour is not {colour!r}; set data.colour to true, false or null")
     files = list(_files(folder))
@@ -219,7 +219,7 @@ def _rgb(file: _File, height: int, width: int) -> Image.Image:
     """Return the rotated, cropped and reduced picture with three channels."""
     content = _content(file.path)
     if hashlib.sha256(content).hexdigest() != file.digest:
-        raise UserError(f"{_NAME}: {_shown(file.path)} changed while it was read; run again when the folder is at rest")
+        raise UserError(f"{_NAME}: {_shown(file.path)} changed while it was read; run again when nothing writes to it")
     try:
         with opened(content, _FORMATS) as picture:
             seen = ImageOps.exif_transpose(picture) if _may_be_turned(picture) else picture

@@ -52,7 +52,7 @@ def stack(name: str, digits: Data, sizes: tuple[int, int, int]) -> Data:
     """
     if min(sizes) < 1:
         raise UserError(
-            f"{name}: the splits need an example each, not {sizes}; set data.n_train, n_val, n_test above 0"
+            f"{name}: every split needs at least one example, not {sizes}; set data.n_train, n_val, n_test above 0"
         )
     assert digits.spec.classes == 10
     assert digits.train.y is not None

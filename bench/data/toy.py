@@ -344,7 +344,7 @@ def _make(name: str, density: Density, sizes: tuple[int, int, int]) -> Data:
     """Draw the splits. Raises UserError if a size is below 1."""
     if min(sizes) < 1:
         raise UserError(
-            f"{name}: the splits need an example each, not {sizes}; set data.n_train, n_val, n_test above 0"
+            f"{name}: every split needs at least one example, not {sizes}; set data.n_train, n_val, n_test above 0"
         )
     train, val, test = (
         _draw(density, n, derive_seed(_SEED, name, split))

@@ -294,6 +294,6 @@ def _write(path: Path, stored: dict[str, Any]) -> None:
         durable_write(path, buffer.getvalue())
     except (OSError, UserError) as error:  # the trained network can be used without a file
         log.warning(
-            "the classifier cannot be kept in %s (%s): each use trains it again; set GENBENCH_CACHE to a folder that "
-            "can be written", path.parent, error.__cause__ or error,
+            "the classifier cannot be stored in %s (%s), so each use trains it again; set GENBENCH_CACHE to a writable "
+            "folder", path.parent, error.__cause__ or error,
         )  # fmt: skip

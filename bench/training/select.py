@@ -37,7 +37,7 @@ def validation_score(
     """
     real = data.val.x[:VALIDATION_EXAMPLES]
     if len(real) < 2:
-        raise UserError(f"{data.spec.name}: {len(real)} validation examples cannot tell one checkpoint from another; "
+        raise UserError(f"{data.spec.name}: {len(real)} validation examples are too few to compare checkpoints; "
                         "bring at least 20 examples")  # fmt: skip
     recipe = InDomainClassifier()
 

@@ -63,7 +63,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     """
     raw = np.fromfile(path, dtype=np.uint8)
     if len(raw) < 4 or bytes(raw[:3]) != b"\x00\x00\x08":
-        raise ValueError(f"{path} is no idx file of unsigned bytes")
+        raise ValueError(f"{path} is not an idx file of unsigned bytes")
     start = 4 + 4 * int(raw[3])
     shape = tuple(int(size) for size in raw[4:start].view(">u4"))
     if len(raw) - start != np.prod(shape, dtype=np.int64):

@@ -77,7 +77,7 @@ def read_samples(path: str | Path, spec: DataSpec) -> Tensor:
     elif not stat.S_ISREG(status.st_mode):
         raise UserError(f"{where} is no regular file; {_WANTED}")
     elif read is None:
-        raise UserError(f"{where} has the suffix {_line(path.suffix) or 'of no kind'}; {_WANTED}")
+        raise UserError(f"{where} has the suffix {path.suffix!r}; {_WANTED}")
     elif status.st_size > _MAX_BYTES:
         raise UserError(f"{where} has {status.st_size} bytes, more than {_MAX_BYTES}; bring fewer samples")
     with _reading(where):
