@@ -35,7 +35,10 @@ _NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.form
 _FORMATS = ("PNG", "JPEG")
 # Formats other than PNG and JPEG are listed here so that they are refused, not silently skipped.
 _PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
-_MODES = {1: ("L", {"1", "L", "LA"}), 3: ("RGB", {"RGB", "RGBA", "P", "PA"})}  # channels: (mode, convertible modes)
+_MODES = {
+    1: ("L", {"1", "L", "LA", "RGB"}),
+    3: ("RGB", {"RGB", "RGBA", "P", "PA"}),
+}  # channels: (mode, convertible modes)
 _ORIENTATION = 0x0112  # the EXIF tag; values from 5 on exchange rows and columns
 
 
@@ -240,6 +243,11 @@ def _pixels(content: bytes, spec: DataSpec) -> NDArray[np.uint8]:
         seen = picture if picture.format == "PNG" else ImageOps.exif_transpose(picture)
         if seen.has_transparency_data and np.asarray(seen.convert("RGBA"))[..., 3].min() < 255:
             raise PictureError("is transparent; put it on a background")
+        if channels == 1 and seen.mode == "RGB":  # as tools that know colours only save grey
+            planes = np.asarray(seen)
+            if (planes != planes[..., :1]).any():
+                raise PictureError(f"is coloured; pictures of {spec.name} are grey")
+            return planes[..., 0][None]
         return np.asarray(seen.convert(mode)).reshape(height, width, channels).transpose(2, 0, 1)
 
 
