@@ -2,10 +2,17 @@
 
     python tests/benchmarks/bench_tables.py
 
+<<<<<<< HEAD
 Makes rows in several files, 40 models x 25 data sets x 100 seeds x 10 metrics, and reads them in fresh processes: one
 makes the table and its CSV, the other calls ``json.loads`` on every line and keeps nothing. The two take turns, so that
 a change in the machine's speed meets both; the ratio, of processor seconds, is formed within a round. ``--out`` stores
 the medians.
+=======
+Writes rows for 40 models x 25 data sets x 100 seeds x 10 metrics to several files and reads them in new processes. One
+process makes the table and its CSV; the other calls ``json.loads`` on every line and keeps nothing. They take turns and
+the ratio of processor seconds is computed within a round, so that a change in the machine's speed affects both.
+``--out`` stores the medians.
+>>>>>>> prose
 """
 
 import argparse
