@@ -1,4 +1,4 @@
-"""Near names, for whoever mistyped one."""
+"""The names nearest to a mistyped one."""
 
 import difflib
 from collections.abc import Iterable

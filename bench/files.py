@@ -1,4 +1,4 @@
-"""Files that survive a kill: durable writes, and the sweeping of what dead writers left behind."""
+"""Write files that survive a kill, and delete the temporary files of killed writers."""
 
 import contextlib
 import fcntl
@@ -14,17 +14,17 @@ _PREFIX, _SUFFIX = ".genbench-", ".tmp"
 
 
 def durable_write(path: str | os.PathLike[str], data: bytes | str) -> None:
-    """Replace the file ``path`` by ``data`` at once: whoever reads it, even after a kill, finds the old or the new.
+    """Replace the file ``path`` by ``data`` atomically: a reader finds the old or the new content, even after a kill.
 
-    The bytes go to a temporary file in the same directory (never ``$TMPDIR``, which may be another file system), are
-    flushed to the disk, renamed over ``path``, and the directory is flushed too.
+    The bytes are written to a temporary file in the same directory (not ``$TMPDIR``, which may be another file system),
+    flushed to disk and renamed over ``path``. Then the directory is flushed too.
 
     Arguments:
-        path: Where; its directory must exist.
-        data: Bytes, or text to be stored as UTF-8.
+        path: The file to write; its directory must exist.
+        data: Bytes, or text to store as UTF-8.
 
     Raises:
-        UserError: The disk is full, the folder is missing or may not be written. No temporary file stays behind.
+        UserError: The disk is full, or the folder is missing or not writable. No temporary file remains.
     """
     path = Path(path)
     payload = data.encode() if isinstance(data, str) else data
@@ -48,17 +48,17 @@ def durable_write(path: str | os.PathLike[str], data: bytes | str) -> None:
 
 
 def sweep_orphans(folder: str | os.PathLike[str]) -> list[Path]:
-    """Delete the temporary files that killed writers left in ``folder``; those of living writers stay.
+    """Delete the temporary files that killed writers left in ``folder``. Those of running writers are kept.
 
     Returns:
-        What was deleted.
+        Paths of the deleted files.
     """
     swept = []
     for path in sorted(Path(folder).glob(f"{_PREFIX}*{_SUFFIX}")):
         with contextlib.suppress(OSError):
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
-                # The system releases a writer's lock when it dies, however it dies; a held lock raises here.
+                # The system releases a lock when the writer dies, whatever killed it. A held lock raises here.
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink()
                 swept.append(path)
@@ -68,7 +68,7 @@ def sweep_orphans(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def _open_temporary(folder: Path) -> tuple[Path, int]:
-    """A new file in ``folder``, open and locked by us, with the permissions of any new file."""
+    """Create, open and lock a new file in ``folder``, with the default permissions of new files."""
     while True:
         path = folder / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
@@ -80,7 +80,7 @@ def _open_temporary(folder: Path) -> tuple[Path, int]:
             os.close(descriptor)
             path.unlink(missing_ok=True)
             raise
-        # A sweeper took the file between its creation and our lock.
+        # A sweeper deleted the file between its creation and our lock.
         os.close(descriptor)
 
 

@@ -1,4 +1,4 @@
-"""What a number was made with: code, libraries, machine."""
+"""Code version, library versions and device of a run, recorded with its results."""
 
 import platform
 import subprocess
@@ -11,9 +11,9 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 
 def git_state() -> tuple[str, bool | None]:
-    """Commit of the harness's checkout and whether its code differs from it; empty and None outside a checkout.
+    """Return the commit of genbench's checkout and whether its code was changed since; empty and None without one.
 
-    Only code and configuration count: a run that writes results does not make the next one dirty.
+    Only code and configuration are compared, so a run that writes results does not mark the next run as changed.
     """
 
     def git(*arguments: str) -> str:
@@ -22,7 +22,7 @@ def git_state() -> tuple[str, bool | None]:
         return done.stdout.strip()
 
     try:
-        # A user's own repository may enclose an installed copy: its commit says nothing about our code.
+        # An installed copy may lie inside the user's own repository, whose commit does not describe our code.
         if Path(git("rev-parse", "--show-toplevel")).resolve() != _ROOT:
             return "", None
         changed = git("status", "--porcelain", "--", "bench", "models", "conf", "pyproject.toml")
@@ -32,13 +32,13 @@ def git_state() -> tuple[str, bool | None]:
 
 
 def versions() -> str:
-    """Versions of what computes: ``python 3.11.7, torch 2.13.0, ...``."""
+    """Return the versions of Python and the numerical libraries: ``python 3.11.7, torch 2.13.0, ...``."""
     packages = ("torch", "pytorch-lightning", "numpy", "scipy")
     return ", ".join([f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages)])
 
 
 def device_name(accelerator: str, devices: int) -> str:
-    """For example ``cpu (2 threads)`` or ``NVIDIA H100``; ``2 x`` in front with several processes."""
+    """Return the device's name, for example ``cpu (2 threads)``, ``NVIDIA H100``, or ``2 x NVIDIA H100`` for two."""
     import torch
 
     if accelerator != "cpu" and torch.cuda.is_available():

@@ -1,7 +1,7 @@
-"""The global random number generators, kept out of each other's way.
+"""Save, seed and restore the global random number generators.
 
-Our own code draws from explicit generators. Weight initialisation, dropout and other people's models draw from the
-global ones: they run inside ``seeded``, which hands them a derived seed and puts everything back afterwards.
+Our own code draws from explicit generators. Weight initialisation, dropout and external models draw from the global
+ones. They run inside ``seeded``, which seeds the global generators and restores their state afterwards.
 """
 
 import random
@@ -17,7 +17,7 @@ __all__ = ["rng_state", "seeded", "set_rng_state"]
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed Python's, NumPy's and torch's global generators; restore them on leaving."""
+    """Seed Python's, NumPy's and torch's global generators inside the block, and restore them after it."""
     before = rng_state()
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -29,7 +29,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def rng_state() -> dict[str, Any]:
-    """The state of every global generator, as tensors and plain values (loadable with ``weights_only=True``)."""
+    """Return the state of every global generator as tensors and plain values (loadable with ``weights_only=True``)."""
     _, keys, position, has_gauss, cached = np.random.get_state()
     python_version, python_words, python_gauss = random.getstate()
     return {
@@ -41,7 +41,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Put back what ``rng_state`` returned."""
+    """Restore a state returned by ``rng_state``."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     keys, position, has_gauss, cached = state["numpy"]

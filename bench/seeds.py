@@ -1,7 +1,7 @@
-"""Derived seeds: every component has its own stream of random numbers.
+"""Derived seeds, which give every component its own stream of random numbers.
 
-One base seed is enough to say which run this is. Each component hashes it with its own name, so adding a draw in
-one place cannot move the numbers in another, and changing the model cannot change the data's order.
+A run has one base seed. Each component hashes it with its own name. So an additional draw in one component does not
+change the numbers in another, and changing the model does not change the order of the data.
 """
 
 import hashlib
@@ -10,16 +10,19 @@ __all__ = ["derive_seed"]
 
 
 def derive_seed(base: int, *parts: str | int) -> int:
-    r"""A seed for the component named by ``parts``.
+    r"""Return a seed for the component named by ``parts``.
 
     .. math:: \text{seed} = \text{SHA-256}(base / part_1 / part_2 / \dots) \bmod 2^{63}
 
     Arguments:
         base: The run's seed, any integer (0 is a seed).
-        parts: Who asks, for example ``("evaluate", "samples")``. At least one.
+        parts: Name of the component, for example ``("evaluate", "samples")``. At least one part.
 
     Returns:
         An integer in [0, 2^63), accepted by ``torch.Generator.manual_seed``.
+
+    Raises:
+        ValueError: There are no parts.
     """
     if not parts:
         raise ValueError("derive_seed needs the name of the component that asks")

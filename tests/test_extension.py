@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -92,17 +93,15 @@ def _tidy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             del sys.modules[name]
 
 
-def write_package(folder: Path, package: str = "their_pkg", configs: str | None = None) -> Path:
-    """A package with its configurations, in its own folder ``conf`` unless told otherwise; return their folder."""
+def write_package(folder: Path, package: str = "their_pkg") -> None:
+    """A package with its configurations in its own folder ``conf``."""
     code = folder / package
     code.mkdir(parents=True)
     (code / "__init__.py").touch()
     (code / "parts.py").write_text(PARTS)
-    conf = code / "conf" if configs is None else folder / configs
     for file, text in CONF.items():
-        (conf / file).parent.mkdir(parents=True, exist_ok=True)
-        (conf / file).write_text(text.replace("{package}", package))
-    return conf
+        (code / "conf" / file).parent.mkdir(parents=True, exist_ok=True)
+        (code / "conf" / file).write_text(text.replace("{package}", package))
 
 
 def announce(folder: Path, value: str) -> None:
@@ -179,13 +178,11 @@ def test_a_trusted_package_is_found_in_the_working_folder(
 
 def test_what_the_guide_says_works_from_the_packages_own_folder(tmp_path: Path) -> None:
     guide = (ROOT / "docs" / "adding.md").read_text()
-    (command,) = re.findall(r"^genbench run (hydra\.searchpath=\S+ model=mine trust=\S+)$", guide, re.MULTILINE)
-    (tmp_path / "elsewhere").mkdir()
-    conf = write_package(tmp_path / "repository", "mypkg", configs="conf")  # the name is as good as any other
-    given = command.replace("/path/to/my_configs", str(conf)).replace("model=mine", "").split()
-    done = genbench(tmp_path / "repository", "run", *given, *RUN, path=[])
+    (command,) = re.findall(r"^genbench run model=mine data=two_moons (.*)$", guide, re.MULTILINE)
+    write_package(tmp_path, "my_models")
+    done = genbench(tmp_path, "run", *shlex.split(command), *RUN, path=[])
     assert done.returncode == 0, done.stderr
-    assert measured(tmp_path / "repository") >= NAMED
+    assert measured(tmp_path) >= NAMED
 
 
 def test_processes_of_ddp_use_an_announced_package(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from bench.checkpoint import load_checkpoint, save_checkpoint
 from bench.cli.main import main
 from bench.config.compose import compose_runs
 from bench.config.spec import RunSpec
+from bench.errors import UserError
 from bench.rows.store import read_rows
 from bench.runs.folder import Ended, RunFolder
 from bench.schema import ResultRow, Source, Status
@@ -125,6 +127,30 @@ def test_rows_that_somebody_changed_are_measured_again(workplace: Path) -> None:
 
 
 # evaluate
+
+
+def test_an_evaluation_that_is_stopped_loses_no_row(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main([*RUN, "metric=[likelihood]"]) == 0
+    folder = the_run(workplace)
+    before, trained = rows_of(folder), trained_files(folder)
+    for stopped in (KeyboardInterrupt, UserError("no more")):
+        with monkeypatch.context() as patch:
+            patch.setattr("bench.runs.evaluate.measure_checkpoint", raising(stopped))
+            assert main(["evaluate", str(folder), "metric=[modes]"]) in (2, 130)
+    with monkeypatch.context() as patch:  # killed right after the rows were added
+        patch.setattr(RunFolder, "end", lambda *_: None)
+        assert main(["evaluate", str(folder), "metric=[birthday]"]) == 0
+    monkeypatch.setattr("bench.metrics.likelihood.LogLikelihood.compute", lambda *_: pytest.fail("measured again"))
+    assert main([*RUN, "metric=[likelihood,birthday]"]) == 0
+    assert before == [row for row in rows_of(folder) if row.metric in {old.metric for old in before}]
+    assert trained_files(folder) == trained
+
+
+def raising(error: BaseException | type[BaseException]) -> Any:
+    def stop(*_: Any) -> None:
+        raise error
+
+    return stop
 
 
 def test_runs_are_measured_by_pattern_by_folder_and_by_checkpoint(workplace: Path) -> None:

@@ -263,7 +263,7 @@ def test_palettes_opaque_alpha_and_jpegs_are_read(tmp_path: Path) -> None:
     ("spec", "other", "reason"),
     [
         (GREY, spec_of(1, 5, 4), r"000\.png is 4 x 5 of the kind L; pictures of fakes are 5 x 4, 8-bit grey \(L\)"),
-        (GREY, COLOUR, r"000\.png is 5 x 4 of the kind RGB; pictures of fakes are 5 x 4, 8-bit grey"),
+        (GREY, COLOUR, r"000\.png is coloured; pictures of fakes are grey"),
         (COLOUR, GREY, r"000\.png is 5 x 4 of the kind L; pictures of fakes are 5 x 4, 8-bit RGB"),
         (spec_of(4, 4, 5), COLOUR, "fakes is no data of pictures"),
         (spec_of(20), GREY, r"fakes is no data of pictures; give a \.npy"),
@@ -640,3 +640,14 @@ def test_a_tensor_is_what_the_data_would_be(tmp_path: Path) -> None:
     read: Tensor = read_samples(str(put_npy(tmp_path, noise(3, GREY))), GREY)
     read[0] = 7  # a tensor of its own, as every other
     assert read[0].unique().tolist() == [7]
+
+
+def test_grey_pictures_saved_in_colour_are_grey(tmp_path: Path) -> None:
+    """As torchvision saves digits."""
+    folder = tmp_path / "grey"
+    folder.mkdir()
+    frames = np.random.default_rng(0).integers(256, size=(3, 4, 5), dtype=np.uint8)
+    for number, frame in enumerate(frames):
+        Image.fromarray(np.repeat(frame[..., None], 3, axis=2)).save(folder / f"{number}.png")
+    read = read_samples(folder, GREY)
+    assert torch.equal(read, torch.from_numpy(frames)[:, None])

@@ -762,3 +762,20 @@ def test_a_big_table_is_made_in_a_second_or_two() -> None:
     to_csv(table)
     assert time.process_time() - start < 5
     assert len(table.sections[0].cells) == 1000
+
+
+def test_seeds_of_a_cell_show_bounds_of_the_same_number_of_draws() -> None:
+    """A bound measured again with more draws replaces nothing; it is shown once all seeds have it."""
+    few = [
+        likelihood("vae", -90.0 - seed, Relation.LOWER_BOUND, 16, seed=seed, measuring_key="k16") for seed in range(3)
+    ]
+    more = [
+        likelihood("vae", -80.0 - seed, Relation.LOWER_BOUND, 256, seed=seed, measuring_key="k256") for seed in range(3)
+    ]
+    for measured, value, draws in (
+        ([*few, more[0]], -91.0, 16),
+        ([*few, *more[:2]], -91.0, 16),
+        ([*few, *more], -81.0, 256),
+    ):
+        (cell,) = cells(only(measured)).values()
+        assert (cell.value, cell.n_draws, cell.seeds) == (value, draws, (0, 1, 2))

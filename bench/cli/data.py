@@ -1,7 +1,7 @@
-"""``genbench data``: what there is, what of it is on this machine, and whether its bytes are right.
+"""``genbench data``: list, fetch and verify data sets, and show where their files are.
 
-A data set is not described anywhere but in its own function. The function is asked what it would read, and what it
-asks for is fetched, hashed or shown; so a data set of the user's own package works here without another line.
+A data set is described only by its own function. This command intercepts the function's request for files, and then
+fetches, hashes or shows those files. So data sets of the user's own package work here without further code.
 """
 
 import argparse
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "main"]
 
 EPILOG = """\
-genbench data fetch cifar10                    once; a run does it by itself too
-genbench data fetch cifar10 data.path=FOLDER   what you have already
-genbench data verify mnist cifar10             hashes every byte
-genbench data where svhn                       or what to put where, for a machine without a network
+genbench data fetch cifar10                    download into the cache, as the first run does by itself
+genbench data fetch cifar10 data.path=FOLDER   use the files in FOLDER
+genbench data verify mnist cifar10             hash every byte
+genbench data where svhn                       show the files, or which files to put where without a network
 """
 
 
@@ -32,12 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``genbench data`` to a parser."""
     parser.epilog, parser.formatter_class = EPILOG, argparse.RawDescriptionHelpFormatter
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    listed = actions.add_parser("list", help="every data set, and whether its bytes are here")
+    listed = actions.add_parser("list", help="show every data set, and whether its files are on this machine")
     listed.add_argument("asked", nargs="*", metavar="KEY=VALUE", help="hydra.searchpath=[file:///FOLDER], trust=[PKG]")
     for action, words in (
-        ("fetch", "get the bytes into the cache; an interrupted download goes on where it stopped"),
-        ("verify", "hash everything that is cached: is it what it should be?"),
-        ("where", "the files, or what exactly to put where"),
+        ("fetch", "download the files into the cache; an interrupted download continues where it stopped"),
+        ("verify", "compare the hashes of all cached files with the expected ones"),
+        ("where", "show the paths of the files, or which files to put where"),
     ):
         asked = actions.add_parser(action, help=words, description=f"{words[0].upper()}{words[1:]}.")
         asked.add_argument("asked", nargs="+", metavar="NAME", help="a data set, or KEY=VALUE for all of them")
@@ -47,10 +47,10 @@ def main(args: argparse.Namespace) -> int:
     """Do what ``args`` asks for.
 
     Returns:
-        0; or 1 where bytes could not be had, are wrong, or are not here.
+        0; or 1 if files could not be fetched, are damaged, or are missing.
 
     Raises:
-        bench.errors.UserError: A name or a key is wrong; nothing was done.
+        bench.errors.UserError: A name or a key is wrong. Nothing was done.
     """
     if args.action == "list":
         print(_listing(args.asked))
@@ -59,7 +59,7 @@ def main(args: argparse.Namespace) -> int:
     names = [text for text in args.asked if "=" not in text]
     if not names:
         raise UserError(f"data {args.action}: name a data set; `genbench data list` shows all")
-    configs = {name: _checked(name, overrides) for name in names}  # a typo in the last one costs no download
+    configs = {name: _checked(name, overrides) for name in names}  # check every name before the first download
     action = {"fetch": _fetch, "verify": _verify, "where": _where}[args.action]
     failed = False
     for name, config in configs.items():
@@ -72,7 +72,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _checked(name: str, overrides: list[str]) -> dict[str, Any]:
-    """The part of a run's configuration that says what the data are, refused where a run would refuse it."""
+    """Return the part of a run's configuration that describes the data, with the same checks as for a run."""
     from bench.config.build import check_arguments
     from bench.config.compose import compose_runs
     from bench.config.trust import check_targets
@@ -90,7 +90,7 @@ def _listing(asked: list[str]) -> str:
 
     for text in asked:
         if not text.startswith(("hydra.searchpath=", "trust=")):
-            raise UserError(f"data list {text}: only hydra.searchpath=[file:///FOLDER] and trust=[PACKAGE] go here")
+            raise UserError(f"data list {text}: it takes only hydra.searchpath=[file:///FOLDER] and trust=[PACKAGE]")
     catalogue = searched(asked)
     trust = trusted_by(asked)
     files = catalogue.files("data")
@@ -100,7 +100,7 @@ def _listing(asked: list[str]) -> str:
 
 
 def _state(name: str, catalogue: "Catalogue", trust: list[str], asked: list[str]) -> str:
-    """Where the bytes are, in words. A file of somebody's whose function is not trusted is named and not asked."""
+    """Return in a few words where the files are. A function from an untrusted package is not called."""
     from bench.config.compose import compose_runs
     from bench.config.trust import check_targets
     from bench.data.bytes.inventory import state
@@ -124,12 +124,12 @@ def _state(name: str, catalogue: "Catalogue", trust: list[str], asked: list[str]
         return "needs trust="
     try:
         return state(_request(node))
-    except UserError:  # what nobody can fetch is not where it would be looked for
+    except UserError:  # the files cannot be fetched, and are not in the place where they are expected
         return "needs data.path=" if "path" in node else "not here"
 
 
 def _request(node: dict[str, Any]) -> "Request | None":
-    """What the data set asks for; None where it needs no bytes."""
+    """Return the data set's request for files; None if it needs none."""
     from bench.config.build import build_data
     from bench.data.bytes.fetch import Request, fetch, request_of
 
@@ -137,12 +137,12 @@ def _request(node: dict[str, Any]) -> "Request | None":
     path = node.get("path")
     if path is None:
         return request
-    if request is None or not request.paths:  # it reads what the user brings, and looks for nothing in particular
+    if request is None or not request.paths:  # it reads the user's files, without a fixed list of names
         decoded = None if request is None else request.decoded
         return Request(path, (Path(path).expanduser(),), path=path, decoded=decoded)
     if not request.files:
         return request
-    # Files at the user's own path are found and hashed, as every use of them does.
+    # Files at the user's own path are found and hashed, as in a run.
     return replace(request, paths=tuple(fetch(request.name, request.files, request.sources, path)))
 
 
@@ -181,13 +181,13 @@ def _verify(name: str, config: dict[str, Any]) -> bool:
 
     request = _request(config["data"])
     if request is None:
-        print(f"{name}: ok, generated: no bytes are stored")
+        print(f"{name}: ok, generated, so no files are stored")
         return True
     if not places(request):
         print(f"{name}: nothing to verify, not cached; `genbench data fetch {name}` gets it")
         return False
     if not request.files:
-        build_data(config["data"])  # no hash is published: the data set itself knows what it must find
+        build_data(config["data"])  # no hash is published, but the data set checks its files while loading
     wrong = faults(request)
     for fault in wrong:
         print(f"{name}: {fault}")
@@ -213,6 +213,6 @@ def _where(name: str, config: dict[str, Any]) -> bool:
         print(f"  {path}")
     if is_here(request):
         return True
-    print(f"  `genbench data fetch {name}` tries: {'; '.join(map(str, request.sources)) or 'nobody offers it'}")
+    print(f"  `genbench data fetch {name}` tries: {'; '.join(map(str, request.sources)) or 'there is no download'}")
     print("\n".join(f"  {line}" for line in advice(request)))
     return False

@@ -1,4 +1,4 @@
-"""What a command prints may find no taker: its reader has gone (``| head``), or the disk is full (``> file``)."""
+"""Handle a standard output that cannot be written: a closed pipe (``| head``) or a full disk (``> file``)."""
 
 import io
 import os
@@ -12,9 +12,9 @@ __all__ = ["OutputLost", "with_output"]
 
 
 class OutputLost(BaseException):
-    """Standard output or error cannot be written.
+    """Standard output or standard error cannot be written.
 
-    Not an ``Exception``, nor an ``OSError``: rich, Hydra and argparse have answers of their own to those.
+    It is a ``BaseException``, because rich, Hydra and argparse catch ``Exception`` and ``OSError`` themselves.
     """
 
     def __init__(self, stream: TextIO, error: OSError) -> None:
@@ -24,11 +24,11 @@ class OutputLost(BaseException):
 
 
 def with_output(command: Callable[[], int]) -> int:
-    """Run a command, and answer for its output.
+    """Run a command and handle failures to write its output.
 
     Returns:
-        The command's exit code; or 141 = 128 + SIGPIPE, without a word, if the reader has gone, as the shell says of
-        any program; or 2 and a line on standard error if there is another reason.
+        The command's exit code. If the reader has closed the pipe: 141 = 128 + SIGPIPE, without a message, the code
+        that shells report. If the output cannot be written for another reason: 2, with a line on standard error.
     """
     errors = sys.stderr
     try:
@@ -36,9 +36,9 @@ def with_output(command: Callable[[], int]) -> int:
             try:
                 return command()
             finally:
-                sys.stdout.flush()  # now: as the interpreter ends, nothing can be said any more
+                sys.stdout.flush()  # here, because errors can no longer be reported when the interpreter exits
     except OutputLost as lost:
-        # What its buffer still holds goes nowhere; the interpreter would try it again and complain.
+        # Discard the rest of the buffer. The interpreter would try to write it again and print an error.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, lost.stream.fileno())
         os.close(nowhere)
@@ -49,7 +49,7 @@ def with_output(command: Callable[[], int]) -> int:
 
 
 class _Checked:
-    """A text stream that raises ``OutputLost`` where it would raise an ``OSError``."""
+    """A text stream that raises ``OutputLost`` instead of ``OSError``."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -74,5 +74,5 @@ class _Checked:
 
 
 def _checked(stream: TextIO | None) -> TextIO:
-    """``None`` is what Python makes of a stream that was closed before it started (``>&-``): nobody wants it."""
+    """Wrap a stream. ``None``, which Python sets for a stream closed before its start (``>&-``), discards output."""
     return cast(TextIO, _Checked(io.StringIO() if stream is None else stream))

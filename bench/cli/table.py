@@ -1,4 +1,4 @@
-"""``genbench table``: rows to a table. Starts without torch."""
+"""``genbench table``: make a table from result rows. Does not import torch."""
 
 import argparse
 import sys
@@ -18,25 +18,27 @@ _WRITERS = {"csv": to_csv, "markdown": to_markdown, "latex": to_latex, "text": t
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``genbench table`` to a parser."""
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="rows: a file, a folder of *.jsonl, a pattern")
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="result rows: a file, a folder of *.jsonl files, or a pattern"
+    )
     parser.add_argument("--format", choices=list(_WRITERS), default="text", help="default: text")
     parser.add_argument(
         "--checkpoint", choices=CHECKPOINTS, default="best", help="which checkpoint's rows; default: best"
     )
     parser.add_argument(
-        "--metric", action="append", default=[], metavar="NAME", help="only this metric; may be given more than once"
+        "--metric", action="append", default=[], metavar="NAME", help="show only this metric; can be repeated"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write there instead of the terminal")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write to this file instead of the terminal")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Make the table that ``args`` asks for and print or write it.
+    """Make the table that ``args`` describes, and print it or write it to a file.
 
     Returns:
         0, the exit status.
 
     Raises:
-        bench.errors.UserError: There are no rows, a file is not one of rows, or ``--out`` cannot be written.
+        bench.errors.UserError: There are no rows, a file does not contain rows, or ``--out`` cannot be written.
     """
     # Imported here because pandas takes a quarter of a second to import and --help does not need it.
     from bench.rows.frame import read_frame
@@ -50,7 +52,7 @@ def main(args: argparse.Namespace) -> int:
 
         print_table(table, Console())
     else:
-        # A terminal that lacks a character shows a question mark instead of an error.
+        # Characters that the output's encoding lacks become question marks instead of an error.
         encoding = sys.stdout.encoding or "utf-8"
         sys.stdout.write(_WRITERS[args.format](table).encode(encoding, "replace").decode(encoding))
     return 0

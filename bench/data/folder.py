@@ -1,4 +1,4 @@
-"""A folder of a user's own pictures."""
+"""A data set from a folder of the user's own pictures."""
 
 import hashlib
 import os
@@ -21,19 +21,19 @@ __all__ = ["image_folder"]
 
 _NAME = "image_folder"
 _FORMATS = ("PNG", "JPEG")
-_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA"}  # 8 bits a channel, and colours that need no profile
-_SMALLEST = 10  # images: one for validation and one for test
+_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA"}  # 8 bits per channel, and colours that need no profile
+_SMALLEST = 10  # images; gives one for validation and one for test
 _MAX_FILES = 2_000_000
-_MAX_BYTES = 64 << 20  # of one file
-_MAX_PIXELS = 64 << 20  # of one image, before it is reduced
-_MAX_DECODED = 64 << 30  # bytes of all images, as they are kept
-_CHUNK = 32 << 20  # bytes of images that are in memory at once
-_ORIENTATION = 0x0112  # the EXIF tag; from 5 on, rows are columns
+_MAX_BYTES = 64 << 20  # size of one file
+_MAX_PIXELS = 64 << 20  # pixels of one image before it is reduced
+_MAX_DECODED = 64 << 30  # bytes of all decoded images
+_CHUNK = 32 << 20  # bytes of decoded images held in memory at once
+_ORIENTATION = 0x0112  # the EXIF tag; values from 5 on exchange rows and columns
 
 
 @dataclass(frozen=True)
 class _File:
-    """A picture: where it is, the SHA-256 of its bytes, the subfolder it is in (or empty), its size as it is seen."""
+    """A picture: its path, the SHA-256 of its bytes, its subfolder (or empty), and its size after EXIF rotation."""
 
     path: Path
     digest: str
@@ -43,36 +43,36 @@ class _File:
 
 
 def image_folder(path: str, size: int | None = None, colour: bool | None = None, title: str | None = None) -> Data:
-    """A user's own pictures, ``(N, C, H, W)`` uint8: 80/10/10 by their content.
+    """Return the user's own pictures, ``(N, C, H, W)`` uint8, split 80/10/10 by their content.
 
-    Every file below the folder must be a PNG or a JPEG, whatever its name; names that begin with a dot are passed over.
-    Files of equal content count once. They are ordered by the SHA-256 of their content; the last tenth is test, the
-    tenth before it validation. So neither a name nor a seed moves an image to another split.
+    Every file below the folder must be a PNG or JPEG, whatever its name. Names that begin with a dot are skipped. Files
+    with equal content count once. The images are sorted by the SHA-256 of their content: the last tenth is test, the
+    tenth before it validation. So renaming a file or changing a seed does not move an image to another split.
 
-    Where every image lies in a subfolder and there are two of them or more, the subfolders are the classes, in the
+    If every image lies in a subfolder, and there are at least two subfolders, the subfolders are the classes, in the
     order of their names.
 
-    JPEGs are turned as their EXIF data say. Transparent ones are refused; so are more than 8 bits a channel, where
-    Pillow can tell (of a PNG with 16-bit colours it takes the upper half).
+    JPEGs are rotated as their EXIF data say. Transparent images are refused. So are images with more than 8 bits per
+    channel, if Pillow can tell (of a PNG with 16-bit colours Pillow reads the upper 8 bits).
 
     Arguments:
         path: The folder.
-        size: None: all images must have one size, which is kept. A number: of each image the largest square in its
-            middle is taken and reduced to size x size by Pillow's bicubic filter, which is antialiased and rounds to
-            whole levels; none may be smaller.
-        colour: Whether images have three channels (red, green, blue) or one (0.299 R + 0.587 G + 0.114 B). None: three
-            where a pixel of any image has a colour, else one.
-        title: What results shall call it: ``image_folder-TITLE`` (letters, digits, ``_``, ``.``), else
+        size: None: all images must have the same size, which is kept. A number: the largest centred square of each
+            image is reduced to size x size by Pillow's bicubic filter, which is antialiased and rounds to whole levels.
+            No image may be smaller.
+        colour: True: three channels (red, green, blue). False: one channel (0.299 R + 0.587 G + 0.114 B). None: three
+            if any pixel of any image is coloured, else one.
+        title: Names the data ``image_folder-TITLE`` in results (letters, digits, ``_``, ``.``). None: the name is
             ``image_folder``.
 
     Raises:
-        UserError: There is no such folder or too little in it; a file is no picture, damaged, too large or a link;
-            sizes differ or are smaller than asked for; two subfolders hold the same image.
+        UserError: The folder is missing or has too few images; a file is not a picture, is damaged, too large or a
+            link; sizes differ or are smaller than ``size``; two subfolders hold the same image.
     """
     name = titled(_NAME, title)
     folder = Path(path).expanduser()
     if size is not None and (type(size) is not int or size < 1):
-        raise UserError(f"{_NAME}: no image has {size!r} pixels a side; set data.size to a number above 0, or to null")
+        raise UserError(f"{_NAME}: a side cannot have {size!r} pixels; set data.size to a number above 0, or to null")
     if colour not in (None, True, False):
         raise UserError(f"{_NAME}: colour is not {colour!r}; set data.colour to true, false or null")
     files = list(_files(folder))
@@ -103,7 +103,7 @@ def image_folder(path: str, size: int | None = None, colour: bool | None = None,
 
 
 def _files(folder: Path) -> Iterator[_File]:
-    """The pictures below a folder, in the order of their paths: their bytes and headers are read, not their pixels."""
+    """Yield the pictures below a folder, in the order of their paths. Files are hashed but not decoded."""
 
     def refuse(error: OSError) -> None:
         raise UserError(
@@ -144,7 +144,7 @@ def _file(folder: Path, path: Path) -> _File:
 
 
 def _content(path: Path) -> bytes:
-    """The bytes of a regular file; a link is not followed, a pipe not waited for."""
+    """Return the bytes of a regular file. Links are not followed, and pipes are not waited for."""
     _refuse_link(path)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -168,7 +168,7 @@ def _refuse_link(path: Path) -> None:
 
 
 def _distinct(files: list[_File], labelled: bool) -> list[_File]:
-    """Files of different content, in the order of their digests."""
+    """Return one file for each different content, sorted by digest."""
     first: dict[str, _File] = {}
     for file in files:
         other = first.setdefault(file.digest, file)
@@ -181,7 +181,7 @@ def _distinct(files: list[_File], labelled: bool) -> list[_File]:
 
 
 def _common_shape(files: list[_File], size: int | None) -> tuple[int, int]:
-    """Height and width of every image as it is kept."""
+    """Return the height and width that every image has after decoding."""
     first = files[0]
     for file in files:
         if size is None and (file.width, file.height) != (first.width, first.height):
@@ -198,7 +198,7 @@ def _common_shape(files: list[_File], size: int | None) -> tuple[int, int]:
 
 
 def _pixels(files: list[_File], height: int, width: int, colour: bool | None) -> Chunks:
-    """The images ``(n, C, H, W)`` in pieces."""
+    """Yield the images in pieces ``(n, C, H, W)``."""
     if colour is None:
         colour = any(_has_colour(_rgb(file, height, width)) for file in files)
     channels = 3 if colour else 1
@@ -216,10 +216,10 @@ def _pixels(files: list[_File], height: int, width: int, colour: bool | None) ->
 
 
 def _rgb(file: _File, height: int, width: int) -> Image.Image:
-    """The picture as it is kept, with three channels."""
+    """Return the rotated, cropped and reduced picture with three channels."""
     content = _content(file.path)
     if hashlib.sha256(content).hexdigest() != file.digest:
-        raise UserError(f"{_NAME}: {_shown(file.path)} changed while it was read; run again when the folder is at rest")
+        raise UserError(f"{_NAME}: {_shown(file.path)} changed while it was read; run again when nothing writes to it")
     try:
         with opened(content, _FORMATS) as picture:
             seen = ImageOps.exif_transpose(picture) if _may_be_turned(picture) else picture
@@ -236,7 +236,7 @@ def _rgb(file: _File, height: int, width: int) -> Image.Image:
 
 
 def _may_be_turned(picture: Image.Image) -> bool:
-    """Whether its EXIF data count. Those of a PNG, which cameras do not make, may stand behind the pixels."""
+    """Return whether to use EXIF rotation. PNGs do not: cameras do not write them, and EXIF may follow the pixels."""
     return picture.format != "PNG"
 
 
@@ -250,5 +250,5 @@ def _unusable(path: Path, error: PictureError) -> UserError:
 
 
 def _shown(path: Path) -> str:
-    """On one line, whatever is in the name."""
+    """Return the path on one line, with unprintable characters escaped."""
     return str(path) if str(path).isprintable() else ascii(str(path))

@@ -1,14 +1,15 @@
-"""ImageNet at 32 x 32 and 64 x 64: two publications of it, which are different data and have different names.
+"""ImageNet at 32 x 32 and 64 x 64, in two published versions that are different data.
 
-``imagenet32`` and ``imagenet64`` are van den Oord, Kalchbrenner, Kavukcuoglu 2016, "Pixel recurrent neural networks":
-the data of nearly all published likelihoods. ``imagenet32_chrabaszcz`` and ``imagenet64_chrabaszcz`` are Chrabaszcz,
-Loshchilov, Hutter 2017, "A downsampled variant of ImageNet as an alternative to the CIFAR datasets". Both were
-reduced by filters of their own, so their detail differs: likelihoods on one are not to be compared with the other's.
+``imagenet32`` and ``imagenet64`` come from van den Oord, Kalchbrenner, Kavukcuoglu 2016, "Pixel recurrent neural
+networks" (arXiv 1601.06759). Nearly all published likelihoods use them. ``imagenet32_chrabaszcz`` and
+``imagenet64_chrabaszcz`` come from Chrabaszcz, Loshchilov, Hutter 2017, "A downsampled variant of ImageNet as an
+alternative to the CIFAR datasets" (arXiv 1707.08819). The two versions were reduced by different filters, so their
+detail differs and their likelihoods cannot be compared.
 
-In both the published validation set is the test split, as in the literature. Validation is 50,000 of the published
-training images: the numbers that ``RandomState(20250601).permutation(N)`` gives first, for these files may be in any
-order. All splits keep the order of the files. (Results for models trained on all training images belong to another
-protocol.)
+In both versions the published validation set is our test split, as in the literature. Our validation split is 50,000
+of the published training images: the first 50,000 indices of ``RandomState(20250601).permutation(N)``, because the
+order of the files may be systematic. All splits keep the order of the files. (Models trained on all training images
+follow another protocol.)
 """
 
 import re
@@ -41,8 +42,7 @@ __all__ = [
     "imagenet64_chrabaszcz",
 ]
 
-# None of these could be had here, so the hashes could not be computed: they are the ones that TensorFlow Datasets
-# publishes, together with the sizes.
+# We had no copy of these files to compute the hashes from. Hashes and sizes are those published by TensorFlow Datasets.
 IMAGENET_FILES = {
     "imagenet32": (
         DataFile("train_32x32.tar", "244a323d48f8d72f65ad8b54658c01fed68d2d7bdc77ccb43da58c11e94224e5", 4_113_018_880),
@@ -78,7 +78,7 @@ IMAGENET_FILES = {
         ),
     ),
 }
-"""The published archives of each data set: those of the training images, then the one of the validation images."""
+"""The published archives of each data set: first those of the training images, last that of the validation images."""
 
 IMAGENET_SIZES = {
     "imagenet32": (1_281_149, 49_999),
@@ -86,7 +86,7 @@ IMAGENET_SIZES = {
     "imagenet32_chrabaszcz": (1_281_167, 50_000),
     "imagenet64_chrabaszcz": (1_281_167, 50_000),
 }
-"""Published numbers of training and validation images."""
+"""Numbers of published training and validation images."""
 
 _CHRABASZCZ_SOURCES = (Download("https://image-net.org/data/downsample", gzipped=False),)
 _CLASSES = 1000
@@ -94,27 +94,29 @@ _VAL = 50_000
 _SEED = 20250601
 _ROWS = 4096  # images in memory at once
 
-# Images (n, 3, s, s) and labels (n,) or None
+# Yields images (n, 3, s, s) and labels (n,) or None
 _Pictures = Generator[tuple[NDArray[np.uint8], NDArray[Any] | None], None, None]
 
 
 def imagenet32(path: str | None = None, bits: int = 8) -> Data:
-    """ImageNet 32 x 32 of van den Oord et al. 2016, ``(N, 3, 32, 32)`` uint8: 1,231,149 / 50,000 / 49,999, no labels.
+    """Return ImageNet 32 x 32 of van den Oord et al. 2016, ``(N, 3, 32, 32)`` uint8, without labels.
 
-    Its publisher no longer gives it out.
+    The splits have 1,231,149 / 50,000 / 49,999 images. The files are no longer published.
 
     Arguments:
         path: A folder with ``train_32x32.tar`` and ``valid_32x32.tar``. None: the cache, where they can be put by hand.
-        bits: 8, or 5 for ``imagenet32-5bit``: the levels 0 to 31 of x // 8.
+        bits: 8, or 5 for ``imagenet32-5bit`` with the levels 0 to 31 of x // 8.
 
     Raises:
-        UserError: The files are not there, or hold other bytes than the published ones; another number of bits.
+        UserError: A file is missing or holds other bytes than the published one; ``bits`` is neither 8 nor 5.
     """
     return _from_tars("imagenet32", 32, path, bits)
 
 
 def imagenet64(path: str | None = None, bits: int = 8) -> Data:
-    """ImageNet 64 x 64 of van den Oord et al. 2016, ``(N, 3, 64, 64)`` uint8: 1,231,149 / 50,000 / 49,999, no labels.
+    """Return ImageNet 64 x 64 of van den Oord et al. 2016, ``(N, 3, 64, 64)`` uint8, without labels.
+
+    The splits have 1,231,149 / 50,000 / 49,999 images.
 
     Arguments:
         path: A folder with ``train_64x64.tar`` and ``valid_64x64.tar``. None: the cache, where they can be put by hand.
@@ -127,21 +129,25 @@ def imagenet64(path: str | None = None, bits: int = 8) -> Data:
 
 
 def imagenet32_chrabaszcz(path: str | None = None, bits: int = 8) -> Data:
-    """ImageNet 32 x 32 of Chrabaszcz et al. 2017, ``(N, 3, 32, 32)`` uint8: 1,231,167 / 50,000 / 50,000, 1000 classes.
+    """Return ImageNet 32 x 32 of Chrabaszcz et al. 2017, ``(N, 3, 32, 32)`` uint8, with 1000 classes.
+
+    The splits have 1,231,167 / 50,000 / 50,000 images.
 
     Arguments:
         path: A folder with the two archives of ``IMAGENET_FILES``, which hold npz files (not those with pickles). None:
             the cache, then a download of 3.7 GB.
-        bits: 8, or 5 for ``imagenet32_chrabaszcz-5bit``: the levels 0 to 31 of x // 8.
+        bits: 8, or 5 for ``imagenet32_chrabaszcz-5bit`` with the levels 0 to 31 of x // 8.
 
     Raises:
-        UserError: The files are nowhere to be had, or hold other bytes; another number of bits.
+        UserError: No source has the files, or they hold other bytes; ``bits`` is neither 8 nor 5.
     """
     return _from_zips("imagenet32_chrabaszcz", 32, path, bits)
 
 
 def imagenet64_chrabaszcz(path: str | None = None, bits: int = 8) -> Data:
-    """ImageNet 64 x 64 of Chrabaszcz et al. 2017, ``(N, 3, 64, 64)`` uint8: 1,231,167 / 50,000 / 50,000, 1000 classes.
+    """Return ImageNet 64 x 64 of Chrabaszcz et al. 2017, ``(N, 3, 64, 64)`` uint8, with 1000 classes.
+
+    The splits have 1,231,167 / 50,000 / 50,000 images.
 
     Arguments:
         path: A folder with the three archives of ``IMAGENET_FILES``. None: the cache, then a download of 14 GB.
@@ -202,9 +208,9 @@ def _make(
 
 
 def _divided(pictures: _Pictures, n: int, members: dict[str, NDArray[np.bool_]]) -> Chunks:
-    """Hand each of the n pictures to the split that has it as a member."""
+    """Yield each of the n pictures under the split that contains it. ``members`` has a mask ``(n,)`` for each split."""
     seen = 0
-    with closing(pictures):  # the archive, where there are too many
+    with closing(pictures):  # closes the archive if there are too many images
         for images, labels in pictures:
             end = seen + len(images)
             if end > n:
@@ -220,7 +226,7 @@ def _divided(pictures: _Pictures, n: int, members: dict[str, NDArray[np.bool_]])
 
 
 def _pictures_of_tar(path: Path, side: int) -> _Pictures:
-    """From a tar of PNG files, in its order; whatever is no regular file of this name is passed over, links too."""
+    """Yield the pictures of a tar of PNG files, in its order. Links and members that are not PNG files are skipped."""
     batch = []
     with tarfile.open(path, "r:") as archive:
         for member in archive:
@@ -229,13 +235,13 @@ def _pictures_of_tar(path: Path, side: int) -> _Pictures:
                 if len(batch) == _ROWS:
                     yield np.stack(batch), None
                     batch = []
-            archive.members = []  # type: ignore[attr-defined]  # else it keeps all 1.3 million
+            archive.members = []  # type: ignore[attr-defined]  # tarfile would keep all 1.3 million entries
     if batch:
         yield np.stack(batch), None
 
 
 def _picture(archive: tarfile.TarFile, member: tarfile.TarInfo, side: int) -> NDArray[np.uint8]:
-    if member.size > 2 * 3 * side**2 + 4096:  # a PNG is never much longer than its pixels
+    if member.size > 2 * 3 * side**2 + 4096:  # a PNG is at most slightly longer than its pixels
         raise ValueError(f"{member.name} has {member.size} bytes, too many for {side} x {side} pixels")
     stream = archive.extractfile(member)
     assert stream is not None
@@ -246,7 +252,7 @@ def _picture(archive: tarfile.TarFile, member: tarfile.TarInfo, side: int) -> ND
 
 
 def _pictures_of_zip(path: Path, side: int) -> _Pictures:
-    """From a zip of npz files, in the order of their numbers: ``data`` (n, 3 s^2), ``labels`` (n,) from 1 to 1000."""
+    """Yield the pictures of a zip of npz files, sorted by number: ``data`` (n, 3 s^2), ``labels`` (n,) 1 to 1000."""
     with zipfile.ZipFile(path) as archive:
         members = {
             int(found[1] or 0): info

@@ -1,4 +1,4 @@
-"""What data sets of images have in common: their specification, their splits and their number of levels."""
+"""Functions shared by the image data sets: specification, splits, and reduction to 5 bits."""
 
 import tarfile
 import zipfile
@@ -41,7 +41,14 @@ def image_data(
     licence: str,
     source: str,
 ) -> Data:
-    """Three splits of images and their specification: the shape is that of an image, the sizes are the splits'."""
+    """Return a data set of three image splits. Shape and sizes in its specification are taken from the splits.
+
+    Arguments:
+        name: Name of the data set.
+        key: Its revision.
+        train, val, test: The splits.
+        levels, classes, licence, source: Entries of the specification.
+    """
     spec = DataSpec(
         name=name,
         revision=key,
@@ -58,13 +65,17 @@ def image_data(
 
 
 def split_of(images: NDArray[np.uint8], labels: NDArray[Any] | None = None) -> Split:
-    """A split of images ``(N, C, H, W)``, which are not copied, and labels ``(N,)`` of any type of integers."""
+    """Return a split of images ``(N, C, H, W)`` and integer labels ``(N,)``. The images are not copied."""
     return Split(torch.from_numpy(images), None if labels is None else torch.from_numpy(labels.astype(np.int64)))
 
 
 @contextmanager
 def decoding(name: str, path: Path) -> Iterator[None]:
-    """Whatever cannot be read in a file of the right hash becomes a UserError that names it and the reason."""
+    """Turn an error while decoding the file ``path`` into a UserError with the file and the reason.
+
+    Raises:
+        UserError: The block raised an error, although the file has the published hash.
+    """
     try:
         yield
     except _UNREADABLE as error:
@@ -86,22 +97,22 @@ def photographs(
     licence: str,
     source: str,
 ) -> Data:
-    r"""A data set of 8-bit images from its decoded arrays, with all their levels or with fewer.
+    r"""Return a data set of images from its decoded arrays, with 8 or 5 bits per channel.
 
-    With 5 bits an image is :math:`\lfloor x / 2^{8 - 5} \rfloor`, 32 levels instead of 256 (as for Glow; Kingma and
-    Dhariwal 2018): another data set, with a name and a revision of its own.
+    With 5 bits an image is :math:`\lfloor x / 2^{8 - 5} \rfloor`, which has 32 levels instead of 256, as for Glow
+    (Kingma and Dhariwal 2018, arXiv 1807.03039). It is another data set, with its own name and revision.
 
     Arguments:
-        name: Of the data set; ``-5bit`` is added to it where the levels are fewer.
-        recipe: What the revision stands for.
-        decode: Makes ``train_images``, ``val_images`` and ``test_images`` ``(N, C, H, W)`` of 8 bits and, where there
-            are any, ``train_labels`` and so on ``(N,)``.
+        name: Name of the data set; 5 bits add ``-5bit`` to it.
+        recipe: Strings that the revision is computed from.
+        decode: Makes ``train_images``, ``val_images`` and ``test_images``, ``(N, C, H, W)`` of 8 bits, and optionally
+            ``train_labels``, ``val_labels`` and ``test_labels``, ``(N,)``.
         bits: 8 or 5.
-        n_val: Where there are no ``val_images``, so many at the end of train are validation.
-        classes, licence, source: For the specification.
+        n_val: If there are no ``val_images``, the last ``n_val`` training images are validation.
+        classes, licence, source: Entries of the specification.
 
     Raises:
-        UserError: Another number of bits.
+        UserError: ``bits`` is neither 8 nor 5.
     """
     if bits not in (5, 8):
         raise UserError(f"{name}: images have 8 or 5 bits, not {bits}; set data.bits to 8 or to 5")

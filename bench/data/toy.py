@@ -1,10 +1,11 @@
-"""Toy densities: one function each, with the true log-density. All but ``gaussian_mixture`` are on the plane.
+"""Toy densities with known log-density, one function for each. All but ``gaussian_mixture`` are two-dimensional.
 
-Every density is one small frozen object that can be sampled and evaluated; a test holds the two against each other. The
-examples come from a fixed seed of the data set, never from the run's, through ``numpy.random.RandomState``, whose
-streams are frozen by numpy's policy. Each split has its own stream. The recipes follow Grathwohl et al. 2019, "FFJORD:
-Free-form continuous dynamics for scalable reversible generative models", except where that would leave the density
-without a formula; coordinates lie within about [-4, 4]. The modes of mixtures are known, and so are counted.
+Every density is a small frozen object that can be sampled and evaluated; a test checks that samples and density agree.
+The examples are drawn with a fixed seed of the data set, not with the run's seed. They use
+``numpy.random.RandomState``, because numpy promises not to change its streams. Each split has its own stream. The
+densities follow Grathwohl et al. 2019, "FFJORD: Free-form continuous dynamics for scalable reversible generative
+models" (arXiv 1810.01367), except where theirs has no formula. Coordinates lie within about [-4, 4]. Mixtures also give
+their modes, so that the modes a model covers can be counted.
 """
 
 import functools
@@ -44,20 +45,20 @@ __all__ = [
 ]
 
 _SEED = 20250601
-_VERSION = 1  # raised whenever a formula changes: the same parameters would give other numbers
-_CHUNK = 2048  # examples at a time: a density may hold many numbers for each
+_VERSION = 1  # increase it when a formula changes, so that the same parameters give other numbers
+_CHUNK = 2048  # examples evaluated at a time: a density may need many numbers for each
 _LOG_2PI = math.log(2 * math.pi)
 
 
 class Density(ABC):
-    """A distribution of points in D dimensions. Subclasses are frozen, and final or abstract."""
+    """A distribution of points in D dimensions. Subclasses are frozen, and either final or abstract."""
 
     @abstractmethod
     def sample(self, n: int, rng: RandomState) -> NDArray[np.float64]:
-        """n independent points, ``(n, D)``."""
+        """Return n independent points, ``(n, D)``."""
 
     def log_density(self, x: Tensor) -> Tensor:
-        """log p(x) in nats, ``(B, D) -> (B,)``, float64 on the CPU whatever the dtype of x."""
+        """Return log p(x) in nats, ``(B, D) -> (B,)``, float64 on the CPU for any dtype of x."""
         return torch.cat([self._log_density(chunk) for chunk in x.detach().cpu().double().split(_CHUNK)])
 
     @abstractmethod
@@ -68,10 +69,11 @@ class Density(ABC):
 class GaussianMixture(Density):
     r"""Equal mixture of K round Gaussians in D dimensions, :math:`p(x) = \frac1K \sum_k N(x; \mu_k, \sigma^2 I)`.
 
-    Each component is a mode. A point belongs to the one whose mean is nearest, if that is nearer than the radius which
-    holds :math:`1 - e^{-9/2} = 98.9\,\%` of a component: :math:`3\sigma` on the plane (Srivastava et al. 2017, "VEEGAN:
-    Reducing mode collapse in GANs using implicit variational learning"), elsewhere the quantile of
-    :math:`\sigma\chi_D` of the same share, because at :math:`3\sigma` there is nobody in many dimensions.
+    Each component is a mode. A point belongs to the mode with the nearest mean, if the mean is closer than the radius
+    that contains :math:`1 - e^{-9/2} = 98.9\,\%` of a component. In two dimensions this radius is :math:`3\sigma`
+    (Srivastava et al. 2017, "VEEGAN: Reducing mode collapse in GANs using implicit variational learning", arXiv
+    1705.07761). In D dimensions it is the same quantile of :math:`\sigma\chi_D`, because in high dimensions almost no
+    point lies within :math:`3\sigma`.
 
     Attributes:
         means: The K means :math:`\mu_k`, all different.
@@ -94,7 +96,7 @@ class GaussianMixture(Density):
         return centres + self.std * rng.standard_normal((n, self.dim))
 
     def nearest(self, x: Tensor) -> Tensor:
-        """The mode that a point belongs to, ``(B, D) -> (B,)`` int64, or -1 where it is too far from all."""
+        """Return the mode of each point, ``(B, D) -> (B,)`` int64, or -1 if it is too far from every mean."""
         radius = self.std * math.sqrt(chdtri(self.dim, math.exp(-9 / 2)))
         found = []
         for chunk in x.detach().cpu().double().split(_CHUNK):
@@ -108,8 +110,8 @@ class GaussianMixture(Density):
         return parts.logsumexp(1) - math.log(len(self.means))
 
     def _squares(self, x: Tensor) -> Tensor:
-        """Squared distances to the means, ``(B, D) -> (B, K)``."""
-        # One mean after the other: B x K x D numbers may not fit.
+        """Return the squared distances to the means, ``(B, D) -> (B, K)``."""
+        # One mean at a time, because B x K x D numbers may not fit into memory.
         return torch.stack([(x - mean).square().sum(1) for mean in torch.tensor(self.means, dtype=torch.float64)], 1)
 
 
@@ -117,16 +119,16 @@ class GaussianMixture(Density):
 class Checkerboard(Density):
     """Uniform on the dark fields of a board of 4 x 4 squares of side 2 on [-4, 4]^2.
 
-    A field (i, j), counted from the lower left corner, is dark where i + j is even. The density is 1 / 32 there and 0
-    elsewhere (log-density -inf); the lower and left edge belong to a field, the others to its neighbours. The entropy
-    is log 32.
+    A field (i, j), counted from the lower left corner, is dark if i + j is even. The density is 1 / 32 on dark fields
+    and 0 elsewhere (log-density -inf). The lower and left edges belong to a field, the others to its neighbours. The
+    entropy is log 32.
     """
 
     def sample(self, n: int, rng: RandomState) -> NDArray[np.float64]:
         column = rng.randint(4, size=n)
         row = 2 * rng.randint(2, size=n) + column % 2
-        # The offset lies on a grid of 2^20 midpoints: float32 holds the point exactly, and rounding cannot move it over
-        # an edge to where the density is 0.
+        # The offset lies on a grid of 2^20 midpoints, so that float32 represents the point exactly and rounding cannot
+        # move it across an edge into density 0.
         offset = (rng.randint(2**20, size=(n, 2)) + 0.5) / 2**20
         return 2 * (np.stack([column, row], axis=1) + offset) - 4
 
@@ -144,16 +146,16 @@ class Pinwheel(Density):
     .. math:: x = s\, R(2\pi k/5 + g(|f|))\, f, \qquad f \sim N((1, 0), \mathrm{diag}(\sigma_r^2, \sigma_t^2)),
         \quad k \sim U\{0..4\}, \quad g(r) = c\, e^{\min(r, 20)}
 
-    with R(a) the rotation by the angle a (no data are beyond 20; the bound keeps g finite everywhere). The original
-    bends by the first coordinate of f. Here the angle depends on the radius |f| alone, which a rotation keeps: the map
-    is inverted by rotating back, and in polar coordinates it is a shear, so it preserves volume and the density has a
-    closed form,
+    R(a) is the rotation by the angle a. No data lie beyond radius 20; the bound keeps g finite everywhere. In the
+    original the angle depends on the first coordinate of f. Here it depends on the radius |f| alone, which a rotation
+    preserves. The map is therefore inverted by rotating back; in polar coordinates it is a shear, which preserves
+    volume, and the density has the closed form
 
     .. math:: p(x) = \frac{1}{5 s^2} \sum_k N(R(-2\pi k/5 - g(|x|/s))\, x/s;\ (1, 0),
         \mathrm{diag}(\sigma_r^2, \sigma_t^2)).
 
     Attributes:
-        radial_std, tangential_std: :math:`\sigma_r, \sigma_t`, along and across an arm, before the scale.
+        radial_std, tangential_std: :math:`\sigma_r, \sigma_t`, along and across an arm, before scaling by s.
         bend: c, in radians.
         scale: s.
     """
@@ -183,19 +185,19 @@ class Pinwheel(Density):
 
 @dataclass(frozen=True)
 class NoisyCurves(Density):
-    r"""A point of one of two curves, each with probability 1/2, plus round Gaussian noise.
+    r"""A point on one of two curves, each with probability 1/2, plus isotropic Gaussian noise.
 
     .. math:: x = c_j(T u^{1/q}) + \sigma \epsilon, \quad u \sim U(0, 1) \qquad
         p(x) = \frac12 \sum_j \int_0^1 N(x; c_j(T s), \sigma^2 I)\, q s^{q-1}\, ds
 
-    The integral is taken by Gauss-Legendre quadrature. The nodes lie closer together than the noise is wide, which
-    brings the error down to that of float64 arithmetic wherever there are data.
+    The integral is computed by Gauss-Legendre quadrature. The nodes are closer together than the width of the noise,
+    so that wherever there are data the error is no larger than that of float64 arithmetic.
 
     Attributes:
         std: :math:`\sigma` of the noise in each coordinate.
         length: T, the largest parameter, in radians.
-        power: q; 1 spreads the points evenly over the parameter.
-        nodes: Number of quadrature nodes. It belongs to the density's precision, not to the samples.
+        power: q. With q = 1 the parameter is uniform.
+        nodes: Number of quadrature nodes. It sets the precision of the density and does not affect samples.
     """
 
     std: float
@@ -205,7 +207,7 @@ class NoisyCurves(Density):
 
     @abstractmethod
     def curves(self, t: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The two curves at parameters t, ``(N,) -> (2, N, 2)``."""
+        """Return the two curves at parameters t, ``(N,) -> (2, N, 2)``."""
 
     def sample(self, n: int, rng: RandomState) -> NDArray[np.float64]:
         which = rng.randint(2, size=n)
@@ -256,12 +258,12 @@ class TwoSpirals(NoisyCurves):
 
 
 def two_moons(n_train: int = 50_000, n_val: int = 5_000, n_test: int = 10_000) -> Data:
-    """``TwoMoons`` with noise 0.2: the usual two moons of noise 0.1, times 2, moved to the origin."""
+    """Return ``TwoMoons`` with noise 0.2: the usual two moons with noise 0.1, scaled by 2 and centred at the origin."""
     return _make("two_moons", TwoMoons(), (n_train, n_val, n_test))
 
 
 def eight_gaussians(n_train: int = 50_000, n_val: int = 5_000, n_test: int = 10_000) -> Data:
-    r"""Eight Gaussians of standard deviation :math:`1/\sqrt 8` on a circle of radius :math:`\sqrt 8`."""
+    r"""Return eight Gaussians of standard deviation :math:`1/\sqrt 8` on a circle of radius :math:`\sqrt 8`."""
     far = math.sqrt(8)
     axes = ((far, 0.0), (0.0, far), (-far, 0.0), (0.0, -far))
     diagonals = ((2.0, 2.0), (-2.0, 2.0), (-2.0, -2.0), (2.0, -2.0))
@@ -269,15 +271,19 @@ def eight_gaussians(n_train: int = 50_000, n_val: int = 5_000, n_test: int = 10_
 
 
 def grid25(n_train: int = 50_000, n_val: int = 5_000, n_test: int = 10_000) -> Data:
-    """25 Gaussians of standard deviation 0.05 on the grid {-4, -2, 0, 2, 4}^2 (Lin et al. 2018, "PacGAN: The power of
-    two samples in generative adversarial networks")."""
+    """Return 25 Gaussians of standard deviation 0.05 on the grid {-4, -2, 0, 2, 4}^2.
+
+    Lin et al. 2018, "PacGAN: The power of two samples in generative adversarial networks" (arXiv 1712.04086).
+    """
     ticks = (-4.0, -2.0, 0.0, 2.0, 4.0)
     return _make("grid25", GaussianMixture(tuple((x, y) for x in ticks for y in ticks), 0.05), (n_train, n_val, n_test))
 
 
 def ring8(n_train: int = 50_000, n_val: int = 5_000, n_test: int = 10_000) -> Data:
-    """Eight Gaussians of standard deviation 0.01 on the unit circle, at multiples of 45 degrees (Lin et al. 2018, as
-    ``grid25``; they count the modes of 2,500 samples)."""
+    """Return eight Gaussians of standard deviation 0.01 on the unit circle, at multiples of 45 degrees.
+
+    Lin et al. 2018, as for ``grid25``. They count the modes of 2,500 samples.
+    """
     far = math.sqrt(0.5)
     axes = ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))
     diagonals = ((far, far), (-far, far), (-far, -far), (far, -far))
@@ -292,18 +298,18 @@ def gaussian_mixture(
     n_val: int = 5_000,
     n_test: int = 10_000,
 ) -> Data:
-    r"""K round Gaussians in D dimensions, equally likely, their means drawn uniformly from [-2, 2]^D.
+    r"""Return an equal mixture of K round Gaussians in D dimensions, with means drawn uniformly from [-2, 2]^D.
 
     Arguments:
         dim: D.
         components: K, at least 2.
         separation: c > 0. The standard deviation :math:`\sigma` is such that the two nearest means are
-            :math:`c\,\sigma\sqrt D` apart, to four digits: the mixture is c-separated (Dasgupta 1999, "Learning
-            mixtures of Gaussians"). At c = 2 hardly any of the components overlap, at c = 1/2 they do.
+            :math:`c\,\sigma\sqrt D` apart, to four digits, so that the mixture is c-separated (Dasgupta 1999, "Learning
+            mixtures of Gaussians"). At c = 2 the components hardly overlap; at c = 1/2 they overlap clearly.
         n_train, n_val, n_test: Sizes of the splits.
 
     Raises:
-        UserError: A number is out of its range.
+        UserError: An argument is out of its range.
     """
     if dim < 1 or components < 2 or not 0 < separation < math.inf:
         raise UserError(
@@ -312,7 +318,7 @@ def gaussian_mixture(
         )
     rng = RandomState(derive_seed(_SEED, "gaussian_mixture", "means") % 2**32)
     means = 4 * rng.random_sample((components, dim)) - 2
-    # Rounded, because the last digits of a sum are not the same on every machine.
+    # Rounded, because the last digits of a sum depend on the machine.
     distance = torch.pdist(torch.from_numpy(means)).min().item()
     std = float(f"{distance / (separation * math.sqrt(dim)):.4g}")
     density = GaussianMixture(tuple(map(tuple, means.tolist())), std)
@@ -320,31 +326,31 @@ def gaussian_mixture(
 
 
 def pinwheel(n_train: int = 50_000, n_val: int = 5_000, n_test: int = 10_000) -> Data:
-    """``Pinwheel``: five arms, bent by a twist that preserves volume."""
+    """Return ``Pinwheel``: five arms, bent by a volume-preserving twist."""
     return _make("pinwheel", Pinwheel(), (n_train, n_val, n_test))
 
 
 def checkerboard(n_train: int = 50_000, n_val: int = 5_000, n_test: int = 10_000) -> Data:
-    """``Checkerboard``: uniform on eight squares, density 0 between them."""
+    """Return ``Checkerboard``: uniform on eight squares, with density 0 between them."""
     return _make("checkerboard", Checkerboard(), (n_train, n_val, n_test))
 
 
 def two_spirals(n_train: int = 50_000, n_val: int = 5_000, n_test: int = 10_000) -> Data:
-    """``TwoSpirals`` with noise 0.1."""
+    """Return ``TwoSpirals`` with noise 0.1."""
     return _make("two_spirals", TwoSpirals(), (n_train, n_val, n_test))
 
 
 def _make(name: str, density: Density, sizes: tuple[int, int, int]) -> Data:
-    """Draw the splits. Raises UserError where a size is below 1."""
+    """Draw the splits. Raises UserError if a size is below 1."""
     if min(sizes) < 1:
         raise UserError(
-            f"{name}: the splits need an example each, not {sizes}; set data.n_train, n_val, n_test above 0"
+            f"{name}: every split needs at least one example, not {sizes}; set data.n_train, n_val, n_test above 0"
         )
     train, val, test = (
         _draw(density, n, derive_seed(_SEED, name, split))
         for n, split in zip(sizes, ("train", "val", "test"), strict=True)
     )
-    # The fields are Python numbers made without cos or sin, so their repr is the same on every machine.
+    # The fields are Python numbers computed without cos or sin, so their repr is the same on every machine.
     recipe = repr((name, density, sizes, _SEED, _VERSION))
     spec = DataSpec(
         name=name,
@@ -368,6 +374,6 @@ def _draw(density: Density, n: int, seed: int) -> Split:
 
 @functools.cache
 def _gauss_legendre(n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Nodes and weights on [0, 1]."""
+    """Return the nodes and weights of Gauss-Legendre quadrature on [0, 1]."""
     nodes, weights = roots_legendre(n)
     return (nodes + 1) / 2, weights / 2

@@ -1,10 +1,12 @@
-"""The five benchmark tables of density estimation, with the preprocessing of Papamakarios, Pavlakou, Murray 2017,
-"Masked autoregressive flow for density estimation" (MAF), which every published number since is made on.
+"""The five standard tables of density estimation, with the preprocessing of the MAF paper.
 
-The protocols are kept as they were published, oddities included, for their numbers to be comparable; each function
-says where its own differs from good practice. They read the files that the authors put on Zenodo (record 1161203, one
-archive of 800 MB). In all but BSDS300 the last ``int(0.1 * N)`` rows are test (HEPMASS has its own test file) and the
-last tenth of the rest is validation.
+Papamakarios, Pavlakou, Murray 2017, "Masked autoregressive flow for density estimation" (arXiv 1705.07057). Published
+results since then use this preprocessing.
+
+The protocols are kept as published, including their oddities, so that results are comparable. Each function says where
+its protocol differs from good practice. The functions read the files that the authors put on Zenodo (record 1161203,
+one archive of 800 MB). In all but BSDS300 the last ``int(0.1 * N)`` rows are test (HEPMASS has its own test file) and
+the last tenth of the rest is validation.
 """
 
 import importlib
@@ -33,9 +35,9 @@ PUBLISHED = {
     "miniboone": (29_556, 3_284, 3_648, 43),
     "bsds300": (1_000_000, 50_000, 250_000, 63),
 }
-"""Sizes of train, validation and test and the dimension, after preprocessing, as in the paper's table."""
+"""Sizes of train, validation and test, and the dimension, after preprocessing, as in the paper's table."""
 
-_VERSION = 1  # raised whenever the same bytes would give other numbers
+_VERSION = 1  # increase it when the same bytes give other numbers
 _ARCHIVE = "data.tar.gz of Zenodo record 1161203"
 _MIRROR = "preprocessing of Papamakarios et al. 2017, Zenodo record 1161203"
 _CORRELATED = 0.98
@@ -45,17 +47,18 @@ _Parts = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 
 def power(path: str | None = None) -> Data:
-    """POWER, household electric power: 1,659,917 / 184,435 / 204,928 rows of 6.
+    """Return POWER, household electric power: 1,659,917 / 184,435 / 204,928 rows of 6.
 
-    From ``power/data.npy`` ``(N, 8)``. With RandomState(42): shuffle the rows; leave out columns 1 and 3 (reactive
-    power, intensity); add U[0, 0.01) to the voltage, U[0, 0.001) to the active power and U[0, 1) to the three meters;
-    time gets none. Standardized with mean and standard deviation (1/N) of train and validation together.
+    The source is ``power/data.npy`` ``(N, 8)``. RandomState(42) shuffles the rows; columns 1 and 3 (reactive power and
+    intensity) are left out; then U[0, 0.01) is added to the voltage, U[0, 0.001) to the active power and U[0, 1) to the
+    three meters, and nothing to the time. The table is standardized with mean and standard deviation (1/N) of train and
+    validation together.
 
     Arguments:
         path: The folder with data.npy, or the one that holds the archive's folders. None: its place in the cache.
 
     Raises:
-        UserError: The file is not there, cannot be read or is not the published one.
+        UserError: The file is missing, cannot be read or is not the published one.
     """
     (file,) = _files("power", path, "power", ["data.npy"])
     x = np.array(_load("power", file, 8), dtype=np.float64)
@@ -71,20 +74,21 @@ def power(path: str | None = None) -> Data:
 
 
 def gas(path: str | None = None) -> Data:
-    """GAS, sensors in mixtures of ethylene and CO: 852,174 / 94,685 / 105,206 rows of 8.
+    """Return GAS, sensors in mixtures of ethylene and CO: 852,174 / 94,685 / 105,206 rows of 8.
 
-    From ``ethylene_CO.csv``: the table of the archive's ``gas/ethylene_CO.pickle`` with its header Time, Meth, Eth and
-    16 sensors. (Opening a pickle can run any code, so genbench does not. UCI's ``ethylene_CO.txt`` is no substitute:
-    the published table is a random quarter of it that no seed reproduces.) Time and the two concentrations are left
-    out; then, as long as two columns correlate above 0.98, the first of those that do. Standardized with mean and
-    standard deviation (1/(N-1)) of all rows, test included, as published.
+    The source is ``ethylene_CO.csv``: the table in the archive's ``gas/ethylene_CO.pickle`` with its header Time, Meth,
+    Eth and 16 sensors. (genbench does not open the pickle, because a pickle can run any code. UCI's ``ethylene_CO.txt``
+    cannot replace it: the published table is a random quarter of that file, and no seed reproduces the choice.) Time
+    and the two concentrations are left out. Then, as long as two columns correlate above 0.98, the first such column is
+    left out. The table is standardized with mean and standard deviation (1/(N-1)) of all rows, including test, as
+    published.
 
     Arguments:
         path: The folder with ethylene_CO.csv, or the one that holds the archive's folders. None: its place in the
             cache.
 
     Raises:
-        UserError: The file is not there, cannot be read or is not the published one.
+        UserError: The file is missing, cannot be read or is not the published one.
     """
     (file,) = _files(
         "gas", path, "gas", ["ethylene_CO.csv"],
@@ -103,7 +107,7 @@ def gas(path: str | None = None) -> Data:
     correlated = np.asarray(np.corrcoef(x.T)) > _CORRELATED
     kept = list(range(x.shape[1]))
     while True:
-        partners = correlated[np.ix_(kept, kept)].sum(0)  # each column is a partner of its own
+        partners = correlated[np.ix_(kept, kept)].sum(0)  # each column also counts itself
         if partners.max() <= 1:
             break
         kept.pop(int(np.argmax(partners > 1)))
@@ -114,18 +118,19 @@ def gas(path: str | None = None) -> Data:
 
 
 def hepmass(path: str | None = None) -> Data:
-    """HEPMASS, simulated particle collisions of mass 1000: 315,123 / 35,013 / 174,987 rows of 21.
+    """Return HEPMASS, simulated particle collisions of mass 1000: 315,123 / 35,013 / 174,987 rows of 21.
 
-    From ``hepmass/1000_train.csv`` and ``1000_test.csv``: a header, the label, 27 features, and in the test file one
-    column more, which is left out. Rows with label 1. Standardized with mean and standard deviation (1/(N-1)) of the
-    training file (train and validation together); then a feature is left out where the smallest value of the training
-    file occurs more than 5 times (meant was any value; the published sizes are made with the smallest).
+    The sources are ``hepmass/1000_train.csv`` and ``1000_test.csv``. They have a header, the label and 27 features; the
+    test file has one more column, which is left out. Only rows with label 1 are kept. They are standardized with mean
+    and standard deviation (1/(N-1)) of the training file (train and validation together). Then a feature is left out if
+    its smallest value occurs more than 5 times in the training file. (The authors meant any value, but the published
+    sizes result from the smallest.)
 
     Arguments:
         path: The folder with the two files, or the one that holds the archive's folders. None: its place in the cache.
 
     Raises:
-        UserError: A file is not there, cannot be read or is not the published one.
+        UserError: A file is missing, cannot be read or is not the published one.
     """
     files = _files("hepmass", path, "hepmass", ["1000_train.csv", "1000_test.csv"])
     names, learn = read_table("hepmass", files[0])
@@ -146,16 +151,16 @@ def hepmass(path: str | None = None) -> Data:
 
 
 def miniboone(path: str | None = None) -> Data:
-    """MINIBOONE, electron neutrinos and muon neutrinos: 29,556 / 3,284 / 3,648 rows of 43.
+    """Return MINIBOONE, electron neutrinos and muon neutrinos: 29,556 / 3,284 / 3,648 rows of 43.
 
-    From ``miniboone/data.npy`` ``(N, 43)``, from which the authors had left out outliers and features with many
-    repeated values. Standardized with mean and standard deviation (1/N) of train and validation together.
+    The source is ``miniboone/data.npy`` ``(N, 43)``. The authors have already removed outliers and features with many
+    repeated values. The table is standardized with mean and standard deviation (1/N) of train and validation together.
 
     Arguments:
         path: The folder with data.npy, or the one that holds the archive's folders. None: its place in the cache.
 
     Raises:
-        UserError: The file is not there, cannot be read or is not the published one.
+        UserError: The file is missing, cannot be read or is not the published one.
     """
     (file,) = _files("miniboone", path, "miniboone", ["data.npy"])
     x = np.array(_load("miniboone", file, 43), dtype=np.float64)
@@ -164,16 +169,16 @@ def miniboone(path: str | None = None) -> Data:
 
 
 def bsds300(path: str | None = None) -> Data:
-    """BSDS300, patches of natural images: 1,000,000 / 50,000 / 250,000 rows of 63.
+    """Return BSDS300, patches of natural images: 1,000,000 / 50,000 / 250,000 rows of 63.
 
-    From ``BSDS300/BSDS300.hdf5`` as it is: 8 x 8 grey patches with uniform noise, less their mean, without the last
-    pixel (the others and the mean determine it). Nothing is standardized. Needs the package h5py.
+    The source is ``BSDS300/BSDS300.hdf5``, used unchanged: 8 x 8 grey patches with uniform noise, minus their mean,
+    without the last pixel (the others and the mean determine it). Nothing is standardized. The package h5py is needed.
 
     Arguments:
         path: The folder with BSDS300.hdf5, or the one that holds the archive's folders. None: its place in the cache.
 
     Raises:
-        UserError: The file is not there, cannot be read or is not the published one; h5py is not installed.
+        UserError: The file is missing, cannot be read or is not the published one; h5py is not installed.
     """
     (file,) = _files("bsds300", path, "BSDS300", ["BSDS300.hdf5"])
     try:
@@ -194,7 +199,7 @@ def bsds300(path: str | None = None) -> Data:
 
 
 def _patches(h5py: Any, opened: Any, key: str) -> NDArray[np.float32]:
-    # A link or a virtual data set would read some other file.
+    # A link or a virtual data set would read another file.
     if not isinstance(opened.get(key, getlink=True), h5py.HardLink):
         raise ValueError(f"{key} is missing or a link")
     found = opened[key]
@@ -225,7 +230,7 @@ def _files(name: str, path: str | None, inner: str, wanted: Sequence[str], made:
 
 
 def _load(name: str, file: Path, columns: int) -> NDArray[Any]:
-    """The array of an npy file, mapped; never a pickle or an archive."""
+    """Return the memory-mapped array of an npy file. Pickles and archives are refused."""
     remedy = f"take data.npy of {_ARCHIVE}, folder {name}"
     try:
         x = np.lib.format.open_memmap(file, mode="r")
@@ -240,7 +245,7 @@ def _load(name: str, file: Path, columns: int) -> NDArray[Any]:
 
 
 def _tenths(x: NDArray[np.float64]) -> _Parts:
-    """The last tenth is test, the last tenth of the rest validation; rounded as the authors did."""
+    """Split off the last tenth as test, then the last tenth of the rest as validation, rounded like the authors."""
     test = int(0.1 * len(x))
     learn = x[: len(x) - test]
     val = int(0.1 * len(learn))
@@ -262,7 +267,7 @@ def _not_constant(name: str, file: Path, x: NDArray[np.float64]) -> None:
 
 
 def _make(name: str, files: Sequence[Path], parts: Sequence[NDArray[Any]], licence: str, source: str) -> Data:
-    """Refuses other sizes than the published: no other table goes by this name."""
+    """Return the data set. Raises UserError if the sizes differ from the published ones."""
     found = (*(len(part) for part in parts), parts[0].shape[1])
     if found != PUBLISHED[name]:
         raise UserError(

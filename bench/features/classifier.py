@@ -1,8 +1,8 @@
-"""The in-domain classifier: a small convolutional network trained once per data set, and cached.
+"""The in-domain classifier: a small convolutional network, trained once per data set and cached.
 
-FID and Inception Score need a feature space. For digits an ImageNet network is the wrong one, so the harness trains
-its own on the train split and names it in every number: ``fid[mnist-cnn]``. It is deterministic given the data (up to
-the rounding of the machine) and independent of every run's seed.
+FID and Inception Score need a feature space. The features of an ImageNet network do not suit digits, so genbench trains
+its own network on the train split and includes its name in every metric: ``fid[mnist-cnn]``. The network depends only
+on the data (up to the rounding of the machine), not on a run's seed.
 """
 
 import contextlib
@@ -30,23 +30,23 @@ from bench.seeds import derive_seed
 
 __all__ = ["InDomainClassifier", "TrainedClassifier", "augment", "classifier_name", "load_or_train", "unsuitable"]
 
-VERSION = 1  # raised whenever the code below would train another network from the same data
-FEATURES = 64  # below the size of the smallest test split (500), so that feature covariances have full rank
+VERSION = 1  # increase it when this module trains another network from the same data
+FEATURES = 64  # fewer than the examples of the smallest test split (500), so that feature covariances have full rank
 BATCH = 64
-MIN_EXAMPLES = 60_000  # 15 epochs of 4000 digits: about 25 s on one core
+MIN_EXAMPLES = 60_000  # 15 epochs of 4000 digits, which take about 25 s on one core
 MIN_EPOCHS = 6
-SMALLEST = 8  # pixels of a side
+SMALLEST = 8  # smallest side in pixels
 LEARNING_RATE = 4e-3
 MAX_DEGREES = 12.0
-MAX_SHIFT = 0.08  # of the picture's side: two pixels of 28
+MAX_SHIFT = 0.08  # fraction of the picture's side: two pixels of 28
 
 log = logging.getLogger(__name__)
 
 
 class Network(nn.Module):
-    """``(B, C, H, W)`` levels 0 .. L-1 to ``(B, 64)`` features and ``(B, classes)`` logits, for H, W >= 8.
+    """Maps levels 0 .. L-1, ``(B, C, H, W)``, to features ``(B, 64)`` and logits ``(B, classes)``, for H, W >= 8.
 
-    The features are taken before the last rectifier: all 64 directions vary, none is clipped at zero.
+    The features are taken before the last rectifier, so that all 64 vary and none is clipped at zero.
     """
 
     def __init__(self, channels: int, levels: int, classes: int) -> None:
@@ -69,17 +69,17 @@ class Network(nn.Module):
 
 
 def _block(inputs: int, outputs: int) -> list[nn.Module]:
-    convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)  # the normalization has the bias
+    convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)  # the normalization adds a bias
     return [convolution, nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(2)]
 
 
 class TrainedClassifier(Classifier):
-    """A trained network with its name and history.
+    """A trained network with its name, hash and test accuracy.
 
     Attributes:
         name: ``<data set>-cnn``.
-        hash: Of the data's revision and splits and of the training recipe.
-        accuracy: On the ``n_test`` labelled examples of the test split, which training never saw.
+        hash: Hash of the data's revision, the splits and the training recipe.
+        accuracy: Accuracy on the ``n_test`` labelled examples of the test split, which are not used for training.
     """
 
     def __init__(self, name: str, hash: str, network: Network, accuracy: float, n_test: int) -> None:
@@ -90,37 +90,37 @@ class TrainedClassifier(Classifier):
         self._network = network.eval()
 
     def features(self, x: Tensor) -> Tensor:
-        """``(N, C, H, W)`` levels to ``(N, 64)`` float32 penultimate features."""
+        """Return the penultimate features ``(N, 64)`` float32 of levels ``(N, C, H, W)``."""
         return _in_batches(self._network.features, x)
 
     def probabilities(self, x: Tensor) -> Tensor:
-        """``(N, C, H, W)`` levels to ``(N, classes)`` float32 class probabilities; rows sum to 1."""
+        """Return the class probabilities ``(N, classes)`` float32 of levels ``(N, C, H, W)``; rows sum to 1."""
         return _in_batches(self._network, x).softmax(dim=1)
 
     def classes(self, x: Tensor) -> Tensor:
-        """``(N, C, H, W)`` levels to the most probable class of each, ``(N,)`` int64."""
+        """Return the most probable class ``(N,)`` int64 of each of the levels ``(N, C, H, W)``."""
         return _in_batches(self._network, x).argmax(dim=1)
 
 
 def load_or_train(data: Data, folder: Path, progress: Note | None = None) -> TrainedClassifier:
-    """The classifier of a labelled image data set: from the cache, or trained now and then cached.
+    """Return the classifier of a labelled image data set, from the cache or newly trained.
 
-    The file holds tensors and plain settings only. It appears whole or not at all, so two processes that train at once
-    do no harm: both write the same thing. A file that cannot be read is trained again, and one that cannot be written
-    is done without; there is a warning then.
+    The cached file holds tensors and plain settings only. It is written atomically, and two processes that train at the
+    same time write the same content. If the file cannot be read, the classifier is trained again. If it cannot be
+    written, the classifier is used without a file. Both cases log a warning.
 
     Arguments:
-        data: Such as are not ``unsuitable``: labelled pictures of at least 8 x 8 with integer levels.
-        folder: Of the caches; made if missing.
-        progress: Told one line after each epoch.
+        data: Labelled pictures of at least 8 x 8 pixels with integer levels.
+        folder: The cache folder; created if missing.
+        progress: Called with one line of text after each epoch.
 
     Raises:
-        UserError: The data are unsuitable.
+        UserError: The data are ``unsuitable``.
     """
     config = _config(data)
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
     path = folder / "classifiers" / f"{config['name']}-{digest}.pt"
-    stored = _read(path, config) if os.path.exists(path) else None  # False where we may not look
+    stored = _read(path, config) if os.path.exists(path) else None  # os.path.exists is False without permission
     if stored is None:
         network = _train(data, config, progress)
         stored = {
@@ -135,15 +135,16 @@ def load_or_train(data: Data, folder: Path, progress: Note | None = None) -> Tra
 
 
 def classifier_name(spec: DataSpec) -> str:
-    """The in-domain classifier of a data set: ``<name>-cnn``; digit sets share ``mnist-cnn``, told apart by its hash.
+    """Return the name of a data set's in-domain classifier: ``<name>-cnn``, or ``mnist-cnn`` for all digit sets.
 
-    Known without a classifier, so that a skipped or failed row bears the same name as a measured one.
+    The classifiers of different digit sets differ in their hash. The name is known before training, so that skipped and
+    failed rows have the same name as measured ones.
     """
     return "mnist-cnn" if spec.name.startswith("mnist") else f"{spec.name}-cnn"
 
 
 class InDomainClassifier(Recipe):
-    """The classifier of labelled pictures, trained on their training split when it is first asked for, and cached."""
+    """Recipe of the classifier of labelled pictures, which is trained on the train split on first use and cached."""
 
     def lacks(self, data: Data) -> str:
         return unsuitable(data)
@@ -156,7 +157,7 @@ class InDomainClassifier(Recipe):
 
 
 def unsuitable(data: Data) -> str:
-    """Why there is no in-domain classifier of these data; empty if there is one."""
+    """Return why these data have no in-domain classifier, or an empty string if they have one."""
     spec = data.spec
     if spec.classes is None or data.train.y is None or data.test.y is None or not spec.is_image:
         return f"{spec.name} has no labelled images to train a classifier on"
@@ -170,13 +171,13 @@ def unsuitable(data: Data) -> str:
 
 
 def augment(x: Tensor, generator: Generator) -> Tensor:
-    """Each picture of ``(B, C, H, W)`` rotated by up to 12 degrees and shifted by up to 8 % of its side, as float32.
+    """Rotate each picture of ``(B, C, H, W)`` by up to 12 degrees and shift it by up to 8 % of its side, as float32.
 
-    Pixels that come from outside repeat the border. The transformed grid is interpolated bilinearly.
+    Pixels from outside the picture repeat its border. Interpolation is bilinear.
     """
     angle, across, down = (2 * torch.rand(3, len(x), generator=generator) - 1).unbind()  # (B,) each
     angle = angle * math.radians(MAX_DEGREES)
-    aspect = x.shape[2] / x.shape[3]  # a rotation in pixels, in the grid's coordinates from -1 to 1 on both sides
+    aspect = x.shape[2] / x.shape[3]  # the grid's coordinates run from -1 to 1 on both sides, whatever the aspect
     cos, sin = angle.cos(), angle.sin()
     rows = [cos, -sin * aspect, 2 * MAX_SHIFT * across, sin / aspect, cos, 2 * MAX_SHIFT * down]
     theta = torch.stack(rows, dim=1).view(-1, 2, 3)  # (B, 2, 3)
@@ -199,7 +200,7 @@ def _config(data: Data) -> dict[str, Any]:
         "shape": list(spec.shape),
         "levels": spec.levels,
         "classes": spec.classes,
-        # Training and accuracy see these two splits, so another way of splitting the same data is another classifier.
+        # The network depends on train and its accuracy on test, so other splits of the same data need another file.
         "train": _digest(data.train.x, data.train.y),
         "test": _digest(data.test.x, data.test.y),
     }
@@ -208,7 +209,7 @@ def _config(data: Data) -> dict[str, Any]:
 def _digest(*tensors: Tensor) -> str:
     digest = hashlib.sha256()
     for tensor in tensors:
-        digest.update(tensor.contiguous().view(-1).numpy().data)  # of a mapped file no copy is made
+        digest.update(tensor.contiguous().view(-1).numpy().data)  # does not copy a memory-mapped file
     return digest.hexdigest()
 
 
@@ -217,7 +218,7 @@ def _network(config: dict[str, Any]) -> Network:
 
 
 def _restore(config: dict[str, Any], weights: dict[str, Tensor]) -> Network:
-    with torch.device("meta"):  # without memory of its own, so that no initial weights are drawn
+    with torch.device("meta"):  # a meta network has no memory, and draws no initial weights
         network = _network(config)
     network.load_state_dict(weights, assign=True)
     return network
@@ -230,7 +231,7 @@ def _train(data: Data, config: dict[str, Any], progress: Note | None) -> Network
     steps = epochs * math.ceil(n / BATCH)
     order = Generator().manual_seed(derive_seed(VERSION, "classifier", "order"))
     distortion = Generator().manual_seed(derive_seed(VERSION, "classifier", "augmentation"))
-    # Initial weights and dropout draw from the global generator: lent for the training, and put back after it.
+    # Initial weights and dropout draw from the global generator. Its state is restored after training.
     with torch.random.fork_rng(devices=[]), _one_thread():
         torch.manual_seed(derive_seed(VERSION, "classifier", "weights"))
         network = _network(config).train()
@@ -240,7 +241,7 @@ def _train(data: Data, config: dict[str, Any], progress: Note | None) -> Network
             total = 0.0
             for index in torch.randperm(n, generator=order).split(BATCH):
                 if len(index) == 1:
-                    continue  # the batch's variance is undefined
+                    continue  # the variance of a single example is undefined
                 loss = functional.cross_entropy(network(augment(data.train.x[index], distortion)), data.train.y[index])
                 optimizer.zero_grad()
                 loss.backward()
@@ -254,7 +255,7 @@ def _train(data: Data, config: dict[str, Any], progress: Note | None) -> Network
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """The order of sums, and so the trained weights, must not depend on how many threads the caller has."""
+    """Use one thread inside the block. Otherwise the order of sums, and the weights, would depend on the threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -280,7 +281,7 @@ def _read(path: Path, config: dict[str, Any]) -> dict[str, Any] | None:
             raise ValueError("made from another configuration")
         _restore(config, stored["weights"])
         return {**stored, "accuracy": float(stored["accuracy"]), "n_test": int(stored["n_test"])}
-    except Exception as error:  # a damaged file can fail in as many ways as there are bytes
+    except Exception as error:  # the type of the error depends on where the file is damaged
         log.warning("%s cannot be used (%s): training the classifier again", path, str(error).splitlines()[:1])
         return None
 
@@ -291,8 +292,8 @@ def _write(path: Path, stored: dict[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         durable_write(path, buffer.getvalue())
-    except (OSError, UserError) as error:  # the trained network is as good without a file
+    except (OSError, UserError) as error:  # the trained network can be used without a file
         log.warning(
-            "the classifier cannot be kept in %s (%s): each use trains it again; set GENBENCH_CACHE to a folder that "
-            "can be written", path.parent, error.__cause__ or error,
+            "the classifier cannot be stored in %s (%s), so each use trains it again; set GENBENCH_CACHE to a writable "
+            "folder", path.parent, error.__cause__ or error,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The contract of metrics."""
+"""The interface of metrics."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -12,12 +12,13 @@ __all__ = ["Metric"]
 class Metric(ABC):
     """A pure function of examples, configured by one YAML in conf/metric. Subclasses are final.
 
-    Everything that its numbers depend on is an argument of its constructor, and so stands in its YAML: the number of
-    samples, the draws, the recipe of its features. What it needs of the subject and of the data it asks the examples
-    for, which raise UnavailableError where it is not to be had; all its numbers are then ``skipped``.
+    Everything that its numbers depend on is an argument of its constructor and is listed in its YAML: the number of
+    samples, the number of draws, the recipe of its features. It asks the examples for whatever it needs from the
+    subject and the data. They raise UnavailableError if they cannot provide it; all numbers of the metric are then
+    ``skipped``.
 
     Attributes:
-        version: Raised whenever the same inputs would give another number, here and in the YAML. Numbers of different
+        version: Increase it, here and in the YAML, when the same inputs give another number. Numbers of different
             versions are never ranked together.
     """
 
@@ -25,17 +26,17 @@ class Metric(ABC):
 
     @abstractmethod
     def infos(self, examples: Examples) -> tuple[MetricInfo, ...]:
-        """The numbers this metric makes, in order, known without computing them."""
+        """Return a description of each number that ``compute`` returns, in order, without computing anything."""
 
     def inapplicable(self, examples: Examples) -> dict[str, str]:
-        """Why single numbers do not apply to the data, whatever the subject, by name. They are ``skipped`` alone."""
+        """Return, by name, why some of the numbers do not apply to these data. Only those numbers are ``skipped``."""
         return {}
 
     @abstractmethod
     def compute(self, examples: Examples) -> list[Estimate]:
-        """One estimate for each info, in that order.
+        """Return one estimate for each info, in the same order.
 
         Raises:
             UnavailableError: The metric does not apply.
-            BrokenError: It applies, but the subject's run failed.
+            BrokenError: The metric applies, but the subject's run failed.
         """

@@ -1,15 +1,16 @@
-r"""How many different examples a model can make: the birthday-paradox estimate of its support.
+r"""Estimate how many different examples a model can generate, by the birthday paradox.
 
-Two of s draws coincide with probability :math:`p_2 = \sum_i p_i^2`, so the number of coinciding pairs C among
-:math:`\binom{s}{2}` gives :math:`N_{\text{eff}} = 1/p_2` without bias in :math:`p_2`: the Rényi-2 support, a lower
-bound on the number of different examples, equal to it where all are equally likely (after Arora, Risteski, Zhang 2018,
-"Do GANs learn the distribution? Some theory and empirics", whose test it makes quantitative).
+Two draws coincide with probability :math:`p_2 = \sum_i p_i^2`. If C of the :math:`\binom{s}{2}` pairs among s draws
+coincide, :math:`C / \binom{s}{2}` is an unbiased estimate of :math:`p_2`, and :math:`N_{\text{eff}} = 1/p_2` is the
+Rényi-2 support. It is a lower bound on the number of different examples, with equality if all are equally likely. This
+makes the test of Arora, Risteski, Zhang 2018, "Do GANs learn the distribution? Some theory and empirics", quantitative.
 
-Copies need not be exact, so "coincide" is a threshold on a distance, and that threshold is a measured one: among as
-many held-out real examples, a declared number of pairs (one) is that close. Distances are in units of the local radius
-of the batch itself, because a model whose samples have less contrast or detail than the data has small distances
-without repeating itself. That is not perfect: of 1000 different digits blurred by 1 pixel some 15 pairs count as
-copies, by 2 pixels some 90. So an N_eff of several thousand from blurry samples is to be read as a lower bound.
+Copies need not be exact, so two samples coincide if their distance is below a threshold. The threshold is calibrated:
+among equally many held-out real examples, a given number of pairs (one) is that close. Distances are divided by the
+local radius within the batch, because samples with less contrast or detail than the data have small distances without
+being copies. This correction is imperfect: among 1000 different digits about 15 pairs count as copies after blurring by
+1 pixel, and about 90 after blurring by 2 pixels. So read an N_eff of several thousand from blurry samples as a lower
+bound.
 """
 
 import math
@@ -42,15 +43,15 @@ __all__ = [
     "renyi2_support",
 ]
 
-BLOCK = 1024  # rows at a time: 4 MB of distances
-PIECE = 2**20  # numbers at a time in float64: 8 MB
-FEWEST = 50  # real examples below which no threshold can be calibrated
-ROUNDING = 64 * torch.finfo(torch.float32).eps  # of squared distances, in units of the squared norms
+BLOCK = 1024  # rows at a time; gives 4 MB of distances
+PIECE = 2**20  # float64 numbers at a time; 8 MB
+FEWEST = 50  # with fewer real examples no threshold can be calibrated
+ROUNDING = 64 * torch.finfo(torch.float32).eps  # error of squared distances, relative to the squared norms
 
 
 @dataclass(frozen=True)
 class Support:
-    """Rényi-2 support with its 95 % interval. ``low`` alone bounds it where ``relation`` is a lower bound."""
+    """Rényi-2 support with its 95 % interval. If ``relation`` is a lower bound, there is only ``low``."""
 
     value: float
     relation: Relation
@@ -61,19 +62,19 @@ class Support:
 
 
 class Birthday(Metric):
-    """``support[<features>]``: the Rényi-2 support of the subject, N_eff.
+    """Computes ``support[<features>]``: the Rényi-2 support of the subject, N_eff.
 
-    The sample size s is the number of distinct held-out real examples, or of samples if that is smaller.
+    The sample size s is the number of distinct held-out real examples or the number of samples, whichever is smaller.
 
     Arguments:
-        features: Recipe of the space where distances are taken. On digits pixels are better than the classifier's
-            features at both: they find more of the noisy and the distorted copies, and samples without fine detail do
-            not collapse in them, as they do to a classifier.
-        n_samples: Samples of the subject.
-        false_pairs: Number of close pairs that s real examples may be expected to have by chance: at least 1.
+        features: Recipe of the feature space in which distances are measured. On digits, pixels work better than the
+            classifier's features: they find more noisy and more distorted copies, and samples without fine detail do
+            not collapse to one point.
+        n_samples: Number of the subject's samples.
+        false_pairs: Expected number of close pairs by chance among s real examples, at least 1.
 
     Raises:
-        UserError: Fewer than one false pair.
+        UserError: ``false_pairs`` is below 1.
     """
 
     def __init__(self, features: Recipe, n_samples: int, false_pairs: int = 1) -> None:
@@ -96,7 +97,7 @@ class Birthday(Metric):
         if s < FEWEST:
             reason = f"{s} examples (distinct real ones, or samples) are too few: at least {FEWEST} are needed"
             return [Estimate(info, status=Status.SKIPPED, reason=reason)]
-        # A random part of the real examples, for splits may be sorted; the samples are independent as they come.
+        # Take a random part of the real examples, because splits may be sorted. The samples are already independent.
         generator = Generator().manual_seed(derive_seed(examples.seed, "birthday", "real"))
         order = order[torch.randperm(len(order), generator=generator)]
         extractor = examples.extractor(self.recipe)
@@ -114,14 +115,17 @@ class Birthday(Metric):
 
 
 def near_duplicate_support(fake: Tensor, real: Tensor, order: Tensor, false_pairs: int) -> Support:
-    """The support behind ``fake`` (s, F), with the threshold calibrated on as many of ``real`` (N, F).
+    """Return the support of ``fake`` (s, F), with the threshold calibrated on s examples of ``real`` (N, F).
 
-    The same steps are taken with s real examples as with the s fake ones; the threshold is the ``false_pairs``-th
-    smallest of the real distances, so as many pairs are expected by chance in s fresh real examples.
+    Real and fake examples go through the same steps. The threshold is the ``false_pairs``-th smallest distance between
+    real examples, so that the same number of pairs is expected by chance among s new real examples.
 
     Arguments:
-        order: Which of ``real`` count: indices of different examples in random order, ``(n,)`` int64 with n >= s. The
-            first s are compared with each other; the local radius is among all n.
+        fake: Features of the samples.
+        real: Features of the real examples.
+        order: Indices of different real examples in random order, ``(n,)`` int64 with n >= s. The first s are compared
+            with each other; the local radius is measured among all n.
+        false_pairs: Rank of the distance that is the threshold, at least 1.
     """
     s = len(fake)
     k = neighbour_rank(s)
@@ -134,18 +138,18 @@ def near_duplicate_support(fake: Tensor, real: Tensor, order: Tensor, false_pair
 
 
 def neighbour_rank(s: int) -> int:
-    """Which neighbour's distance is the local radius: the 20th, or fewer so as to stay within 2 % of the batch."""
+    """Return the rank k of the neighbour whose distance is the local radius: 20, but at most 2 % of the batch."""
     return max(1, min(20, s // 50))
 
 
 def distinct(x: Tensor) -> Tensor:
-    """Indices of the different examples of ``(N, *shape)``, each once, in lexicographic order: ``(n,)`` int64.
+    """Return one index for each different example of ``(N, *shape)``, in lexicographic order: ``(n,)`` int64.
 
-    Only indices are sorted: no example is copied, but for those that are being compared.
+    Only indices are sorted. Examples are copied only while they are compared.
     """
     rows = x.flatten(1).contiguous()
     array = rows.numpy()  # (N, F)
-    # Bytes are in the order of the numbers where a number is a byte. Else column by column, the first one last.
+    # uint8 rows sort by their bytes. Other rows are sorted by columns; lexsort takes the first column last.
     by_bytes = array.dtype == np.uint8
     order = array.view(f"V{array.shape[1]}")[:, 0].argsort() if by_bytes else np.lexsort(array.T[::-1])
     index = torch.from_numpy(order)
@@ -154,11 +158,11 @@ def distinct(x: Tensor) -> Tensor:
 
 
 def reference_radius(x: Tensor, reference: Tensor, order: Tensor, k: int, itself: bool = False) -> Tensor:
-    """Distance of each of ``x`` (s, F) to its k-th nearest neighbour in ``reference[order]``: ``(s,)`` float64.
+    """Return the distance of each of ``x`` (s, F) to its k-th neighbour in ``reference[order]``: ``(s,)`` float64.
 
     Arguments:
-        order: Indices ``(n,)`` of the rows of ``reference`` (N, F) that count.
-        itself: Whether ``x`` is the beginning of ``reference[order]``: then an example is no neighbour of its own.
+        order: Indices ``(n,)`` of the rows of ``reference`` (N, F) to use.
+        itself: Whether ``x`` is the beginning of ``reference[order]``. Then no example counts as its own neighbour.
     """
     centre = _mean(reference)
     centred = _centred(x, centre)
@@ -177,11 +181,11 @@ def reference_radius(x: Tensor, reference: Tensor, order: Tensor, k: int, itself
 
 
 def local_radius(x: Tensor, near: float, candidate_radius: Tensor, k: int) -> Tensor:
-    r"""Distance of each of ``x`` (N, F) to its k-th nearest neighbour in ``x`` that is no likely copy: ``(N,)``.
+    r"""Return the distance of each of ``x`` (N, F) to its k-th neighbour in ``x`` that is not a likely copy: ``(N,)``.
 
-    Likely copies, :math:`\|x_i - x_j\| \le near \sqrt{c_i c_j}` with c the ``candidate_radius`` (N,), are passed over:
-    in a batch that repeats itself the nearest neighbours are copies, and their distance says nothing of the space
-    between different examples. Where fewer than k others remain, the radius is the candidate radius.
+    Pairs with :math:`\|x_i - x_j\| \le near \sqrt{c_i c_j}` are likely copies, where c is the ``candidate_radius``
+    (N,). They are skipped: in a batch with repetitions the nearest neighbours are copies, and their distance does not
+    tell how far apart different examples are. If fewer than k others remain, the radius is the candidate radius.
     """
     centred = _centred(x, _mean(x))
     squares = _squares(centred)  # (N,)
@@ -199,10 +203,11 @@ def local_radius(x: Tensor, near: float, candidate_radius: Tensor, k: int) -> Te
 
 
 def collision_degrees(x: Tensor, radius: Tensor, threshold: float) -> Tensor:
-    r"""With how many others each example coincides: ``(N,)`` int64. Their sum is twice the number of pairs C.
+    r"""Return the number of other examples that each example coincides with: ``(N,)`` int64. Their sum is 2 C.
 
-    A pair coincides if :math:`\|x_i - x_j\| \le t \sqrt{r_i r_j}`, so exact copies always do. All pairs are compared
-    in float32, those within rounding of the threshold again in float64; N x N distances are never held at once.
+    A pair coincides if :math:`\|x_i - x_j\| \le t \sqrt{r_i r_j}`, so exact copies always coincide. C is the number of
+    such pairs. All pairs are compared in float32; those within rounding error of the threshold are compared again in
+    float64. The N x N distances are computed in blocks.
 
     Arguments:
         x: Examples ``(N, F)``, any dtype.
@@ -221,7 +226,7 @@ def collision_degrees(x: Tensor, radius: Tensor, threshold: float) -> Tensor:
 
 
 def closest_distances(x: Tensor, radius: Tensor, m: int) -> Tensor:
-    r"""The m smallest of all :math:`\|x_i - x_j\| / \sqrt{r_i r_j}`, i < j, ascending: ``(m,)`` float64.
+    r"""Return the m smallest values of :math:`\|x_i - x_j\| / \sqrt{r_i r_j}`, i < j, ascending: ``(m,)`` float64.
 
     Arguments:
         x: Examples ``(N, F)``, any dtype, with at least m pairs.
@@ -231,7 +236,7 @@ def closest_distances(x: Tensor, radius: Tensor, m: int) -> Tensor:
     best = torch.full((m,), math.inf, dtype=torch.float64)
     for row, column, distance, rounding in _pairs(x):
         scale = torch.outer(inverse[row : row + BLOCK], inverse[column : column + BLOCK]).float()
-        # Only pairs that rounding leaves a chance to be among the best are computed exactly.
+        # Compute exactly only the pairs that can be among the best within the rounding error.
         worst = ((distance + rounding) * scale).flatten().topk(min(m, scale.numel()), largest=False).values[-1]
         bound = min(best[-1].item(), worst.item() if scale.numel() >= m else math.inf)
         i, j = (((distance - rounding) * scale <= bound * (1 + 1e-5)) & distance.isfinite()).nonzero().unbind(dim=1)
@@ -241,23 +246,24 @@ def closest_distances(x: Tensor, radius: Tensor, m: int) -> Tensor:
 
 
 def renyi2_support(degrees: Tensor, false_pairs: int) -> Support:
-    r"""N_eff from the numbers of coincidences ``degrees`` (s,).
+    r"""Return N_eff and its interval from the numbers of coincidences ``degrees`` (s,).
 
     .. math::
         \hat p_2 = C / \tbinom s2, \qquad
-        \operatorname{var} \hat p_2 = \frac{2}{s(s-1)} \left[2(s-2) \zeta_1 + \zeta_2\right],
+        \operatorname{var} \hat p_2 = \frac{2}{s(s-1)} \left[2(s-2) \zeta_1 + \zeta_2\right].
 
-    the variance of a U-statistic (Hoeffding 1948), with :math:`\zeta_1 = \overline{\binom{\deg}{2}} / \binom{s-1}{2} -
-    \hat p_2^2` from coinciding triples and :math:`\zeta_2 = \hat p_2 (1 - \hat p_2)`. The interval is symmetric on the
-    log scale.
+    This is the variance of a U-statistic (Hoeffding 1948), with :math:`\zeta_1 = \overline{\binom{\deg}{2}} /
+    \binom{s-1}{2} - \hat p_2^2` from coinciding triples and :math:`\zeta_2 = \hat p_2 (1 - \hat p_2)`. The interval is
+    symmetric on the log scale.
 
-    Where C is no more than real examples reach by chance (95 % of the time), the result is the lower bound
-    :math:`\binom s2 / U` with U the upper 95 % Poisson limit for C; for C = 0 that is s(s-1)/6. By chance: C of fresh
-    examples below the m-th smallest distance of as many others is negative binomial, because that distance is random.
+    If real examples reach C by chance with a probability above 5 %, the result is the lower bound
+    :math:`\binom s2 / U`, where U is the upper 95 % Poisson limit for C; for C = 0 it is s(s-1)/6. The chance
+    distribution of C is negative binomial: it counts the pairs of new examples below the m-th smallest distance of as
+    many others, and that distance is random.
 
     Arguments:
         degrees: ``(s,)`` int64 from ``collision_degrees``.
-        false_pairs: m >= 1, which of the real distances is the threshold.
+        false_pairs: m >= 1, the rank of the real distance that is the threshold.
     """
     s = len(degrees)
     pairs = s * (s - 1) / 2
@@ -275,12 +281,12 @@ def renyi2_support(degrees: Tensor, false_pairs: int) -> Support:
 
 
 def _piece(x: Tensor) -> int:
-    """How many rows of ``x`` may be in float64 at a time: of a whole split of pictures that would be gigabytes."""
+    """Return how many rows of ``x`` to convert to float64 at a time, because a whole split could take gigabytes."""
     return max(1, PIECE // x.shape[1])
 
 
 def _mean(x: Tensor) -> Tensor:
-    """Mean of the rows, float64."""
+    """Return the mean of the rows in float64."""
     total = torch.zeros(x.shape[1], dtype=torch.float64)
     for piece in x.split(_piece(x)):
         total = total + piece.double().sum(dim=0)
@@ -288,7 +294,7 @@ def _mean(x: Tensor) -> Tensor:
 
 
 def _centred(x: Tensor, centre: Tensor) -> Tensor:
-    """Rows less ``centre``, subtracted in float64 and rounded to float32."""
+    """Subtract ``centre`` from the rows in float64 and round to float32."""
     centred = torch.empty(x.shape)
     for target, piece in zip(centred.split(_piece(x)), x.split(_piece(x)), strict=True):
         target.copy_(piece.double() - centre)
@@ -296,22 +302,26 @@ def _centred(x: Tensor, centre: Tensor) -> Tensor:
 
 
 def _squares(x: Tensor) -> Tensor:
-    """Squared norms of the rows, ``(N,)``."""
+    """Return the squared norms of the rows, ``(N,)``."""
     return torch.cat([piece.square().sum(dim=1) for piece in x.split(_piece(x))])
 
 
 def _squared(a: Tensor, a_squares: Tensor, b: Tensor, b_squares: Tensor) -> Tensor:
-    """Squared distances ``(A, B)`` of rows; of centred rows, lest the squares cancel."""
+    """Return the squared distances ``(A, B)`` between rows. Centred rows avoid cancellation of large squares."""
     return torch.addmm(a_squares[:, None] + b_squares, a, b.T, alpha=-2).clamp_min_(0)
 
 
 def _smallest(nearest: Tensor, distance: Tensor) -> Tensor:
-    """The k smallest of each row of both, ascending: ``(b, k)`` of ``(b, k)`` and ``(b, B)``."""
+    """Return the k smallest values of each row of ``nearest`` (b, k) and ``distance`` (b, B), ascending: ``(b, k)``."""
     return torch.cat([nearest, distance], dim=1).topk(nearest.shape[1], largest=False).values
 
 
 def _pairs(x: Tensor) -> Iterator[tuple[int, int, Tensor, Tensor]]:
-    """All pairs i < j in blocks: first row, first column, squared float32 distances (infinite for i >= j), rounding."""
+    """Yield all pairs i < j in blocks.
+
+    Each block is its first row, its first column, the squared float32 distances (infinite for i >= j) and the bound on
+    their rounding errors.
+    """
     centred = _centred(x, _mean(x))
     squares = _squares(centred)  # (N,)
     for row in range(0, len(x), BLOCK):
@@ -325,7 +335,7 @@ def _pairs(x: Tensor) -> Iterator[tuple[int, int, Tensor, Tensor]]:
 
 
 def _exact(x: Tensor, i: Tensor, j: Tensor) -> Tensor:
-    """Squared float64 distances of the pairs (x_i, x_j)."""
+    """Return the squared float64 distances of the pairs (x_i, x_j)."""
     parts = [torch.zeros(0, dtype=torch.float64)]
     for a, b in zip(i.split(_piece(x)), j.split(_piece(x)), strict=True):
         parts.append((x[a].double() - x[b].double()).square().sum(dim=1))

@@ -1,5 +1,7 @@
-"""What a model costs: parameters, training time, speed of training and of sampling; evaluations of its networks, where
-their number is not fixed. Measured by the run itself."""
+"""Costs of a model, measured by its run: parameters, training time, and speed of training and sampling.
+
+Models whose number of network evaluations varies also report that number.
+"""
 
 import contextlib
 
@@ -25,14 +27,14 @@ COUNTS = {
 
 
 class Cost(Metric):
-    """The subject's costs, as rows. They hold for the machine and its load at the time.
+    """Reports the subject's costs as rows. Times depend on the machine and its load during the run.
 
-    A model that counts (``models.base.ReportsCost``) has a row for each of its counts besides: network evaluations
-    (NFE) in one call for a batch of test examples or samples, terms of a power series. They hold for every machine, but
-    are not ranked: the networks of two models are of different sizes.
+    A model with counts (``models.base.ReportsCost``) adds a row for each: network evaluations (NFE) in one call for a
+    batch of test examples or samples, or terms of a power series. Counts do not depend on the machine. They are not
+    ranked, because the networks of different models differ in size.
 
     Arguments:
-        n_samples: Samples that are drawn to time sampling.
+        n_samples: Number of samples drawn to time sampling.
     """
 
     def __init__(self, n_samples: int) -> None:
@@ -42,8 +44,8 @@ class Cost(Metric):
         return (*INFOS, *(COUNTS[name] for name in examples.subject.cost_names))
 
     def compute(self, examples: Examples) -> list[Estimate]:
-        with contextlib.suppress(UnavailableError):  # other costs are known all the same
-            examples.samples(self.n_samples)  # its time is one of the costs
+        with contextlib.suppress(UnavailableError):  # the other costs do not need samples
+            examples.samples(self.n_samples)  # the time of sampling is one of the costs
         costs = examples.subject.costs(examples.real)
         return [
             Estimate(info, costs[info.name])

@@ -1,4 +1,4 @@
-"""How good the feature extractor is: its accuracy stands beside the numbers that were made with it."""
+"""The accuracy of the feature extractor, reported beside the numbers computed with it."""
 
 import math
 
@@ -12,7 +12,7 @@ __all__ = ["ExtractorAccuracy"]
 
 
 class ExtractorAccuracy(Metric):
-    """``accuracy[<features>]`` on labelled test examples. It says nothing of the subject, so it has no direction.
+    """Computes ``accuracy[<features>]`` on labelled test examples. It does not rank subjects, so it has no direction.
 
     Arguments:
         features: Recipe of a classifier.

@@ -3,10 +3,10 @@ r"""Fréchet distance between Gaussians fitted to features, and its standard err
 .. math:: d^2 = \|\mu_1 - \mu_2\|^2 + \operatorname{tr}\big(S_1 + S_2 - 2 (S_1^{1/2} S_2 S_1^{1/2})^{1/2}\big)
 
 (Dowson, Landau 1982; as FID: Heusel et al. 2017, "GANs trained by a two time-scale update rule converge to a local Nash
-equilibrium", arXiv 1706.08500). Everything is in float64 on centred features. No matrix square root is taken: the trace
-needs only the eigenvalues of a symmetric matrix, or the singular values of :math:`X_c Y_c^\top` where a covariance has
-no full rank.
-FID's bias depends on the model and on the numbers of examples, so only values of equal numbers compare.
+equilibrium", arXiv 1706.08500). Everything is computed in float64 on centred features. No matrix square root is needed:
+the trace follows from the eigenvalues of a symmetric matrix, or from the singular values of :math:`X_c Y_c^\top` if a
+covariance does not have full rank. FID's bias depends on the model and on the numbers of examples, so only values with
+equal numbers of examples can be compared.
 """
 
 import math
@@ -26,10 +26,10 @@ SINGULAR = 1e-6  # ratio of a Cholesky factor's pivots below which a covariance 
 
 
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
-    r"""Squared Fréchet distance from means ``(D,)`` and covariances ``(D, D)``, symmetric and positive semidefinite.
+    r"""Return the squared Fréchet distance from means ``(D,)`` and positive semidefinite covariances ``(D, D)``.
 
     With :math:`S_1 = L L^\top`, the trace of the root is :math:`\sum_i \sqrt{\lambda_i(L^\top S_2 L)}`. If the first
-    covariance has no such factor the second is tried, and if neither has, a symmetric root of the first.
+    covariance has no Cholesky factor, the second is used. If neither has one, a symmetric root of the first is used.
     """
     mean1, cov1, mean2, cov2 = (part.double() for part in (mean1, cov1, mean2, cov2))
     factor = _cholesky(cov1)
@@ -44,17 +44,18 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
 
 
 def frechet_distance_from_features(x: Tensor, y: Tensor) -> float:
-    r"""Squared Fréchet distance between features ``(N, D)`` and ``(M, D)``, N, M >= 2.
+    r"""Return the squared Fréchet distance between features ``(N, D)`` and ``(M, D)``, N, M >= 2.
 
-    With full rank as above; otherwise (fewer examples than dimensions, constant features) the trace of the root is
-    the nuclear norm of :math:`X_c Y_c^\top / \sqrt{(N-1)(M-1)}`, which needs no root of a rounding error.
+    If both covariances have full rank, it is computed by ``frechet_distance``. Otherwise (fewer examples than
+    dimensions, or constant features) the trace of the root is the nuclear norm of
+    :math:`X_c Y_c^\top / \sqrt{(N-1)(M-1)}`, which takes no square roots of rounding errors.
     """
     x, y = x.double(), y.double()
     if min(len(x), len(y)) > x.shape[1]:
         cov1, cov2 = torch.cov(x.T).view(x.shape[1], -1), torch.cov(y.T).view(y.shape[1], -1)
         if _cholesky(cov1) is not None and _cholesky(cov2) is not None:
             return frechet_distance(x.mean(dim=0), cov1, y.mean(dim=0), cov2)
-    # Without D x D matrices: D may be the number of pixels.
+    # Avoid D x D matrices, because D may be the number of pixels.
     scaled1, scaled2 = _scaled(x), _scaled(y)
     _, r1 = torch.linalg.qr(scaled1, mode="r")  # X_c Y_c^T = Q1 R1 R2^T Q2^T has the singular values of R1 R2^T
     _, r2 = torch.linalg.qr(scaled2, mode="r")
@@ -64,18 +65,19 @@ def frechet_distance_from_features(x: Tensor, y: Tensor) -> float:
 
 
 def frechet_stderr(x: Tensor, y: Tensor) -> tuple[float, float]:
-    r"""Standard errors of the distance between features x ``(N, D)`` and y ``(M, D)``: what x adds, and what y adds.
+    r"""Return the standard errors of the distance that come from features x ``(N, D)`` and from features y ``(M, D)``.
 
-    The error of both together is the root of the sum of their squares.
+    The total error is the root of the sum of their squares.
 
     The influence of one centred example z of x is, up to a constant,
 
     .. math:: 2 z^\top (\mu_1 - \mu_2) + z^\top (I - T) z,
 
-    with T the optimal transport map, :math:`T S_1 T = S_2`, because :math:`\partial \operatorname{tr}(S_1^{1/2} S_2
-    S_1^{1/2})^{1/2} / \partial S_1 = T/2`; y's is the same with sides exchanged. The squared error is the variance of
-    the influence, over N or over M. From :math:`X_c Y_c^\top / \sqrt{(N-1)(M-1)} = U s V^\top` follows
-    :math:`x_i^\top T x_i = (N-1) \sum_k s_k U_{ik}^2`, without T or an inverse. A bootstrap would add FID's bias again.
+    where T is the optimal transport map, :math:`T S_1 T = S_2`, because :math:`\partial \operatorname{tr}(S_1^{1/2} S_2
+    S_1^{1/2})^{1/2} / \partial S_1 = T/2`. For y the two sides are exchanged. The squared error is the variance of the
+    influence divided by N or M. From :math:`X_c Y_c^\top / \sqrt{(N-1)(M-1)} = U s V^\top` follows
+    :math:`x_i^\top T x_i = (N-1) \sum_k s_k U_{ik}^2`, without computing T or an inverse. A bootstrap would add FID's
+    bias a second time.
     """
     x, y = x.double(), y.double()
     q1, r1 = torch.linalg.qr(_scaled(x))
@@ -92,11 +94,11 @@ def frechet_stderr(x: Tensor, y: Tensor) -> tuple[float, float]:
 
 
 class FID(Metric):
-    """``fid[<features>]`` between the test split and the subject's samples.
+    """Computes ``fid[<features>]`` between the test split and the subject's samples.
 
     Arguments:
         features: Recipe of the features.
-        n_samples: Samples of the subject.
+        n_samples: Number of the subject's samples.
     """
 
     def __init__(self, features: Recipe, n_samples: int) -> None:
@@ -118,7 +120,7 @@ class FID(Metric):
             return [Estimate(info, status=Status.FAILED, reason=reason)]
         if not bool(torch.isfinite(fake).all() and torch.isfinite(real).all()):
             return [Estimate(info, status=Status.FAILED, reason="features are not finite")]
-        value = max(0.0, frechet_distance_from_features(real, fake))  # equal sets give -1e-13
+        value = max(0.0, frechet_distance_from_features(real, fake))  # rounding gives about -1e-13 for equal sets
         of_test, of_samples = frechet_stderr(real, fake)
         return [
             measured(
@@ -129,7 +131,7 @@ class FID(Metric):
 
 
 def _cholesky(cov: Tensor) -> Tensor | None:
-    """The lower factor ``(D, D)``, or None if the matrix is, to rounding, not positive definite."""
+    """Return the lower Cholesky factor ``(D, D)``, or None if the matrix is not positive definite within rounding."""
     factor, info = torch.linalg.cholesky_ex(cov)
     pivots = factor.diagonal()
     if int(info) != 0 or not bool(pivots.min() > SINGULAR * pivots.max()):
@@ -138,5 +140,5 @@ def _cholesky(cov: Tensor) -> Tensor | None:
 
 
 def _scaled(x: Tensor) -> Tensor:
-    """Centred features over sqrt(N - 1): their Gram matrix is the covariance."""
+    """Return the centred features divided by sqrt(N - 1). Their Gram matrix is the covariance."""
     return (x - x.mean(dim=0)) / math.sqrt(len(x) - 1)

@@ -1,12 +1,11 @@
 r"""Inception Score on the in-domain classifier's probabilities.
 
 .. math:: \text{IS} = \exp\Big(\frac1N \sum_i \mathrm{KL}\big(p(y|x_i) \,\big\|\, \bar p\big)\Big), \qquad
-          \bar p = \frac1N \sum_i p(y|x_i),
+          \bar p = \frac1N \sum_i p(y|x_i).
 
-between 1 and the number of classes (Salimans et al. 2016, "Improved techniques for training GANs", arXiv
-1606.03498). All samples are one
-split: the usual ten bias the score, and their spread is no standard error. The name says which classifier it is on,
-because scores of different classifiers have nothing in common.
+It lies between 1 and the number of classes (Salimans et al. 2016, "Improved techniques for training GANs", arXiv
+1606.03498). All samples form a single split: the usual ten splits bias the score, and their spread is not a standard
+error. The metric's name includes the classifier, because scores with different classifiers cannot be compared.
 """
 
 import math
@@ -24,26 +23,26 @@ __all__ = ["InceptionScore", "inception_score"]
 
 
 def inception_score(probabilities: Tensor) -> tuple[float, float]:
-    r"""Score and standard error from class probabilities ``(N, C)``, N >= 2.
+    r"""Return the score and its standard error from class probabilities ``(N, C)``, N >= 2.
 
-    The error is the delta method's: to first order the mean divergence moves by :math:`\mathrm{KL}_i - \log
-    \text{IS}` over N with example i, its share in :math:`\bar p` included, so
+    The error follows from the delta method. To first order example i, including its share in :math:`\bar p`, changes
+    the mean divergence by :math:`(\mathrm{KL}_i - \log \text{IS}) / N`, so
     :math:`\mathrm{se}(\text{IS}) = \text{IS} \cdot \mathrm{sd}(\mathrm{KL}_i) / \sqrt N`.
     """
     p = probabilities.double()
-    p = p / p.sum(dim=1, keepdim=True)  # float32 rows sum to 1 only nearly
-    # Log-probabilities apart, so that a class nobody predicts gives 0 log 0 = 0.
+    p = p / p.sum(dim=1, keepdim=True)  # float32 rows sum to 1 only approximately
+    # Take p log p and p log(mean p) separately, so that a class without any probability gives 0 log 0 = 0.
     divergence = (torch.xlogy(p, p) - torch.xlogy(p, p.mean(dim=0))).sum(dim=1)  # (N,)
     score = math.exp(divergence.mean().item())
     return score, score * divergence.std().item() / math.sqrt(len(p))
 
 
 class InceptionScore(Metric):
-    """``is[<features>]``, of the subject's samples alone.
+    """Computes ``is[<features>]`` from the subject's samples alone.
 
     Arguments:
         features: Recipe of a classifier.
-        n_samples: Samples of the subject.
+        n_samples: Number of the subject's samples.
     """
 
     def __init__(self, features: Recipe, n_samples: int) -> None:

@@ -1,4 +1,4 @@
-"""Standard errors and 95 % intervals, and the estimates that carry them. Standard library only."""
+"""Make estimates with standard errors and 95 % intervals. Uses the standard library only."""
 
 import math
 from typing import Any
@@ -22,14 +22,17 @@ def measured(
     relation: Relation = Relation.ESTIMATE,
     **about: Any,
 ) -> Estimate:
-    r"""An estimate with its normal 95 % interval, :math:`v \pm 1.96\,se` cut off at the ends of its range.
+    r"""Return an estimate with its normal 95 % interval :math:`v \pm 1.96\,se`, clipped to its range.
 
     Arguments:
-        test: Standard error that comes from the test examples. All runs on one split share them, so it does not shrink
-            with more seeds and cancels, in part, in a comparison.
-        draws: Standard error that comes from this run's own draws: its samples, its draws of a likelihood.
-        stderr: The total, where it is not the root of the sum of both squares.
-        within: Smallest and largest value that there can be.
+        info: Description of the number.
+        value: The value v.
+        test: Standard error due to the test examples. All runs on one split share them, so more seeds do not reduce it,
+            and part of it cancels in comparisons.
+        draws: Standard error due to this run's own draws: its samples, or its draws of a likelihood.
+        stderr: Total standard error; None: the root of the sum of the squares of both.
+        within: Smallest and largest possible value.
+        relation: Whether the value is exact, an estimate or a bound.
         about: Further fields of ``Estimate``.
     """
     if stderr is None and (test is not None or draws is not None):
@@ -42,11 +45,11 @@ def measured(
 
 
 def wilson_interval(p: float, n: int) -> tuple[float, float]:
-    r"""95 % interval for a proportion p of n trials (Wilson 1927): inside [0, 1], and sensible at p = 1.
+    r"""Return the 95 % interval for a proportion p of n trials (Wilson 1927), which lies in [0, 1] even at p = 1.
 
     .. math:: \frac{p + z^2/2n \pm z \sqrt{p(1-p)/n + z^2/4n^2}}{1 + z^2/n}
     """
     centre = p + Z975**2 / (2 * n)
     half = Z975 * math.sqrt(p * (1 - p) / n + Z975**2 / (4 * n**2))
     low, high = (centre - half) / (1 + Z975**2 / n), (centre + half) / (1 + Z975**2 / n)
-    return max(0.0, min(p, low)), min(1.0, max(p, high))  # p is between them, but for rounding
+    return max(0.0, min(p, low)), min(1.0, max(p, high))  # without rounding, p would always be between them

@@ -1,13 +1,13 @@
-r"""Log-likelihood in nats and in bits per dimension: the one place for bounds from K draws and for bits/dim.
+r"""Log-likelihood in nats and in bits per dimension, with bounds from K draws.
 
 Each draw w of a model's ``log_weight`` has :math:`E[w] = p(x)`. The mean of K draws gives the importance-weighted bound
-(Burda, Grosse, Salakhutdinov 2016, "Importance weighted autoencoders")
+(Burda, Grosse, Salakhutdinov 2016, "Importance weighted autoencoders", arXiv 1509.00519)
 
-.. math:: L_K(x) = \log \frac1K \sum_k w_k, \qquad E[L_1] \le E[L_2] \le \dots \le \log p(x),
+.. math:: L_K(x) = \log \frac1K \sum_k w_k, \qquad E[L_1] \le E[L_2] \le \dots \le \log p(x).
 
-an equality for K = 1 where w is deterministic. Where log w itself is an unbiased estimate (of a log-determinant), the
-logarithm of a mean would be biased upwards; draws are then averaged as they are, and what the estimator adds to the
-error of that average is measured too. Data of integers have probabilities, so their bits/dim is the length of a
+If w is deterministic, the bound is exact with K = 1. If log w itself is an unbiased estimate (with an estimated
+log-determinant), the logarithm of the mean of w would be biased upwards. Then the draws of log w are averaged, and the
+error due to the estimator is measured too. Integer data have probabilities, so their bits/dim is the length of a
 lossless code; a density of reals has no bits per dimension.
 """
 
@@ -25,41 +25,42 @@ __all__ = ["LogLikelihood", "bits_per_dim", "bound_errors", "estimate_errors", "
 
 
 def log_mean_exp(log_w: Tensor, dim: int) -> Tensor:
-    r""":math:`\log \frac1K \sum_k e^{\log w_k}` along ``dim`` of size K, in float64; -inf if all weights are 0."""
+    r"""Return :math:`\log \frac1K \sum_k e^{\log w_k}` along ``dim`` of size K, float64; -inf if all weights are 0."""
     return torch.logsumexp(log_w.double(), dim=dim) - math.log(log_w.shape[dim])
 
 
 def k_draw_bound(log_w: Tensor) -> Tensor:
-    """``(K, N)`` draws of log w to the bound L_K of each example, ``(N,)`` nats, float64."""
+    """Return the bound L_K of each example from ``(K, N)`` draws of log w: ``(N,)`` nats, float64."""
     return log_mean_exp(log_w, dim=0)
 
 
 def bound_errors(log_w: Tensor) -> tuple[float, float]:
-    r"""Standard errors of the mean bound over ``(K, N)`` draws of log w, N at least 2, K at least 2, in nats.
+    r"""Return the standard errors of the mean bound from ``(K, N)`` draws of log w, K and N at least 2, in nats.
 
-    The total is that of a mean of N independent bounds, over other examples and other draws. Of it, other draws for the
-    same examples give, to first order in the weights' relative spread (delta method),
+    The total error covers new examples and new draws; it is that of a mean of N independent bounds. The part due to new
+    draws for the same examples is, to first order in the relative spread of the weights (delta method),
 
     .. math::
         \widehat{\operatorname{Var}}_{\text{draws}} = \frac1{N^2} \sum_i \frac{1}{K(K-1)}
         \sum_k \left(\frac{w_{ki}}{\bar w_i} - 1\right)^2
 
     Returns:
-        The total, and the part of the draws.
+        The total error, and the part due to the draws.
     """
     draws, n = log_w.shape
     bound = k_draw_bound(log_w)
-    ratios = (log_w.double() - bound).exp()  # (K, N): w over the mean of its example's
+    ratios = (log_w.double() - bound).exp()  # (K, N): w divided by the mean w of its example
     per_example = (ratios - 1).square().sum(0) / (draws * (draws - 1))  # (N,)
     return bound.std().item() / math.sqrt(n), math.sqrt(per_example.sum().item()) / n
 
 
 def estimate_errors(log_w: Tensor) -> tuple[float, float]:
-    r"""Standard errors of the mean over ``(K, N)`` draws of estimated log-likelihoods, K and N at least 2, in nats.
+    r"""Return the standard errors of the mean of ``(K, N)`` estimated log-likelihoods, K and N at least 2, in nats.
 
-    A draw k of an example i is modelled as :math:`y_{ki} = \mu + a_i + d_k + e_{ki}`: the example's own value, noise
-    that a draw shares among examples (the number of terms of a random series is drawn for whole batches), and the rest.
-    With the mean squares of a two-way analysis of variance (Searle, Casella, McCulloch 1992, Variance components)
+    Draw k of example i is modelled as :math:`y_{ki} = \mu + a_i + d_k + e_{ki}`: the effect of the example, noise that
+    all examples of a draw share (the number of terms of a random series is drawn once for a whole batch), and a
+    residual. With the mean squares M of a two-way analysis of variance (Searle, Casella, McCulloch 1992, Variance
+    components)
 
     .. math::
         \operatorname{Var} \bar y = \frac{\sigma_a^2}{N} + \frac{\sigma_d^2}{K} + \frac{\sigma_e^2}{NK}, \qquad
@@ -67,8 +68,8 @@ def estimate_errors(log_w: Tensor) -> tuple[float, float]:
         \widehat{\operatorname{Var}}_{\text{draws}} \bar y = \frac{M_d}{NK}
 
     Returns:
-        The error over other examples and other draws; and that over other draws for the same examples, which more draws
-        make smaller: the estimator's own.
+        The error over new examples and new draws, and the error over new draws for the same examples. The latter is the
+        estimator's own error, which shrinks with more draws.
     """
     y = log_w.double()
     draws, n = y.shape
@@ -81,18 +82,18 @@ def estimate_errors(log_w: Tensor) -> tuple[float, float]:
 
 
 def bits_per_dim(nats: float, dim: int) -> float:
-    r""":math:`-\text{nats} / (D \ln 2)` for a log-probability of an example with D entries."""
+    r"""Return :math:`-\text{nats} / (D \ln 2)`, given the log-probability of an example with D entries."""
     return -nats / (dim * math.log(2))
 
 
 class LogLikelihood(Metric):
-    """``log_likelihood``, mean nats per test example, and ``bits_per_dim`` where the data are integers.
+    """Computes ``log_likelihood``, the mean in nats per test example, and ``bits_per_dim`` for integer data.
 
-    Where the relation is ``estimate``, the estimator's share of the error has a row of its own, ``estimator_stderr``,
-    in nats: how far other draws would move the value.
+    If the relation is ``estimate``, an additional row ``estimator_stderr`` gives the standard error due to the
+    estimator's draws, in nats.
 
     Arguments:
-        n_draws: Draws K per example of a likelihood that is bounded or estimated.
+        n_draws: Number K of draws per example, for a likelihood that is bounded or estimated.
     """
 
     def __init__(self, n_draws: int) -> None:
@@ -142,7 +143,7 @@ class LogLikelihood(Metric):
 
 
 def _errors(log_w: Tensor, bound: Tensor, relation: Relation) -> tuple[float | None, float | None]:
-    """Standard error of the mean of ``bound``, and the part of the draws; None where it is not known."""
+    """Return the standard error of the mean of ``bound`` and the part due to the draws; None for an unknown one."""
     draws, n = log_w.shape
     if n < 2:
         return None, None

@@ -1,11 +1,12 @@
 r"""Mode counting: how many of the data's modes a model hits, how well, and in which proportions.
 
-For distributions whose modes are known: Gaussians on a ring or a grid, where a sample within three standard deviations
-of the nearest mean is of high quality and belongs to that mode (Srivastava et al. 2017, "VEEGAN: Reducing mode collapse
-in GANs using implicit variational learning"; Lin et al. 2018, "PacGAN: The power of two samples in generative
-adversarial networks": 2,500 samples), and stacked digits, where a classifier says which of 1000 modes it is (Metz et
-al. 2017, "Unrolled generative adversarial networks": 26,000 samples). All three numbers depend on how many samples were
-drawn, so only values of equal numbers compare.
+It applies to distributions with known modes. For Gaussians on a ring or a grid, a sample within three standard
+deviations of the nearest mean is of high quality and belongs to that mode (Srivastava et al. 2017, "VEEGAN: Reducing
+mode collapse in GANs using implicit variational learning", arXiv 1705.07761; Lin et al. 2018, "PacGAN: The power of two
+samples in generative adversarial networks", arXiv 1712.04086, with 2,500 samples). For stacked digits, a classifier
+assigns each sample to one of 1000 modes (Metz et al. 2017, "Unrolled generative adversarial networks", arXiv
+1611.02163, with 26,000 samples). All three numbers depend on the number of samples, so only values with equal numbers
+of samples can be compared.
 """
 
 import math
@@ -25,19 +26,21 @@ from bench.subjects.examples import Examples
 
 __all__ = ["ModeCounts", "mode_divergence", "modes_hit"]
 
-TERMS = 9  # of the series for the variance: as many as Efron and Thisted took for Shakespeare's words
+TERMS = 9  # terms of the series for the variance, as in Efron and Thisted's study of Shakespeare's words
 
 
 class ModeCounts(Metric):
-    """``modes``, how many are hit by at least one sample; ``high_quality``, the share of samples that belong to a mode;
-    ``mode_kl``, the divergence of those samples' distribution over the modes from the true one.
+    """Computes ``modes``, ``mode_kl`` and ``high_quality``.
 
-    Where a classifier tells the modes apart its name is part of theirs, ``modes[mnist-cnn]``, and every sample belongs
-    to a mode, so that there is no ``high_quality``.
+    ``modes`` is the number of modes hit by at least one sample. ``high_quality`` is the share of samples that belong to
+    a mode. ``mode_kl`` is the divergence of those samples' distribution over the modes from the true one.
+
+    If a classifier assigns the modes, its name is part of the metrics' names, as in ``modes[mnist-cnn]``. Every sample
+    then belongs to a mode, so there is no ``high_quality``.
 
     Arguments:
-        features: Recipe of the classifier, for data whose modes only a classifier tells apart.
-        n_samples: Samples of the subject.
+        features: Recipe of the classifier, for data whose modes a classifier assigns.
+        n_samples: Number of the subject's samples.
     """
 
     def __init__(self, features: Recipe, n_samples: int) -> None:
@@ -81,22 +84,26 @@ class ModeCounts(Metric):
 
 
 def modes_hit(counts: Tensor, n: int) -> tuple[int, float]:
-    r"""Number of modes hit by n samples, of which ``counts`` (modes,) fell into each, and its standard error.
+    r"""Return the number of modes hit by n samples, and its standard error.
 
-    With :math:`f_j` the number of modes hit exactly j times, the variance over other n samples is that of the number
-    of occupied cells of a multinomial. For Poisson counts of means :math:`\lambda_k` it is :math:`\sum_k e^{-\lambda_k}
-    (1 - e^{-\lambda_k}) = E[f_1 - f_2 + f_3 - \dots]`, the number of further modes that n more samples would hit (Good,
-    Toulmin 1956, "The number of new species, and the increase in population coverage, when a sample is increased"), and
-    that n is fixed takes away :math:`E[f_1]^2/n`:
+    Let :math:`f_j` be the number of modes hit exactly j times. The variance over new sets of n samples is that of the
+    number of occupied cells of a multinomial. For Poisson counts with means :math:`\lambda_k` it is
+    :math:`\sum_k e^{-\lambda_k} (1 - e^{-\lambda_k}) = E[f_1 - f_2 + f_3 - \dots]`, which is the number of further
+    modes that n more samples would hit (Good, Toulmin 1956, "The number of new species, and the increase in population
+    coverage, when a sample is increased"). Because n is fixed, :math:`E[f_1]^2/n` is subtracted:
 
     .. math:: \operatorname{var} \approx \sum_{j=1}^{9} (-1)^{j+1} P(\operatorname{Bin}(9, \tfrac12) \ge j)\, f_j
               - f_1^2 / n.
 
-    The weights stop the series before its terms are noise (Efron, Thisted 1976, "Estimating the number of unseen
-    species: How many words did Shakespeare know?"). A bootstrap is off by up to a half here, either way: the modes that
-    were not hit are missing from it.
+    The weights damp the series before its terms become noise (Efron, Thisted 1976, "Estimating the number of unseen
+    species: How many words did Shakespeare know?"). A bootstrap would be wrong by up to a half in either direction,
+    because it lacks the modes that were not hit.
+
+    Arguments:
+        counts: Number of samples in each mode, ``(modes,)`` int64.
+        n: Number of samples, including those that belong to no mode.
     """
-    times = torch.bincount(counts)  # (max + 1,): how many modes were hit 0, 1, 2, ... times
+    times = torch.bincount(counts)  # (max + 1,): number of modes hit 0, 1, 2, ... times
     f = torch.zeros(TERMS + 1, dtype=torch.float64)
     f[: len(times)] = times[: TERMS + 1]
     j = torch.arange(1, TERMS + 1)
@@ -106,31 +113,32 @@ def modes_hit(counts: Tensor, n: int) -> tuple[int, float]:
 
 
 def mode_divergence(counts: Tensor, probabilities: Tensor | None = None) -> tuple[float, float]:
-    r"""Kullback-Leibler divergence of the observed distribution over modes from the true one, and its standard error.
+    r"""Return the KL divergence of the observed distribution over modes from the true one, and its standard error.
 
-    .. math:: \mathrm{KL}(q \,\|\, p) = \sum_k q_k \log \frac{q_k}{p_k}, \qquad q_k = \text{counts}_k / n,
+    .. math:: \mathrm{KL}(q \,\|\, p) = \sum_k q_k \log \frac{q_k}{p_k}, \qquad q_k = \text{counts}_k / n.
 
-    the *reverse* divergence, in nats: finite for a model that misses modes, 0 for the truth. Like every plug-in
-    estimate it is biased upwards, by about (modes hit - 1) / 2n.
+    This is the *reverse* Kullback-Leibler divergence in nats. It is finite for a model that misses modes, and 0 at the
+    true proportions. As a plug-in estimate it is biased upwards by about (modes hit - 1) / 2n.
 
-    The variance is the jackknife's, J, less :math:`(\text{modes hit} - 1) / 2n^2`: the quadratic part of the statistic
-    has that variance, and the jackknife counts it twice (Efron, Stein 1981, "The jackknife estimate of variance"). It
-    is at least J/2, which is right where there is nothing but the quadratic part: at the true proportions.
+    The variance is the jackknife estimate J minus :math:`(\text{modes hit} - 1) / 2n^2`. That is the variance of the
+    quadratic part of the statistic, which the jackknife counts twice (Efron, Stein 1981, "The jackknife estimate of
+    variance"). The result is at least J/2, which is correct at the true proportions, where only the quadratic part
+    remains.
 
     Arguments:
-        counts: Samples in each mode, ``(modes,)``, n >= 1 in all.
-        probabilities: p, ``(modes,)``, positive where there are samples; None: all equal.
+        counts: Number of samples in each mode, ``(modes,)``; their sum n is at least 1.
+        probabilities: p, ``(modes,)``, positive for every mode with samples; None: all equal.
     """
     uniform = torch.full((len(counts),), 1 / len(counts), dtype=torch.float64)
     hit = counts > 0
     c, p = counts[hit].double(), (uniform if probabilities is None else probabilities.double())[hit]
     n = c.sum()
-    part = c * (c / p).log()  # (hit,): their sum is n (KL + log n)
+    part = c * (c / p).log()  # (hit,): the sum is n (KL + log n)
     value = part.sum() / n - n.log()
     if n == 1:
         return value.item(), 0.0
-    fewer = torch.special.xlogy(c - 1, (c - 1) / p)  # (hit,): the part with one sample less
-    without = (part.sum() - part + fewer) / (n - 1) - (n - 1).log()  # (hit,): the divergence then
+    fewer = torch.special.xlogy(c - 1, (c - 1) / p)  # (hit,): the part with one sample fewer in its mode
+    without = (part.sum() - part + fewer) / (n - 1) - (n - 1).log()  # (hit,): the divergence without that sample
     mean = (c * without).sum() / n
     jackknife = (n - 1) / n * (c * (without - mean).square()).sum()
     variance = torch.maximum(jackknife - (len(c) - 1) / (2 * n**2), jackknife / 2)

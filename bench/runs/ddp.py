@@ -1,12 +1,14 @@
-"""Several processes for one run (DDP), started fresh: each reads the run's configuration from its folder.
+"""Train one run in several new processes (DDP). Each process reads the run's configuration from a file.
 
-Lightning would start the command line again, and with it the whole sweep; here one process is one run.
+Lightning would run the command line again in each process, and with it the whole sweep. Here each process works on one
+run only.
 
-Two pipes join the workers to the process that started them. Their standard input never brings a byte: that it ends
-tells them that their parent has, however it died. The other brings back how each worker ended, in the order of time.
+Two pipes connect the workers to their parent process. The workers' standard input carries no bytes; its end tells them
+that the parent has ended, for whatever reason. Through the other pipe each worker reports its exit code and reason, in
+order of time.
 
-A worker is always ended at once, and never asked to come to an end: what it leaves can be gone on from, and in a run
-whose workers stop one by one the last ones report the loss of the first as the run's failure.
+Workers are always killed, never asked to stop. Training can resume from their files at any time. If workers stopped one
+by one, the last ones would report the loss of the first as the reason of the failure.
 """
 
 import json
@@ -31,21 +33,21 @@ __all__ = ["follow_parent", "is_worker", "run_workers", "tell_parent"]
 
 WORKER = "bench.runs.worker"  # the module that each process runs
 POLL_SECONDS = 0.2
-LONGEST_REASON = 600  # characters; a line of up to PIPE_BUF (4096) bytes is never mixed with another's
+LONGEST_REASON = 600  # characters; lines of up to PIPE_BUF (4096) bytes from several writers are never mixed
 
 
 def is_worker() -> bool:
-    """Whether this process is one of several that train one model."""
+    """Return whether this process is one of several that train one model."""
     return "LOCAL_RANK" in os.environ
 
 
 def follow_parent() -> None:
-    """In a worker: from here on, end at once when the parent does, or by SIGTERM, and leave Ctrl-C to the parent.
+    """Make a worker exit immediately when its parent ends or on SIGTERM, and ignore Ctrl-C, which the parent handles.
 
-    Call it before there are other threads.
+    Call it before other threads start.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Lightning would answer SIGTERM with a collective, in which this process waits for those that got none.
+    # On SIGTERM Lightning would start a collective operation, and wait there for processes that got no signal.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     for end in (_end_with_parent, _end_by_sigterm):
         threading.Thread(target=end, daemon=True).start()
@@ -54,7 +56,7 @@ def follow_parent() -> None:
 def _end_with_parent() -> None:
     while os.read(0, 1):
         pass
-    # The main thread may wait for ever in a collective for a process that has ended before.
+    # The main thread may be waiting forever in a collective operation for a process that has ended.
     os._exit(128 + signal.SIGTERM)
 
 
@@ -64,20 +66,23 @@ def _end_by_sigterm() -> None:
 
 
 def tell_parent(pipe: int, exit_code: int, reason: str) -> None:
-    """In a worker: say how it ended, through the ``pipe`` that its parent named."""
+    """Report a worker's exit code and reason to its parent through ``pipe``."""
     line = json.dumps([int(os.environ["LOCAL_RANK"]), exit_code, reason[:LONGEST_REASON]], ensure_ascii=False)
     os.write(pipe, line.encode(errors="replace") + b"\n")
 
 
 def run_workers(config: Path, processes: int) -> tuple[int, str]:
-    """Start ``processes`` workers on one configuration file and wait for all.
+    """Start ``processes`` workers on one configuration file and wait for all of them.
 
-    No worker is left when this function is, by whatever way. SIGTERM leaves it by ``SystemExit``, as Ctrl-C by
-    ``KeyboardInterrupt``.
+    No worker remains after this function returns or raises.
 
     Returns:
-        Exit code and reason: those of the first worker that failed (the others are then ended), or 0 and what the
-        first process said.
+        Exit code and reason of the first worker that failed (the others are then killed), or 0 and the message of
+        process 0.
+
+    Raises:
+        SystemExit: This process received SIGTERM.
+        KeyboardInterrupt: The user pressed Ctrl-C.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -106,12 +111,12 @@ def run_workers(config: Path, processes: int) -> tuple[int, str]:
             worker.wait()
         for pipe in (life, our_life, told, tell):
             os.close(pipe)
-        Console(stderr=True).show_cursor()  # which the bar of a worker that was ended has hidden
+        Console(stderr=True).show_cursor()  # the progress bar of a killed worker leaves the cursor hidden
 
 
 @contextmanager
 def _sigterm_unwinds() -> Iterator[None]:
-    """SIGTERM ends this process through its ``finally`` clauses. Other threads may not, and need not, ask for that."""
+    """Make SIGTERM end this process through its ``finally`` clauses. Has no effect outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -127,19 +132,19 @@ def _exit_as_terminated(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _read_told(pipe: int) -> dict[int, tuple[int, str]]:
-    """Exit code and reason that each worker told, by rank, the first to end first."""
+    """Return the exit code and reason that each worker reported, by rank, in the order in which they ended."""
     os.set_blocking(pipe, False)
     try:
         lines = os.read(pipe, 1 << 20).splitlines()
-    except BlockingIOError:  # nobody said anything
+    except BlockingIOError:  # no worker has reported
         return {}
     return {rank: (exit_code, reason) for rank, exit_code, reason in map(json.loads, lines)}
 
 
 def _verdict(codes: list[int | None], told: dict[int, tuple[int, str]]) -> tuple[int, str]:
-    """How the run ended, from its workers' exit codes (None: it still ran) and words."""
+    """Return the exit code and reason of the run, given its workers' exit codes (None: still running) and reports."""
     for rank, code in enumerate(codes):
-        if code and rank not in told:  # before all words: those of the others would be about the loss of this one
+        if code and rank not in told:  # checked first, because the others would only report the loss of this worker
             how = f"exit code {code}" if code > 0 else signal.Signals(-code).name
             return 1, f"process {rank} of {len(codes)} ended without a word, by {how}"
     for exit_code, reason in told.values():

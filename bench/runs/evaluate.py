@@ -112,18 +112,20 @@ def evaluate_run(target: Target, asked: Asked) -> tuple[list[ResultRow], RunSpec
         data = build_data({**spec.data, **asked.data})
         elsewhere = data.spec.revision != _trained_on(folder, spec) if asked.data else False
         if elsewhere:
-            measurements = tuple(
-                dataclasses.replace(one, data={**spec.data, **asked.data}) for one in measurements
-            )  # fmt: skip
+            others = {**spec.data, **asked.data}
+            measurements = tuple(dataclasses.replace(one, data=others) for one in measurements)
         known = set() if composed["rerun"] else folder.measured(identity["training_key"])
-        for checkpoint in spec.evaluation.checkpoints:
-            missing = [one for one in measurements if one.checkpoint == checkpoint and one.key not in known]
-            if missing:
-                file = target.checkpoint or folder.checkpoint(checkpoint)
-                made = measure_checkpoint(spec, data, file, missing, say, None)
-                folder.add_rows([_adopted(row, spec, identity) for row in made])
-        if outcome is not None or target.path is None:
-            folder.end(outcome or Outcome(spec.run_id, Ended.OK, "measured elsewhere than it was trained"))
+        folder.reopen()
+        try:
+            for checkpoint in spec.evaluation.checkpoints:
+                missing = [one for one in measurements if one.checkpoint == checkpoint and one.key not in known]
+                if missing:
+                    file = target.checkpoint or folder.checkpoint(checkpoint)
+                    made = measure_checkpoint(spec, data, file, missing, say, None)
+                    folder.add_rows([_adopted(row, spec, identity) for row in made])
+        finally:  # the marker says how training ended, and vouches for the rows there are
+            if outcome is not None or target.path is None:
+                folder.end(outcome or Outcome(spec.run_id, Ended.OK, "measured elsewhere than it was trained"))
     return folder.rows_of(measurements, identity["training_key"]), spec, path
 
 

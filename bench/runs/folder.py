@@ -189,11 +189,15 @@ class RunFolder:
     # What changes.
 
     def begin(self, spec: RunSpec) -> None:
-        """Take back the marker of an ended command, and write the configuration. Rows that were damaged go."""
+        """Reopen the folder for a run, and write its configuration."""
+        self.reopen()
+        durable_write(self.config, json.dumps(spec.config, indent=2))
+
+    def reopen(self) -> None:
+        """Take back the marker of an ended command, before rows are added. Rows that somebody changed go."""
         if self._rows_are_changed():
             self.rows.unlink(missing_ok=True)
         self._done.unlink(missing_ok=True)
-        durable_write(self.config, json.dumps(spec.config, indent=2))
 
     def train_anew(self) -> None:
         """Forget that training came to its end, and what it would go on from. Its rows stay until there are others."""

@@ -30,7 +30,7 @@ def make_table(
     """Put rows into cells. The result depends on the set of rows alone, never on their order.
 
     Where one configuration was run twice with the same seed, one row stands in the cell: one that has a value before
-    one that has none, then the greatest run_id.
+    one that has none, then the number of draws that most seeds have, then the greatest run_id.
 
     Arguments:
         rows: Of any data sets, models and protocols; a frame as in ``bench.rows.frame``.
@@ -95,7 +95,11 @@ def _at_checkpoint(rows: pd.DataFrame, checkpoint: str) -> pd.DataFrame:
 
 
 def _one_per_seed(placed: pd.DataFrame, rows: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """Of runs of the same configuration and seed, one; and how many different rows stand in no cell."""
+    """Of runs of the same configuration and seed, one; and how many different rows stand in no cell.
+
+    Of bounds from different numbers of draws K, all seeds of a cell should show the same: the K that most seeds have,
+    and of several such the greatest.
+    """
     place = ["line", "column", "seed"]
     contested = placed.duplicated(place, keep=False)
     if not contested.any():
@@ -106,7 +110,14 @@ def _one_per_seed(placed: pd.DataFrame, rows: pd.DataFrame) -> tuple[pd.DataFram
     # Content decides between rows that claim to be the same run.
     contents = {position: repr(value) for position, value in zip(positions, values, strict=True)}
     valued, run = (rows["status"] == "ok").tolist(), rows["run_id"].tolist()
-    merits = [(valued[position], run[position], contents[position]) for position in positions]
+    draws = rows["n_draws"].fillna(0).astype("int64").to_numpy()
+    with_draws = placed.assign(draws=draws[placed["row"]])
+    seeds_of = with_draws.groupby(["line", "column", "draws"])["seed"].transform("nunique")
+    shared = seeds_of[contested].tolist()
+    merits = [
+        (valued[position], count, draws[position], run[position], contents[position])
+        for position, count in zip(positions, shared, strict=True)
+    ]
     by_merit = sorted(range(len(merits)), key=merits.__getitem__)
     best = candidates.iloc[by_merit].drop_duplicates(place, keep="last")
     chosen = pd.concat([placed[~contested], best]).sort_values(place, ignore_index=True)

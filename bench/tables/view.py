@@ -148,7 +148,9 @@ def _facts(section: Section, checkpoint: str) -> str:
         "real examples": [format_number(n) for n in sorted(rows["n_real"].dropna().unique())],
         "model samples": [format_number(n) for n in sorted(rows["n_fake"].dropna().unique())],
         "draws K": sorted(set().union(*_draws(section))),
-        "features": sorted({f"{name} #{digest[:6]}" for name, digest in features.itertuples(index=False)}),
+        "features": sorted(
+            {f"{name} #{digest[:6]}" if digest else f"{name}" for name, digest in features.itertuples(index=False)}
+        ),
         "commit": commits,
         "not applicable": [section.columns[index].title for index in without],
     }

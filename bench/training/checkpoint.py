@@ -1,4 +1,4 @@
-"""Lightning's training checkpoints, written and read by ``bench.checkpoint``."""
+"""A Lightning plugin that writes and reads training checkpoints with ``bench.checkpoint``."""
 
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,11 @@ __all__ = ["DurableCheckpointIO"]
 
 
 class DurableCheckpointIO(CheckpointIO):
-    """Lightning's training checkpoints through our own two functions.
+    """Saves and loads Lightning's training checkpoints with durable writes.
 
-    Lightning's own writes to the system's temporary folder and moves the file, without fsync: a kill in the middle of
-    a save left 6 of 20 files corrupt and the previous one destroyed. Its loop state is left out: our loader and
-    counters say where training stands, and Lightning's replays batches.
+    Lightning's own plugin writes to the system's temporary folder and moves the file without fsync: kills in the middle
+    of a save left 6 of 20 files corrupt and destroyed the previous checkpoint. Lightning's loop state is left out,
+    because it replays batches; our loader and counters record the position in training.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:

@@ -1,4 +1,4 @@
-"""What a user sees while a run goes on: a bar on a terminal, plain lines elsewhere, and the log file always."""
+"""Show the progress of a run: a bar on a terminal, plain lines elsewhere. The log file is written in both cases."""
 
 import logging
 import sys
@@ -17,18 +17,18 @@ from models.base import GenerativeModel
 
 __all__ = ["Reporter"]
 
-REFRESH_SECONDS = 0.2  # a glance at the loss waits for the device, so not at every step
-PLAIN_SECONDS = 30.0  # between two lines where there is no terminal
+REFRESH_SECONDS = 0.2  # not at every step, because reading the loss waits for the device
+PLAIN_SECONDS = 30.0  # between two lines without a terminal
 
 
 class Reporter(Probe):
-    """Reports one run, its training and its measuring. Use as a context manager.
+    """Reports the progress of one run during training and evaluation. Use it as a context manager.
 
     Arguments:
-        title: Of the run.
-        log: Where lines are kept.
-        schedule: Of its training; None where nothing is trained.
-        console: Where they are shown; standard error unless given.
+        title: Title of the run.
+        log: Logger that records the lines.
+        schedule: Schedule of its training; None if nothing is trained.
+        console: Console that shows the progress; standard error by default.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Reporter(Probe):
         sys.stderr.flush()
 
     def step(self, model: GenerativeModel, progress: Training, outputs: dict[str, Tensor]) -> None:
-        """After every training step; looks at the loss only now and then."""
+        """Show the progress after a training step. The loss is read at most every 0.2 seconds."""
         now = time.perf_counter()
         if now < self._next_look:
             return
@@ -73,7 +73,7 @@ class Reporter(Probe):
         self._plain(f"{progress.examples_seen} examples, {state}")
 
     def validated(self, model: GenerativeModel, progress: Training, score: float | None) -> dict[str, float]:
-        """After every validation."""
+        """Log the validation score. Returns no numbers of its own."""
         if score is None:
             return {}
         mark = " (best)" if progress.best_score is None or score < progress.best_score else ""
@@ -82,20 +82,20 @@ class Reporter(Probe):
         return {}
 
     def evaluating(self, what: str, done: int, total: int) -> None:
-        """While metrics are computed."""
+        """Show which metric is being computed, and how far."""
         assert self._task is not None
         self._bar.update(self._task, total=total or None, completed=done, state=f"evaluating: {what}")
         self._plain(f"evaluating: {what}")
 
     def note(self, text: str) -> None:
-        """Something that takes a while: shown as the bar's state, kept in the log."""
+        """Announce a long operation: log it and show it as the bar's state."""
         self.log.info(text)
         assert self._task is not None
         self._bar.update(self._task, total=None, state=text)
         self._plain(text)
 
     def _plain(self, text: str) -> None:
-        """A line every now and then where there is no bar."""
+        """Without a terminal, print a line at most every 30 seconds."""
         now = time.perf_counter()
         if not self.console.is_terminal and now >= self._next_line:
             self._next_line = now + PLAIN_SECONDS

@@ -12,18 +12,18 @@ __all__ = ["EMA"]
 
 
 class EMA:
-    r"""Average of a module's parameters over the steps of the optimizer that owns them.
+    r"""Averages a module's parameters over the steps of the optimizer that owns them.
 
     .. math:: \bar\theta_t = d_t \bar\theta_{t-1} + (1 - d_t)\,\theta_t, \qquad d_t = \min(d, (t - 1) / (t + 8))
 
-    It starts at the weights after the first step, since d_1 = 0: neither random initial weights nor those that the
-    first batch sets (activation normalization) belong in it, and the ramp keeps early ones out of short runs. Buffers
-    (batch-norm statistics) are not averaged: they are averages already. Steps of other optimizers (a critic's) do not
-    count.
+    Since d_1 = 0, the average starts at the weights after the first step. It does not include the random initial
+    weights, nor weights before activation normalization has been initialized by the first batch. The ramp of d_t
+    reduces the influence of early weights in short runs. Buffers (batch-norm statistics) are not averaged, because they
+    are already averages. Steps of other optimizers (such as a critic's) do not count.
 
     Arguments:
-        module: Whose parameters are averaged.
-        optimizers: Among which the one that owns them is found.
+        module: The module whose parameters are averaged.
+        optimizers: All optimizers; those that own parameters of the module trigger the averaging.
         decay: d in (0, 1).
     """
 
@@ -45,7 +45,7 @@ class EMA:
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """Within: the module has the averaged weights."""
+        """Give the module the averaged weights inside the block."""
         self._swap()
         try:
             yield

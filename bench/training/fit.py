@@ -1,4 +1,4 @@
-"""One ``fit`` for every model, over the Lightning Trainer, which brings devices, precision and distribution."""
+"""Train any model with the Lightning Trainer, which handles devices, precision and distribution."""
 
 import logging
 import time
@@ -45,23 +45,28 @@ def fit(
     probes: Sequence[Probe] = (),
     logger: Logger | None = None,
 ) -> Progress:
-    """Train ``model`` to the end of its budget, or go on where ``folder``'s last checkpoint stands.
+    """Train ``model`` to the end of its budget and return its progress. Resumes from ``last.ckpt`` in ``folder``.
 
-    Leaves ``final.ckpt`` and ``best.ckpt`` in ``folder``: the weights to evaluate (averaged ones with EMA), the
-    configuration and the progress. While training, ``last.ckpt`` holds everything that is needed to go on.
+    Writes ``final.ckpt`` and ``best.ckpt`` to ``folder``: the weights to evaluate (averaged if EMA is on), the
+    configuration and the progress. During training ``last.ckpt`` holds everything needed to resume.
 
     Arguments:
-        model: Fresh from its constructor. Changed in place.
-        validate: Score of a model on the validation split, or None where nothing is to be selected.
-        seed: Base of every stream of random numbers in training.
+        model: A newly constructed model. It is changed in place.
+        data: The data set; models are trained on its train split.
+        schedule: Budget, batch size, validation interval and other settings of training.
+        hardware: Accelerator, devices, strategy and precision.
+        seed: Base seed of all random numbers in training.
+        folder: Folder of the checkpoints.
         config: Plain configuration, stored in the checkpoints.
-        probes: Look on at every step and every validation.
+        validate: Score of a model on the validation split, or None to select no checkpoint.
+        probes: Called at every step and every validation.
+        logger: Lightning logger for the training curves, or None.
 
     Raises:
         UserError: The batch size does not fit, or the trainer cannot be made.
-        DivergedError: A loss, weight or score became NaN or infinite. ``best.ckpt`` and ``last.ckpt`` are the last
-            good ones.
-        KeyboardInterrupt: After Ctrl-C; the last checkpoint stands.
+        DivergedError: A loss, weight or score became NaN or infinite. ``best.ckpt`` and ``last.ckpt`` hold the last
+            finite state.
+        KeyboardInterrupt: The user pressed Ctrl-C. The last checkpoint is kept.
     """
     if isinstance(model, ClosedForm):
         return _fit_closed_form(model, data, hardware, folder, config, validate)
@@ -84,7 +89,7 @@ def fit(
             resume = None
         else:
             supervisor.restore(stored)
-    if supervisor.progress.finished:  # killed after training, before the end of its evaluation
+    if supervisor.progress.finished:  # the run was killed after training, during its evaluation
         return supervisor.progress
     supervisor.progress.made_with(device_name(hardware.accelerator, hardware.devices), data.spec.revision)
     with _quiet_lightning():
@@ -107,7 +112,7 @@ def fit(
         with _quiet_lightning(), seeded(derive_seed(seed, "train")):
             trainer.fit(model, train_dataloaders=batches, ckpt_path=resume, weights_only=True)
     except SystemExit as stopped:
-        # Lightning turns Ctrl-C into exit code 1; callers should see what it was.
+        # Lightning turns Ctrl-C into SystemExit; turn it back for the caller.
         raise KeyboardInterrupt from stopped
     return supervisor.progress
 
@@ -120,7 +125,7 @@ def _fit_closed_form(
     config: Mapping[str, Any],
     validate: Score | None,
 ) -> Progress:
-    """One pass over the training set; nothing to resume and nothing to select."""
+    """Fit a closed-form model in one pass over the training set. There is nothing to resume or to select."""
     assert isinstance(model, ClosedForm)
     start = time.perf_counter()
     model.fit(data.train.x.split(1024))
@@ -137,7 +142,7 @@ def _fit_closed_form(
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Without Lightning's hints and its advice about settings that are chosen here on purpose."""
+    """Silence Lightning's hints and its warnings about settings that we choose on purpose."""
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -163,8 +168,8 @@ def _trainer(
 ) -> Trainer:
     strategy: str | Strategy = hardware.strategy
     if strategy == "ddp":
-        # Two optimizers alternate in a GAN, so a step leaves some gradients unused; and broadcasting buffers between
-        # the forward passes of one step breaks batch normalization's backward pass.
+        # In a GAN two optimizers alternate, so each step leaves some gradients unused. Broadcasting buffers between the
+        # forward passes of one step would break the backward pass of batch normalization.
         strategy = DDPStrategy(find_unused_parameters=not model.automatic_optimization, broadcast_buffers=False)
     try:
         return Trainer(
@@ -172,7 +177,7 @@ def _trainer(
             devices=hardware.devices,
             strategy=strategy,
             precision=hardware.precision,  # type: ignore[arg-type]
-            max_epochs=1,  # one pass over a loader that ends with the budget
+            max_epochs=1,  # the loader ends with the budget, after any number of passes over the data
             gradient_clip_val=schedule.clip_norm if model.automatic_optimization else None,
             callbacks=[supervisor],
             plugins=[DurableCheckpointIO()],

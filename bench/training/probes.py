@@ -1,4 +1,4 @@
-"""Probes that come with genbench."""
+"""The probes included in genbench."""
 
 import torch
 
@@ -14,8 +14,8 @@ class GradientNorm(Probe):
 
     .. math:: \max_t \sqrt{\textstyle\sum_\theta \|\nabla_\theta L_t\|^2}
 
-    The gradient is the one that the step used: after clipping, where there is any. Of a model with several optimizers,
-    every parameter counts with its latest gradient.
+    It is the gradient that the step used, after clipping if clipping is on. For a model with several optimizers, every
+    parameter contributes its latest gradient.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class GradientNorm(Probe):
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         if gradients:
             norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g.detach()) for g in gradients]))
-            # On the device: to read it would wait for the step.
+            # Kept on the device, because reading the value would wait for the step.
             self._largest = norm if self._largest is None else torch.maximum(self._largest, norm)
 
     def validated(self, model: GenerativeModel, progress: Progress, score: float | None) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The score by which checkpoints are selected, on the validation split."""
+"""The validation score that selects the best checkpoint."""
 
 import functools
 from collections.abc import Callable
@@ -21,20 +21,23 @@ VALIDATION_EXAMPLES = 2000
 def validation_score(
     data: Data, seed: int, note: Callable[[str], None] | None = None
 ) -> Callable[[GenerativeModel], float]:
-    """A score of models on the first 2000 validation examples; lower is better.
+    """Return a function that scores models on the first 2000 validation examples; lower is better.
 
-    It is the negative log-likelihood (one draw, nats) of a model that has one. Of others it is the Fréchet distance of
-    as many samples, on the in-domain classifier's features where the data have a classifier, else on the entries.
+    For a model with a likelihood the score is the negative log-likelihood (one draw, in nats). For other models it is
+    the Fréchet distance between the validation examples and as many samples, on the in-domain classifier's features if
+    the data have such a classifier, else on the raw entries.
 
     Arguments:
-        note: Told a line where something takes a while.
+        data: The data set with the validation split.
+        seed: Base seed of the draws and samples.
+        note: Called with a line of text before a long operation.
 
     Raises:
         UserError: There are fewer than two validation examples.
     """
     real = data.val.x[:VALIDATION_EXAMPLES]
     if len(real) < 2:
-        raise UserError(f"{data.spec.name}: {len(real)} validation examples cannot tell one checkpoint from another; "
+        raise UserError(f"{data.spec.name}: {len(real)} validation examples are too few to compare checkpoints; "
                         "bring at least 20 examples")  # fmt: skip
     recipe = InDomainClassifier()
 
@@ -42,7 +45,7 @@ def validation_score(
     def features() -> Callable[[torch.Tensor], torch.Tensor]:
         if recipe.lacks(data):
             return lambda x: x.flatten(1).float()
-        # Scores are taken without gradients, but the classifier may have to be trained first.
+        # Scores are computed without gradients, but the classifier may have to be trained first.
         with torch.enable_grad():
             return recipe.extractor(data, note).features
 

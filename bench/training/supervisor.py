@@ -1,7 +1,7 @@
-"""What a fair comparison needs beyond Lightning's Trainer, in one callback.
+"""A Lightning callback with the budget, validation, checkpoints and resumption of a run.
 
-A budget in examples or seconds, the same for all models; validation on a schedule counted in examples; the best and the
-last weights; a stop at the first NaN or infinity; and a resume that continues to the same bits.
+The budget counts examples or seconds, the same for all models. Validation is scheduled by examples. The best and the
+last weights are kept. Training stops at the first NaN or infinity. A resumed run gives bit-identical results.
 """
 
 import io
@@ -34,13 +34,17 @@ log = logging.getLogger("genbench")
 LAST, BEST, FINAL = "last.ckpt", "best.ckpt", "final.ckpt"
 
 Score = Callable[[GenerativeModel], float]
-"""Of a model on the validation split; lower is better. It is deterministic, so that a resumed run selects the same."""
+"""A function that scores a model on the validation split; lower is better.
+
+It is deterministic, so that a resumed run selects the same checkpoint.
+"""
 
 
 class Supervisor(Callback):
-    """The budget, the schedule, the checkpoints and the stop at the first NaN.
+    """Enforces the budget and the schedule, writes checkpoints, and stops at the first NaN.
 
-    One callback with one hook per step: every further one costs about as much as a small model's forward pass.
+    It is a single callback with one hook per step, because each further callback costs about as much as the forward
+    pass of a small model.
     """
 
     def __init__(
@@ -61,7 +65,7 @@ class Supervisor(Callback):
         self.progress = Progress()
         self.total_steps = None if schedule.examples is None else -(-schedule.examples // schedule.batch_size)
         self.interval = max(1, schedule.validate_every // schedule.batch_size)
-        # After the first step, in which layers that set themselves from data do so eagerly.
+        # Compiled after the first step, in which layers that initialize themselves from data run eagerly.
         self.to_compile: list[nn.Module] = []
         self._restored: dict[str, Any] | None = None
         self._ema: EMA | None = None
@@ -70,11 +74,11 @@ class Supervisor(Callback):
         self._outputs: dict[str, Any] = {}
         self._clock = 0.0
 
-    # Where training stands.
+    # State of training
 
     @property
     def state_key(self) -> str:
-        return "supervisor"  # not the class's name, which may change
+        return "supervisor"  # fixed, because the class's name may change
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -101,11 +105,11 @@ class Supervisor(Callback):
             self._generator.set_state(rng["train"])
             if self._ema is not None:
                 self._ema.load_state_dict(self._restored["ema"])
-        for seen, score in self.progress.history:  # a CSV file of curves starts again with every process
+        for seen, score in self.progress.history:  # every process starts a new CSV file of curves
             _log_curve(trainer, {"validation_score": score}, int(seen))
         self._clock = time.perf_counter()
 
-    # One step.
+    # One step
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -119,7 +123,7 @@ class Supervisor(Callback):
         self._outputs = outputs
         while self.to_compile:
             self.to_compile.pop().compile()
-        # A sum keeps every NaN and infinity, so that a GPU need not be waited for at every step.
+        # A sum keeps every NaN and infinity, so we need not wait for the GPU at every step.
         self._loss_sum = loss if self._loss_sum is None else self._loss_sum + loss
         spent = progress.steps == self.total_steps
         if loss.device.type == "cpu" or spent or progress.steps % 50 == 0:
@@ -184,12 +188,12 @@ class Supervisor(Callback):
 
 
 def _log_curve(trainer: Trainer, values: dict[str, Any], examples_seen: int) -> None:
-    """Single numbers to the tracker, if there is one, over the examples seen."""
+    """Log the scalar values to the tracker, if there is one, at this number of examples."""
     if trainer.logger is not None:
         single = {name: float(value) for name, value in values.items() if value is not None and _is_number(value)}
         try:
             trainer.logger.log_metrics(single, step=examples_seen)
-        except Exception:  # whatever a tracker trips over, the run is worth more
+        except Exception:  # an error in a tracker must not end the run
             log.exception("the tracker failed; training goes on")
 
 
@@ -198,8 +202,8 @@ def _is_number(value: Any) -> bool:
 
 
 def scored(validate: Score, model: GenerativeModel) -> float:
-    """The validation score of a model, which is put into evaluation mode for it and back."""
-    # Compiled code is specialised to training batches; validation has other shapes.
+    """Return the validation score of a model. The model is in evaluation mode for this and restored afterwards."""
+    # Run eagerly, because compiled code is specialised to training batches and validation has other shapes.
     was_training = model.training
     model.eval()
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):
@@ -210,17 +214,21 @@ def scored(validate: Score, model: GenerativeModel) -> float:
 
 @torch.no_grad()
 def check_finite(model: nn.Module, examples_seen: int) -> None:
-    """Raise DivergedError if a parameter is NaN or infinite."""
+    """Check that all parameters are finite.
+
+    Raises:
+        DivergedError: A parameter is NaN or infinite.
+    """
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             raise DivergedError(examples_seen, f"the parameter {name}")
 
 
 def _of_all_processes(state: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every process has its own random numbers; the one that writes the checkpoint needs them all."""
+    """Gather the random number states of all processes, for the process that writes the checkpoint."""
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return [state]
-    # As bytes of our own: gathering tensors as objects goes through a format that torch 2.13 cannot read back.
+    # Gather bytes, because torch 2.13 cannot read back the format in which it gathers tensors as objects.
     buffer = io.BytesIO()
     torch.save(state, buffer)
     gathered: list[Any] = [None] * torch.distributed.get_world_size()

@@ -1,10 +1,10 @@
-"""Flows against the libraries that have them too: the same architecture and parameters, in one process.
+"""Time our flows against other libraries' flows with the same architecture and parameters, in one process.
 
     pip install -e ".[test,peers]"
     python tests/benchmarks/bench_flows.py
 
-Written to results/benchmarks/flows.csv. Above 1 ours is faster. Each file flows_*.py beside this one is a part, and
-asserts that both sides compute the same numbers before it times them.
+Writes results/benchmarks/flows.csv. A ratio above 1 means that ours is faster. Each file flows_*.py in this folder is a
+part; it asserts that both sides compute the same numbers before it times them.
 """
 
 import argparse
@@ -19,12 +19,12 @@ OUT = HERE.parents[1] / "results" / "benchmarks" / "flows.csv"
 
 
 def main() -> None:
-    """Measure the parts that are asked for, or all; the file is written only when all are measured."""
+    """Measure the given parts, or all by default. The file is written only if all parts are measured."""
     parts = sorted(file.stem.removeprefix("flows_") for file in HERE.glob("flows_*.py"))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=parts, metavar="PART", help=", ".join(parts))
     parser.add_argument("--rounds", type=int, default=11, help="pairs of timings (default 11)")
-    parser.add_argument("--threads", type=int, default=1, help="of torch (default 1)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     ratios = [

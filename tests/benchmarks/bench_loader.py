@@ -1,10 +1,10 @@
-"""Images a second that reach the training loop: our loader against torch's DataLoader over the same arrays.
+"""Measure images per second from our loader and from torch's DataLoader over the same arrays.
 
     python tests/benchmarks/bench_loader.py
 
-One process, no workers, on the CPU. Each round delivers one shuffled epoch from both sides, one after the other, so
-that a change in the machine's speed meets both; the ratio is formed within a round. Written to
-results/benchmarks/loader.csv: medians of images/s, and the median ratio with its quartiles.
+One process without workers on the CPU. Each round delivers one shuffled epoch from both sides in turn and computes
+their ratio, so that a change in the machine's speed affects both. Writes results/benchmarks/loader.csv: the medians of
+images/s, and the median ratio with its quartiles.
 """
 
 import argparse
@@ -32,7 +32,7 @@ OUT = Path(__file__).parents[2] / "results" / "benchmarks" / "loader.csv"
 
 
 def mapped(shape: tuple[int, ...], folder: Path) -> Split:
-    """Random bytes of a data set's size in a file, mapped as the cache's decoded arrays are, with labels."""
+    """Return random images of a data set's size with labels, memory-mapped like the decoded arrays in the cache."""
     rng = np.random.default_rng(0)
     np.save(folder / "images.npy", rng.integers(256, size=shape, dtype=np.uint8))
     x = torch.from_numpy(np.load(folder / "images.npy", mmap_mode="c"))
@@ -44,12 +44,12 @@ def ours(split: Split, resident_bytes: int | None) -> Iterable[object]:
 
 
 def dataloader(split: Split) -> Iterable[object]:
-    """As everybody writes it: examples one by one, collated."""
+    """Return the usual DataLoader, which reads examples one by one and collates them."""
     return DataLoader(tensors(split), batch_size=BATCH, shuffle=True, drop_last=True)
 
 
 def batch_sampler(split: Split) -> Iterable[object]:
-    """The fastest that DataLoader has without workers: the data set is indexed with a whole batch at a time."""
+    """Return the fastest DataLoader without workers, which indexes the data set with a whole batch at a time."""
     data = tensors(split)
     return DataLoader(data, batch_size=None, sampler=BatchSampler(RandomSampler(data), BATCH, drop_last=True))
 

@@ -1,9 +1,9 @@
-"""Memory and time of a training step of Glow at depth, with and without activation checkpointing.
+"""Measure memory and time of a training step of deep Glows, with and without activation checkpointing.
 
     python tests/benchmarks/bench_memory.py [--steps 8 16 32]
 
-Kept is what the graph holds between the forward and the backward pass, parameters not counted: the same on every
-machine. Peak is how far the resident memory of a fresh process rises in a step, gradients included.
+"Kept" is the memory that the graph holds between the forward and the backward pass, without parameters; it is the same
+on every machine. "Peak" is the rise of the resident memory of a new process during a step, including gradients.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def images() -> Tensor:
 
 
 def kept_bytes(flow: Glow, x: Tensor) -> int:
-    """Storages that the graph of one step refers to, each counted once."""
+    """Return the bytes of all storages that the graph of one step refers to, each counted once."""
     own = {parameter.untyped_storage().data_ptr() for parameter in flow.parameters()}
     held: dict[int, int] = {}
 
@@ -58,10 +58,10 @@ def resident_bytes() -> int:
 
 
 def one(steps: int, checkpointing: bool) -> None:
-    """In a process of its own: bytes kept, rise of the peak, milliseconds a step."""
+    """Print bytes kept, rise of the peak and milliseconds per step. Run in a process of its own."""
     flow, x = model(steps, checkpointing), images()
     before = resident_bytes()
-    flow.training_step((x, None), 0).backward()  # sets the normalization
+    flow.training_step((x, None), 0).backward()  # initializes the activation normalization
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
     flow.zero_grad()
     kept = kept_bytes(flow, x)

@@ -1,11 +1,11 @@
-"""Rows to a table: seconds and memory of a million rows, against the bare parsing of their JSON.
+"""Measure seconds and memory for making a table from a million rows, against only parsing their JSON.
 
     python tests/benchmarks/bench_tables.py
 
-Makes rows in several files, 40 models x 25 data sets x 100 seeds x 10 metrics, and reads them in fresh processes: one
-makes the table and its CSV, the other calls ``json.loads`` on every line and keeps nothing. The two take turns, so that
-a change in the machine's speed meets both; the ratio, of processor seconds, is formed within a round. ``--out`` stores
-the medians.
+Writes rows for 40 models x 25 data sets x 100 seeds x 10 metrics to several files and reads them in new processes. One
+process makes the table and its CSV; the other calls ``json.loads`` on every line and keeps nothing. They take turns and
+the ratio of processor seconds is computed within a round, so that a change in the machine's speed affects both.
+``--out`` stores the medians.
 """
 
 import argparse
@@ -70,13 +70,13 @@ print(json.dumps(parts))
 
 
 def write_files(folder: Path, seeds: int) -> None:
-    """A file for each data set. One row in 50 is of a skipped metric."""
+    """Write one file for each data set. One row in 50 has a skipped metric."""
     rng = random.Random(0)
     for number in range(DATA_SETS):
         data = f"data{number}"
         lines = []
         for model, (name, info) in itertools.product(range(MODELS), METRICS.items()):
-            # A row is checked once; its seeds are written into its fields.
+            # Each row is validated once; its seeds are then inserted into the encoded fields.
             record = json.loads(encode(_row(f"model{model}", data, name, *info)))
             for seed in range(seeds):
                 run = f"{data}-model{model}-s{seed}"

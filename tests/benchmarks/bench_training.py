@@ -1,9 +1,9 @@
-"""What the harness costs per training step, against a bare loop and against torch's DataLoader, in one process.
+"""Measure genbench's overhead per training step, against a bare loop and against torch's DataLoader.
 
     python tests/benchmarks/bench_training.py
 
-Each round times both sides, one after the other, so that a change in the machine's speed meets both; the ratio is
-formed within a round. Printed are the median ratio and its quartiles.
+Both sides run in one process. Each round times them in turn and computes their ratio, so that a change in the machine's
+speed affects both. Prints the median ratio and its quartiles.
 """
 
 import argparse
@@ -27,17 +27,17 @@ BATCH = 512
 
 
 def realnvp() -> RealNVP:
-    """The 2-D RealNVP of conf/model/realnvp.yaml."""
+    """Return the two-dimensional RealNVP of conf/model/realnvp.yaml."""
     optimizer = partial(torch.optim.Adam, lr=1e-3)
     return RealNVP((2,), None, optimizer, couplings=8, hidden=128, depth=2, channels=64, blocks=8, alpha=1e-6)
 
 
 def compare(ours: Callable[[], float], other: Callable[[], float], rounds: int) -> tuple[list[float], float, float]:
-    """Ratios ours/other round by round, and the median seconds of each."""
+    """Return the ratio ours/other of each round, and the median seconds of both."""
     ours(), other()  # warm up
     pairs = []
     for turn in range(rounds):
-        # Whoever goes second finds warm caches: take turns.
+        # The second side finds warm caches, so the order alternates.
         first, second = (ours, other) if turn % 2 else (other, ours)
         a, b = first(), second()
         pairs.append((a, b) if turn % 2 else (b, a))
@@ -51,7 +51,7 @@ def report(name: str, ratios: list[float], ours: float, other: float, steps: int
 
 
 def training(steps: int, rounds: int) -> None:
-    """Trainer with everything that a run has (budget, divergence check, progress) against zero_grad/backward/step."""
+    """Time the Trainer as a run uses it (budget, divergence check, progress) against zero_grad/backward/step."""
     data = two_moons()
 
     def ours() -> float:
@@ -73,7 +73,7 @@ def training(steps: int, rounds: int) -> None:
 
 
 def fetching(steps: int, rounds: int) -> None:
-    """Batches against DataLoader over the same arrays, 512 x 2 float32."""
+    """Time Batches against DataLoader over the same arrays, 512 x 2 float32."""
     data = two_moons()
 
     def timed(batches: Iterable[object]) -> float:

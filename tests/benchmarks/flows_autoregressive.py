@@ -1,4 +1,4 @@
-"""A masked autoregressive flow and its inverse, one variable after another, against peers with the same parameters."""
+"""Time a masked autoregressive flow and its sequential inverse against peers with the same parameters."""
 
 import torch
 import zuko
@@ -14,12 +14,15 @@ from models.transforms.univariate import Affine
 __all__ = ["ratios"]
 
 DIM, BATCH = 256, 256
-HIDDEN, DEPTH = 510, 2  # twice the 255 degrees, over which both peers then spread units as ours does
+HIDDEN, DEPTH = 510, 2  # a multiple of the 255 degrees, so that both peers distribute units over degrees as ours does
 
 
 class Given(nn.Module):
-    """The network of a peer as ours: what goes in is softly clamped, and what comes out is put into the peer's own
-    parametrization of a shift and a scale, (B, 2 D) with both of a variable side by side."""
+    """Wraps our network for use in a peer's flow.
+
+    It softly clamps the inputs like ours, and converts the outputs to the peer's parametrization of shift and scale,
+    (B, 2 D), with the two of each variable side by side.
+    """
 
     def __init__(self, network: nn.Module, raw_scale_of: nn.Module, shift_first: bool) -> None:
         super().__init__()
@@ -34,14 +37,14 @@ class Given(nn.Module):
 
 
 class ForZuko(nn.Module):
-    """a = r / (1 + |r / log 0.001|), solved for r."""
+    """Solves a = r / (1 + |r / log 0.001|) for r."""
 
     def forward(self, log_scale: Tensor) -> Tensor:
         return log_scale / (1 + (log_scale / torch.tensor(1e-3).log()).abs().neg())
 
 
 class ForNflows(nn.Module):
-    """exp(a) = softplus(r) + 0.001, solved for r."""
+    """Solves exp(a) = softplus(r) + 0.001 for r."""
 
     def forward(self, log_scale: Tensor) -> Tensor:
         return (log_scale.exp() - 1e-3).expm1().log()
@@ -49,8 +52,10 @@ class ForNflows(nn.Module):
 
 @torch.no_grad()
 def copy_to(layers: list[nn.Module], made: MADE) -> None:
-    """Our weights into a peer's masked layers, whose units stand in another order: the k-th of theirs that reads m
-    inputs is the k-th of ours that does."""
+    """Copy our weights into a peer's masked layers, whose units have another order.
+
+    For every m, the k-th of their units that read m inputs corresponds to the k-th of ours that read m inputs.
+    """
     columns = torch.arange(DIM)
     for theirs, ours in zip(layers, made.layers, strict=True):
         mask = theirs.mask[:, columns].float()
@@ -83,7 +88,7 @@ def _nflows(made: MADE) -> nn.Module:
 
 
 def ratios(rounds: int = 11) -> list[Ratio]:
-    """Ours against peers, float32. A peer's inverse takes seconds: 5 rounds at most."""
+    """Compare ours with the peers in float32. Inverses get at most 5 rounds, because a peer's takes seconds."""
     torch.manual_seed(0)
     ours = Autoregressive(MADE(DIM, 2, hidden=HIDDEN, depth=DEPTH), Affine())
     peer_zuko, peer_nflows = _zuko(ours.network), _nflows(ours.network)

@@ -1,4 +1,4 @@
-"""A training step of Glow and of a linear map in LU form, against the same architecture with the same parameters."""
+"""Time a training step of Glow and of a linear map in LU form against peers with the same parameters."""
 
 import math
 
@@ -24,7 +24,7 @@ DIM, ROWS = 64, 512
 
 
 def our_glow() -> MultiScale:
-    """Without dequantization and conditional priors, which the peer has not."""
+    """Return our Glow without dequantization and conditional priors, which the peer lacks."""
 
     def step(c: int) -> list[ActNorm | Conv1x1 | Coupling]:
         kept, moved = halves(c, parity=0)
@@ -36,7 +36,7 @@ def our_glow() -> MultiScale:
 
 
 class PeerGlow(nn.Module):
-    """normflows' blocks, from data to latents, with our squeeze and split between them."""
+    """Wraps normflows' blocks, from data to latents, with our squeeze and split between them."""
 
     def __init__(self, ours: MultiScale) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ def _peer_block(norm: ActNorm, conv: Conv1x1, coupling: Coupling) -> nn.Module:
 
 @torch.no_grad()
 def peer_lu(ours: LULinear) -> PeerLULinear:
-    """nflows' map without permutation and signs has the parameters of ours with both taken out."""
+    """Remove permutation and signs from ours, which nflows' map lacks, and return nflows' map with our parameters."""
     ours.matrix.rows.copy_(torch.arange(DIM))
     ours.matrix.signs.fill_(1.0)
     peer = PeerLULinear(DIM)
@@ -104,7 +104,7 @@ def peer_lu(ours: LULinear) -> PeerLULinear:
 
 
 def _training_step(transform: nn.Module, x: Tensor) -> float:
-    """Forward and backward, with the density of the latents; returns the loss."""
+    """Run forward and backward, with the density of the latents, and return the loss."""
     transform.zero_grad()
     z, log_det = transform(x)
     loss = (0.5 * z.square().sum(1) - log_det).mean()
@@ -119,12 +119,12 @@ def _compare(benchmark: str, ours: nn.Module, peer_name: str, peer: nn.Module, x
 
 
 def ratios(rounds: int = 11) -> list[Ratio]:
-    """Ours against peers, forward and backward, float32."""
+    """Compare ours with the peers, forward and backward, in float32."""
     torch.manual_seed(0)
     generator = Generator().manual_seed(0)
     images = torch.rand(BATCH, *SHAPE, generator=generator) - 0.5
     glow = our_glow()
-    _training_step(glow, images)  # sets the normalization
+    _training_step(glow, images)  # initializes the activation normalization
     with torch.no_grad():
         for module in glow.modules():
             if isinstance(module, Coupling):

@@ -1,4 +1,4 @@
-"""Residual blocks and continuous flows against the same networks in other libraries: values and gradients."""
+"""Time residual blocks and continuous flows against the same networks in other libraries: values and gradients."""
 
 import copy
 from collections.abc import Callable
@@ -20,7 +20,7 @@ TOLERANCE = 1e-5
 
 
 def contraction(dim: int) -> nn.Module:
-    """Without layers to be tightened: both sides then do the same."""
+    """Return a contractive network without our spectrally normalized layers, so that both sides do the same work."""
     network = nn.Sequential(
         nn.Linear(dim, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, dim)
     )
@@ -31,7 +31,7 @@ def contraction(dim: int) -> nn.Module:
 
 
 def with_gradient(module: nn.Module, forward: Callable[[], tuple[Tensor, Tensor]]) -> Callable[[], list[Tensor]]:
-    """What one training step computes: z, log-determinant, and the gradient of a loss made of both."""
+    """Return the results of one training step: z, log-determinant, and the gradient of a loss of both."""
     parameters = list(module.parameters())
 
     def step() -> list[Tensor]:
@@ -48,7 +48,7 @@ def same(ours: list[Tensor], theirs: list[Tensor], tolerance: float) -> None:
 
 
 def residual_block(rounds: int) -> list[Ratio]:
-    """The same Neumann gradient. Ours takes one product more for an estimate of the log-determinant beside it."""
+    """Compare the same Neumann gradient. Ours needs one more product, because it also estimates the log-determinant."""
     network, x = contraction(DIM), torch.randn(ROWS, DIM)
     ours = Residual(network, DIM, train_series=Truncated(TERMS + 1), eval_series=Truncated(TERMS + 1))
     theirs = iResBlock(network, n_power_series=TERMS, neumann_grad=True)
@@ -74,14 +74,14 @@ def residual_block(rounds: int) -> list[Ratio]:
 
 
 def continuous_flows(rounds: int, dim: int) -> list[Ratio]:
-    """A training step with the estimated trace, and an evaluation with the exact one, at the same tolerance.
+    """Compare a training step with the estimated trace and an evaluation with the exact trace, at equal tolerances.
 
-    Step sizes, and so errors, are each library's own; zuko holds log-determinants to a hundredth of the precision.
+    Each library chooses its own step sizes, so errors differ. zuko's log-determinants are a hundred times less precise.
     """
     field = MLPDynamics(dim, hidden=64, depth=2)
     with torch.no_grad():
         for parameter in field.parameters():
-            parameter.mul_(3)  # as curved as after some training
+            parameter.mul_(3)  # makes the field as curved as after some training
     peer_field, x = copy.deepcopy(field), torch.randn(ROWS, dim)
     tolerance = Tolerance(TOLERANCE, TOLERANCE)
     ours = Continuous(field, dim, train_tolerance=tolerance, eval_tolerance=tolerance, noise="gaussian")
@@ -111,6 +111,6 @@ def continuous_flows(rounds: int, dim: int) -> list[Ratio]:
 
 
 def ratios(rounds: int) -> list[Ratio]:
-    """A training step of a residual block; training steps and evaluations of continuous flows of 2 and 8 variables."""
+    """Time a residual block's training step, and training and evaluation of continuous flows of 2 and 8 variables."""
     torch.manual_seed(0)
     return [*residual_block(rounds), *continuous_flows(rounds, 2), *continuous_flows(rounds, 8)]

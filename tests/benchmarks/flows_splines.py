@@ -1,4 +1,4 @@
-"""A spline coupling and RealNVP on images, against the same architecture with the same parameters."""
+"""Time a spline coupling and RealNVP on images against peers with the same architecture and parameters."""
 
 import copy
 import math
@@ -34,9 +34,9 @@ def our_coupling() -> Coupling:
 
 @torch.no_grad()
 def by_entry(coupling: Coupling, displacement: float) -> MLP:
-    """The conditioner with the order that peers want of its outputs: all parameters of an entry, then the next.
+    """Return our conditioner with its outputs in the peers' order: all parameters of one entry, then of the next.
 
-    ``displacement`` is added to what becomes slopes.
+    ``displacement`` is added to the outputs that become slopes.
     """
     spline, (_, n_moved) = coupling.univariate, coupling.sizes
     network = copy.deepcopy(coupling.conditioner)
@@ -52,7 +52,7 @@ def by_entry(coupling: Coupling, displacement: float) -> MLP:
 
 def nflows_coupling(ours: Coupling) -> nn.Module:
     network = by_entry(ours, math.log(math.expm1(1 - ours.univariate.min_derivative)))
-    network.hidden_features = 1  # by whose root the peer divides raw widths and heights
+    network.hidden_features = 1  # the peer divides raw widths and heights by the root of this number
     mask = torch.tensor([int(i % 2 == 1) for i in range(DIM)])
     return PiecewiseRationalQuadraticCouplingTransform(
         mask, lambda n_in, n_out: network, num_bins=BINS, tails="linear", tail_bound=BOUND
@@ -60,7 +60,7 @@ def nflows_coupling(ours: Coupling) -> nn.Module:
 
 
 class ZukoCoupling(nn.Module):
-    """zuko's coupling and spline. It squeezes raw parameters and has no least width, so its numbers are its own."""
+    """Wraps zuko's coupling and spline. Its values differ: it squeezes raw parameters and has no minimum width."""
 
     def __init__(self, ours: Coupling) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class ZukoCoupling(nn.Module):
 
 
 class AsZukoSqueezes(nn.Module):
-    """Our conditioner followed by zuko's squeezing, to hold the two splines against each other."""
+    """Our conditioner followed by zuko's squeezing, which makes the two splines comparable."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class AsZukoSqueezes(nn.Module):
 
 
 class PeerRealNVP(nn.Module):
-    """normflows' couplings with our conditioners, squeeze and split between them; from data to latents."""
+    """Wraps normflows' couplings, from data to latents, with our conditioners, squeeze and split."""
 
     def __init__(self, ours: MultiScale) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class PeerRealNVP(nn.Module):
 
 
 class ShiftAndLogScale(nn.Module):
-    """Our conditioner, its log-scales clamped as ours are: (shift, log-scale)."""
+    """Our conditioner with log-scales clamped as in our flow; returns (shift, log-scale)."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class ShiftAndLogScale(nn.Module):
 
 
 class LogScale(nn.Module):
-    """The map s of normflows' masked layer. It computes the shift along with it: one network makes both, as in ours."""
+    """The map s of normflows' masked layer. It also computes the shift, because one network makes both, as in ours."""
 
     def __init__(self, both: ShiftAndLogScale) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class LogScale(nn.Module):
 
 
 class Shift(nn.Module):
-    """The map t, called after s."""
+    """The map t of normflows' masked layer, called after s."""
 
     def __init__(self, log_scale: LogScale) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ class Shift(nn.Module):
 
 
 class Interleaved(nn.Module):
-    """What normflows' unmasked layer reads: shift, log-scale, shift, log-scale, ..."""
+    """Arranges outputs for normflows' unmasked layer: shift, log-scale, shift, log-scale, ..."""
 
     def __init__(self, both: ShiftAndLogScale) -> None:
         super().__init__()
@@ -177,7 +177,7 @@ def _peer_of(part: nn.Module) -> nn.Module:
 
 
 def _training_step(transform: nn.Module, x: Tensor) -> float:
-    """Forward and backward, with the density of the latents; returns the loss."""
+    """Run forward and backward, with the density of the latents, and return the loss."""
     transform.zero_grad()
     z, log_det = transform(x)
     loss = (0.5 * z.square().sum(1) - log_det).mean()
@@ -194,7 +194,7 @@ def _same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> None:
 def _splines(rounds: int) -> list[Ratio]:
     ours = our_coupling()
     for parameter in ours.conditioner.layers[-1].parameters():
-        nn.init.normal_(parameter, std=0.1)  # splines that are far from the identity
+        nn.init.normal_(parameter, std=0.1)  # makes splines far from the identity
     x = torch.randn(ROWS, DIM, generator=Generator().manual_seed(0))
     nflows, peer_zuko = nflows_coupling(ours), ZukoCoupling(ours)
     as_zuko = Coupling(
@@ -238,7 +238,7 @@ def _images(channels: int, blocks: int, rounds: int) -> Ratio:
 
 
 def ratios(rounds: int = 11) -> list[Ratio]:
-    """Ours against peers, float32. A step of the full-size RealNVP takes many seconds: it has 5 rounds at most."""
+    """Compare ours with the peers in float32. Full-size RealNVP gets at most 5 rounds, because a step takes seconds."""
     torch.manual_seed(0)
     return [*_splines(rounds), _images(16, 1, rounds), _images(64, 8, min(rounds, 5))]
 

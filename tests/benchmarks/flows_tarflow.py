@@ -1,4 +1,4 @@
-"""Sampling from TarFlow: keys and values kept, against the whole transformer again for each patch."""
+"""Time sampling from TarFlow with cached keys and values against running the whole transformer for each patch."""
 
 from functools import partial
 
@@ -16,7 +16,7 @@ SHAPE, LEVELS = (1, 28, 28), 256
 
 
 def random_tarflow(patch: int) -> TarFlow:
-    """conf/model/tarflow.yaml, its last layers no longer zero."""
+    """Return the model of conf/model/tarflow.yaml with random last layers instead of zeros."""
     torch.manual_seed(0)
     flow = TarFlow(SHAPE, LEVELS, partial(torch.optim.AdamW, lr=1e-3), patch=patch).eval()
     generator = Generator().manual_seed(0)
@@ -37,7 +37,7 @@ def kept(flow: TarFlow, z: Tensor) -> Tensor:
 
 @torch.no_grad()
 def naive(flow: TarFlow, z: Tensor) -> Tensor:
-    """The same samples: token i from the outputs i of a pass over all tokens before it."""
+    """Return the same samples without a cache: token i comes from output i of a pass over all earlier tokens."""
     for part in reversed(parts_of(flow)):
         z = reevaluated(part, z) if isinstance(part, TokenAutoregressive) else part.inverse(z)[0]
     return z
@@ -53,12 +53,12 @@ def reevaluated(part: TokenAutoregressive, z: Tensor) -> Tensor:
 
 
 def parts_of(flow: TarFlow) -> list[Transform]:
-    """All but the floor to integer levels."""
+    """Return all parts of the flow except the floor to integer levels."""
     return list(flow.get_submodule("transform.parts"))[1:]  # type: ignore[call-overload,no-any-return]
 
 
 def ratios(rounds: int) -> list[Ratio]:
-    """At 49 patches of 4 x 4 pixels and at 196 of 2 x 2."""
+    """Time 49 patches of 4 x 4 pixels and 196 patches of 2 x 2."""
     found = []
     for patch, samples in ((4, 16), (2, 4)):
         flow = random_tarflow(patch)

@@ -1,8 +1,7 @@
-"""Paired timings: both sides of a comparison in one process and in turns, reported as ratios.
+"""Paired timings: time both sides of a comparison in turn, in one process, and report ratios.
 
-Each round times both sides, one after the other, so that a change in the machine's speed meets both; the ratio is
-formed within a round. A side is a function that does its work once; how often it is called in one timing follows from
-``seconds``.
+Each round times both sides in turn and computes their ratio, so that a change in the machine's speed affects both. A
+side is a function that does its work once; ``seconds`` decides how often one timing calls it.
 """
 
 import csv
@@ -20,7 +19,7 @@ __all__ = ["Ratio", "measure", "write_csv"]
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as fast ours is as a peer: above 1 is faster."""
+    """The speed of ours relative to a peer's; above 1 ours is faster."""
 
     benchmark: str
     ours: str
@@ -43,11 +42,12 @@ def measure(
     benchmark: str, ours: tuple[str, Callable[[], object]], peer: tuple[str, Callable[[], object]], *,
     rounds: int = 11, seconds: float = 0.3,
 ) -> Ratio:  # fmt: skip
-    """Time ``ours`` against ``peer``, each a name and a function.
+    """Time ``ours`` against ``peer``. Each is a name and a function.
 
     Arguments:
-        rounds: Pairs of timings.
-        seconds: About how long each side is timed in a round, by repeating it.
+        benchmark: Name of the comparison.
+        rounds: Number of pairs of timings.
+        seconds: Approximate duration of each timing; the function is repeated to fill it.
     """
     sides = [ours[1], peer[1]]
     repeats = []
@@ -57,7 +57,7 @@ def measure(
     pairs: list[list[float]] = []
     for turn in range(rounds):
         pair = [0.0, 0.0]
-        # Whoever goes second finds warm caches: take turns.
+        # The second side finds warm caches, so the order alternates.
         for index in (0, 1) if turn % 2 == 0 else (1, 0):
             pair[index] = _seconds(sides[index], repeats[index])
         pairs.append(pair)
@@ -79,7 +79,7 @@ def _seconds(side: Callable[[], object], repeats: int) -> float:
 
 
 def write_csv(path: Path, ratios: Iterable[Ratio]) -> None:
-    """All rows of one benchmark file, whole or not at all."""
+    """Write all rows of one benchmark file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_suffix(".tmp")
     with staging.open("w", newline="") as stream:

@@ -1,7 +1,7 @@
-"""Archives that somebody else packed: tar, zip and deb, of which only what is asked for is read.
+"""Read single files from published tar, zip and deb archives, without unpacking the rest.
 
-An archive is opened only after its own hash was checked, is never unpacked whole, and of its members only regular files
-of a known name are read, up to a known size.
+Callers check the archive's hash before opening it. Only regular files are read, by their known name and up to their
+known size.
 """
 
 import gzip
@@ -34,7 +34,7 @@ __all__ = [
 Archive = tarfile.TarFile | zipfile.ZipFile
 
 UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile)
-"""What reading a damaged archive raises. OSError covers a bad gzip header and a broken pipe as well as the disk."""
+"""Exceptions that a damaged archive can raise. OSError covers a bad gzip header and a broken pipe, besides the disk."""
 
 _CHUNK = 1 << 20
 _DEB_MAGIC = b"!<arch>\n"
@@ -42,19 +42,19 @@ _CLIENT_SECONDS = 900
 
 
 class SourceError(Exception):
-    """Why a source could not deliver, in a few words on one line. The next source is tried."""
+    """A source could not deliver a file. The message gives the reason in a few words; the next source is tried."""
 
 
 @contextmanager
 def open_archive(path: Path) -> Iterator[Archive]:
-    """A tar (however compressed), zip or deb archive, told apart by its content."""
+    """Open a tar (with any compression), zip or deb archive; its content decides which of them it is."""
     with path.open("rb") as stream:
         is_deb = stream.read(len(_DEB_MAGIC)) == _DEB_MAGIC
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             yield archive
     elif is_deb:
-        # Only dpkg-deb knows every compression a deb may have. It writes the tar inside; it installs and runs nothing.
+        # dpkg-deb knows every compression of a deb. It only writes the inner tar; it installs and runs nothing.
         with tempfile.TemporaryFile() as plain, tempfile.TemporaryDirectory(prefix="genbench-") as work:
             run_program(["dpkg-deb", "--fsys-tarfile", str(path.absolute())], Path(work), plain)
             plain.seek(0)
@@ -66,7 +66,11 @@ def open_archive(path: Path) -> Iterator[Archive]:
 
 
 def read_member(archive: Archive, name: str, limit: int) -> bytes:
-    """The bytes of a regular member of at most ``limit`` bytes. Raises SourceError where there is no such member."""
+    """Return the bytes of a regular member.
+
+    Raises:
+        SourceError: The archive has no regular member of this name, or it is longer than ``limit`` bytes.
+    """
     stream = _open_member(archive, name)
     if stream is None:
         raise SourceError(f"the archive has no regular file {name}")
@@ -78,7 +82,11 @@ def read_member(archive: Archive, name: str, limit: int) -> bytes:
 
 
 def extract(archive: Archive, member: str, file: DataFile, folder: Path) -> None:
-    """Write one member, plain or ``.gz``, to ``folder`` under the file's name; an archive is never unpacked whole."""
+    """Write one member, stored plain or as ``.gz``, to ``folder`` under the file's name.
+
+    Raises:
+        SourceError: The archive has no such member, or it is longer than the file's size.
+    """
     plain = _open_member(archive, member)
     if plain is not None:
         with plain:
@@ -92,12 +100,17 @@ def extract(archive: Archive, member: str, file: DataFile, folder: Path) -> None
 
 
 def unzip(packed: Path | IO[bytes], file: DataFile, folder: Path) -> None:
+    """Decompress a gzipped file to ``folder`` under the file's name.
+
+    Raises:
+        SourceError: The content is longer than the file's size.
+    """
     with gzip.open(packed, "rb") as stream:
         _write(stream, file, folder)
 
 
 def _open_member(archive: Archive, name: str) -> IO[bytes] | None:
-    """The bytes of a regular member, or None where there is none of this name."""
+    """Open a regular member for reading; None if the archive has none of this name."""
     try:
         if isinstance(archive, zipfile.ZipFile):
             return archive.open(name)
@@ -109,7 +122,7 @@ def _open_member(archive: Archive, name: str) -> IO[bytes] | None:
 
 
 def _write(stream: IO[bytes] | gzip.GzipFile, file: DataFile, folder: Path) -> None:
-    """Copy a stream to ``folder/name`` and to the disk; a stream longer than the file is refused, not swallowed."""
+    """Copy a stream to ``folder/name`` and flush it to disk. Raises SourceError if it is longer than ``file.size``."""
     left = file.size
     with (folder / file.name).open("wb") as target:
         while chunk := stream.read(_CHUNK):
@@ -122,7 +135,11 @@ def _write(stream: IO[bytes] | gzip.GzipFile, file: DataFile, folder: Path) -> N
 
 
 def run_program(command: Sequence[str], work: Path, output: IO[bytes] | int = subprocess.PIPE) -> None:
-    """Run a program to its end. Raises SourceError where it is missing, fails or does not end."""
+    """Run a program and wait for it.
+
+    Raises:
+        SourceError: The program is not installed, fails, or runs longer than 900 seconds.
+    """
     program = shutil.which(command[0])  # finds npm.cmd on Windows too
     if program is None:
         raise SourceError(f"{command[0]} is not installed")

@@ -1,4 +1,4 @@
-"""Decoded arrays in the cache: decoded once, then memory-mapped, so that processes share one copy of them."""
+"""Decoded arrays in the cache. They are decoded once and then memory-mapped, so that processes share one copy."""
 
 import hashlib
 import logging
@@ -25,35 +25,35 @@ Arrays = Mapping[str, NDArray[Any]]
 """Whole arrays by name."""
 
 Chunks = Iterable[tuple[str, NDArray[Any]]]
-"""Arrays in pieces, for those that shall never be in memory at once: (name, rows), the rows of a name in order."""
+"""Arrays in pieces (name, rows), for arrays too large for memory. The rows of each name come in order."""
 
 
 def revision(*recipe: str) -> str:
-    """16 hexadecimal digits that stand for a recipe: the hashes of its bytes and what is done with them, in words."""
+    """Return 16 hexadecimal digits that identify a recipe: the hashes of its files and a description of each step."""
     return hashlib.sha256("\n".join(recipe).encode()).hexdigest()[:16]
 
 
 def decoded(name: str, key: str, decode: Callable[[], Arrays | Chunks]) -> dict[str, NDArray[Any]]:
-    """Arrays of a data set, memory-mapped copy-on-write from ``cache_dir()/name/decoded-key/*.npy``.
+    """Return the arrays of a data set, memory-mapped copy-on-write from ``cache_dir()/name/decoded-key/*.npy``.
 
-    Where the files are missing, incomplete or damaged, ``decode`` is called and they are written. They stand beside a
+    If the files are missing, incomplete or damaged, ``decode`` is called and its arrays are written, together with a
     list of their SHA-256 hashes.
 
-    Hashing reads every byte, and what a start needs of a large data set may be a few of them. So the size and the time
-    of change of each file are written down when its hash was found right, and the next start hashes only what has
-    another size or time since: whatever writes to a file, cuts it short or puts another in its place changes them. Only
-    decay of the disk itself does not; ``complaints`` hashes everything.
+    Hashing reads every byte, but a run may need only a few bytes of a large data set. So after a successful check, the
+    size and the modification time of each file are recorded. The next start hashes the files again only if a size or
+    time has changed. Writing to a file, truncating it or replacing it changes them; silent corruption on the disk does
+    not. ``complaints`` hashes everything.
 
     Arguments:
-        name: Of the data set; also its folder in the cache.
-        key: Of the bytes and the way they are decoded: another key, another folder.
-        decode: Makes the arrays, whole or in pieces; none is empty.
+        name: Name of the data set, and of its folder in the cache.
+        key: Identifies the source bytes and the way they are decoded. Each key has its own folder.
+        decode: Makes the arrays, whole or in pieces. No array may be empty.
 
     Returns:
-        The arrays by name. Writing to one changes this process's copy, never the file.
+        The arrays by name. Writing to an array changes this process's copy, never the file.
 
     Raises:
-        UserError: The cache cannot be written.
+        UserError: The cache is not writable.
     """
     home = cache_dir() / name / f"decoded-{key}"
     hand_on(name, lambda: next(iter(decode()), None), home)
@@ -66,7 +66,7 @@ def decoded(name: str, key: str, decode: Callable[[], Arrays | Chunks]) -> dict[
 
 
 def is_there(home: Path) -> bool:
-    """Whether a folder of ``decoded`` holds all its arrays; their bytes are not read."""
+    """Return whether a folder written by ``decoded`` holds all its arrays, without reading their bytes."""
     try:
         return _listed(home) != {}
     except (OSError, ValueError):
@@ -74,7 +74,7 @@ def is_there(home: Path) -> bool:
 
 
 def complaints(home: Path) -> list[str]:
-    """What is wrong with the bytes in a folder of ``decoded``, a line each; every byte is read."""
+    """Return one line for each damaged array in a folder written by ``decoded``. Reads every byte."""
     try:
         sums = _listed(home)
         return [
@@ -85,7 +85,7 @@ def complaints(home: Path) -> list[str]:
 
 
 def _listed(home: Path) -> dict[str, str]:
-    """The hashes of the arrays by file name. Raises OSError or ValueError where those are not the files there."""
+    """Return the listed hashes by file name. Raises OSError or ValueError if the list and the files disagree."""
     sums = dict(line.split("  ", 1)[::-1] for line in (home / _SUMS).read_text().splitlines())
     names = {path.name for path in home.glob("*.npy")}
     if names != sums.keys() or not names:
@@ -94,7 +94,7 @@ def _listed(home: Path) -> dict[str, str]:
 
 
 def _intact(home: Path) -> bool:
-    """Whether the arrays are the listed ones: by their stamps where those are as they were, else by their hashes."""
+    """Return whether the arrays are the listed ones. Unchanged stamps are trusted; otherwise hashes are compared."""
     try:
         sums = _listed(home)
         stamps = _stamps(home)
@@ -109,7 +109,7 @@ def _intact(home: Path) -> bool:
 
 
 def _stamps(home: Path) -> str:
-    """A line for each array: its size, its time of change in nanoseconds and its name."""
+    """Return a line for each array: its size, its modification time in nanoseconds and its name."""
     found = [(path.stat(), path.name) for path in sorted(home.glob("*.npy"))]
     return "".join(f"{stat.st_size} {stat.st_mtime_ns} {name}\n" for stat, name in found)
 
@@ -120,14 +120,14 @@ def _remember(home: Path, stamps: str) -> None:
             (staging / _STAMPS).write_text(stamps)
             publish(staging / _STAMPS, home / _STAMPS)
     except (OSError, UserError):
-        pass  # a cache that only others may write to: it is hashed the next time too
+        pass  # this user may not write to the cache; the next start hashes again
 
 
 def _is_remembered(home: Path, stamps: str) -> bool:
     file = home / _STAMPS
     if not file.is_file() or file.read_bytes() != stamps.encode():
         return False
-    # A file written again within one tick of the clock keeps its time, so only what is older than its stamp is trusted.
+    # A file rewritten within one clock tick keeps its time, so trust only files older than the record of their stamps.
     return max(int(line.split()[1]) for line in stamps.splitlines()) < file.stat().st_mtime_ns
 
 
@@ -155,7 +155,7 @@ def _write(home: Path, chunks: Chunks) -> None:
 
 
 class _NpyFile:
-    """An npy file that grows: its header, as long for any number of rows, is written again when that is known."""
+    """An npy file that grows by appending rows. Its header has a fixed length and is rewritten at the end."""
 
     def __init__(self, stream: IO[bytes], rows: NDArray[Any]) -> None:
         self._stream = stream

@@ -1,6 +1,7 @@
-"""The cache: a folder of what can be fetched or computed again, entered by complete files only.
+"""The cache: a folder for data that can be fetched or computed again.
 
-Each file enters in one atomic step, so a reader never sees half a file and two writers cannot harm each other.
+Each file is complete before an atomic rename moves it in, so a reader never sees half a file and two writers cannot
+harm each other.
 """
 
 import hashlib
@@ -16,41 +17,49 @@ __all__ = ["DataFile", "Staging", "cache_dir", "publish", "sha256"]
 
 
 def cache_dir() -> Path:
-    """The folder of everything that can be fetched or computed again.
+    """Return the cache folder, which need not exist.
 
-    ``$GENBENCH_CACHE``, else ``genbench`` in the user's cache folder (``$XDG_CACHE_HOME``, else ``~/.cache``). An empty
-    variable counts as unset. The folder need not exist.
+    It is ``$GENBENCH_CACHE``, or else ``genbench`` in the user's cache folder (``$XDG_CACHE_HOME``, or else
+    ``~/.cache``). An empty variable counts as unset.
     """
     own = os.environ.get("GENBENCH_CACHE", "")
     if own != "":
         return Path(own).expanduser().absolute()
     platform = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG specification asks to ignore a relative path.
+    # The XDG specification says to ignore a relative path.
     base = Path(platform) if os.path.isabs(platform) else Path.home() / ".cache"
     return base / "genbench"
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, 64 hexadecimal digits. Raises OSError where the file cannot be read."""
+    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
 class DataFile:
-    """One file of a data set: its name, and the SHA-256 and the size in bytes of its plain (not gzipped) content."""
+    """One file of a data set: its name, and the SHA-256 and size in bytes of its plain (not gzipped) content."""
 
     name: str
     sha256: str
     size: int
 
     def matches(self, path: Path) -> bool:
-        """Whether ``path`` is a regular file with this content."""
+        """Return whether ``path`` is a regular file with this content."""
         return path.is_file() and path.stat().st_size == self.size and sha256(path) == self.sha256
 
 
 class Staging(AbstractContextManager[Path]):
-    """A new folder inside ``home``, on its file system so that a rename is atomic; gone at the end, come what may."""
+    """A temporary folder inside ``home``, removed on exit. It shares home's file system, so that renames are atomic.
+
+    Raises:
+        UserError: ``home`` cannot be made or is not writable.
+    """
 
     def __init__(self, home: Path) -> None:
         try:
@@ -69,7 +78,7 @@ class Staging(AbstractContextManager[Path]):
 
 
 def publish(staged: Path, target: Path) -> None:
-    """Rename a complete file into place, and make the rename itself durable where the system lets us."""
+    """Rename a complete file into place. On POSIX systems the rename is also flushed to disk."""
     os.replace(staged, target)
     if os.name == "posix":
         folder = os.open(target.parent, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""One file from the web: capped in size, its progress shown, and taken up again where it broke off."""
+"""Download one file with a size limit, a progress display, and resumption after a broken connection."""
 
 import fcntl
 import hashlib
@@ -15,38 +15,40 @@ __all__ = ["DownloadError", "download"]
 
 _log = logging.getLogger(__name__)
 _CHUNK = 1 << 20
-_LINE_SECONDS = 10.0  # between two lines where there is no bar
+_LINE_SECONDS = 10.0  # between two log lines, without a progress bar
 _CONNECT_AND_READ_SECONDS = (10, 60)
-# HTTP: the answer holds the asked range; the range begins behind the end
+# HTTP status codes: the answer holds the requested range; the range begins after the end of the file.
 _PARTIAL, _NOTHING_LEFT = 206, 416
 
 
 class DownloadError(Exception):
-    """Why a file could not be downloaded, in a few words on one line."""
+    """A file could not be downloaded. The message gives the reason in a few words on one line."""
 
 
 def download(url: str, target: Path, limit: int, partial: Path) -> None:
-    """Write what a URL shows to ``target``.
+    """Download a URL to ``target``.
 
-    What arrived before a connection broke stays in the folder ``partial``, and the next call asks for the rest only.
-    A server that cannot give a part sends the whole. Nothing tells whether the two parts are of the same file: the
-    caller compares the hash, and as nothing is kept of a complete download, the next one begins anew.
+    If the connection breaks, the bytes received so far stay in the folder ``partial``, and the next call requests only
+    the rest. A server without range support sends the whole file again. This function cannot tell whether the two parts
+    belong to the same version of the file, so the caller must check the hash. After a complete download nothing is left
+    in ``partial``; the next call starts from the beginning.
 
     Arguments:
-        url: Of the file.
-        target: Where to; its folder must exist.
-        limit: The most bytes it may have.
-        partial: A folder for beginnings; made where it is missing.
+        url: Address of the file.
+        target: Where to write it; the folder must exist.
+        limit: Maximum size in bytes.
+        partial: Folder for incomplete downloads; created if missing.
 
     Raises:
-        DownloadError: No connection, an error of the server, a connection that broke off, more than ``limit`` bytes.
+        DownloadError: There is no connection, it broke, the server returned an error, or the file is larger than
+            ``limit``.
         OSError: A file cannot be written.
     """
     name = url.rsplit("/", 1)[-1]
     partial.mkdir(parents=True, exist_ok=True)
     beginning = partial / hashlib.sha256(url.encode()).hexdigest()[:32]
     with beginning.open("ab") as file:
-        if not _is_ours(file, beginning):  # another process is at it: neither wait for it nor disturb it
+        if not _is_ours(file, beginning):  # another process is downloading it: do not wait, download our own copy
             with target.open("wb") as own:
                 _receive(url, own, name, limit)
             return
@@ -59,7 +61,7 @@ def download(url: str, target: Path, limit: int, partial: Path) -> None:
 
 
 def _is_ours(file: IO[bytes], path: Path) -> bool:
-    """Lock an open file. False where another process has it, or moved it away between our opening and our lock."""
+    """Lock an open file. Return False if another process holds the lock, or moved the file before we locked it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
@@ -68,11 +70,11 @@ def _is_ours(file: IO[bytes], path: Path) -> bool:
 
 
 def _receive(url: str, file: IO[bytes], name: str, limit: int) -> None:
-    """Complete what ``file`` holds, or write it anew, and bring it to the disk."""
-    import requests  # takes a noticeable time to import and is needed once in the life of a cache
+    """Append the missing bytes to ``file``, or write it from the beginning, and flush it to disk."""
+    import requests  # here because it is slow to import and needed only to fill the cache
 
     have = file.tell()
-    # Without "identity" a server may pack what is on its way, and ranges would count packed bytes.
+    # Without "identity" a server may compress the transfer, and ranges would count compressed bytes.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have > 0 else {})
     try:
         with requests.get(url, headers=headers, stream=True, timeout=_CONNECT_AND_READ_SECONDS) as answer:
@@ -80,7 +82,8 @@ def _receive(url: str, file: IO[bytes], name: str, limit: int) -> None:
                 file.truncate(0)  # in append mode the next byte goes to the new end
                 file.seek(0)
                 have = 0
-                if answer.status_code == _NOTHING_LEFT:  # killed when all had arrived, or it grew shorter meanwhile
+                # We were killed after the last byte arrived, or the file has become shorter since.
+                if answer.status_code == _NOTHING_LEFT:
                     return _receive(url, file, name, limit)
             answer.raise_for_status()
             length = answer.headers.get("Content-Length", "")
@@ -91,7 +94,7 @@ def _receive(url: str, file: IO[bytes], name: str, limit: int) -> None:
                     if have > limit:
                         raise DownloadError(f"{name} is longer than {limit} bytes")
                     bar.update(have)
-    except requests.RequestException as error:  # its own text is long
+    except requests.RequestException as error:  # its own message is too long for one line
         status = "" if error.response is None else f" {error.response.status_code}"
         raise DownloadError(f"{type(error).__name__}{status} at {name}") from error
     finally:
@@ -100,7 +103,7 @@ def _receive(url: str, file: IO[bytes], name: str, limit: int) -> None:
 
 
 class _Lines:
-    """A line in the log every now and then."""
+    """Logs the progress of a download every 10 seconds."""
 
     def __init__(self, name: str, total: int | None) -> None:
         self._name = name
@@ -114,6 +117,8 @@ class _Lines:
 
 
 class _Bar:
+    """Shows the progress of a download as a bar."""
+
     def __init__(self, progress: Any, task: Any) -> None:
         self._progress = progress
         self._task = task
@@ -130,7 +135,7 @@ class _Bar:
 
 
 def _bar(name: str, total: int | None) -> AbstractContextManager[_Bar | _Lines]:
-    """A bar on the terminal, lines in the log where standard error goes elsewhere."""
+    """Return a progress bar if standard error is a terminal, else lines in the log."""
     if not sys.stderr.isatty():
         return nullcontext(_Lines(name, total))
     from rich.console import Console

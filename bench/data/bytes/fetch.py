@@ -1,6 +1,6 @@
-"""Where bytes come from: the user's folder, the cache, a download, a package; all end in the same checked bytes.
+"""Find the files of a data set in the user's folder, the cache, a download or a package, and check their hashes.
 
-A data set names its files (name, SHA-256, size of the plain bytes) and its sources, in the order to try them. Only
+A data set lists its files (name, SHA-256 and size of the plain bytes) and its sources, in the order to try them. Only
 bytes with the right hash enter the cache.
 """
 
@@ -22,15 +22,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Request:
-    """What a data set is made of, known before anything of it is fetched or read.
+    """The files that a data set needs, known before any of them is fetched or read.
 
     Attributes:
-        name: Of the data set; also its folder in the cache.
-        paths: Where its bytes lie, or will lie once they are fetched.
-        files: The same files with their pinned hashes; none where nothing is pinned and loading is the only check.
-        sources: Where the files can be had.
+        name: Name of the data set, and of its folder in the cache.
+        paths: Where its files are, or will be after they are fetched.
+        files: The same files with their published hashes. Empty if no hash is published; then loading is the only
+            check.
+        sources: Where the files can be fetched from.
         path: The folder or archive that the user named, or None.
-        carrier: The installed package that holds the bytes, or empty.
+        carrier: The installed package that contains the files, or empty.
         decoded: The folder of arrays decoded from the files, or None.
     """
 
@@ -44,7 +45,7 @@ class Request:
 
 
 class _Announced(BaseException):
-    """Ends a data function that was asked what it needs. No error, so nothing on its way takes it for one."""
+    """Stops a data function once its request is known. A BaseException, so that no ``except Exception`` catches it."""
 
     def __init__(self, request: Request) -> None:
         super().__init__(request.name)
@@ -55,9 +56,12 @@ _asking = ContextVar("asking", default=False)
 
 
 def request_of(make: Callable[[], object]) -> Request | None:
-    """What ``make``, which makes a data set, asks for first; it goes no further than that.
+    """Return the first request that ``make`` announces; ``make`` is stopped there, before it reads anything.
 
-    None where it has come to its end without asking for anything: its bytes are computed, or of no file of ours.
+    None if ``make`` returns without a request, because its data are generated or come from elsewhere.
+
+    Arguments:
+        make: Makes a data set.
     """
     before = _asking.set(True)
     try:
@@ -70,37 +74,36 @@ def request_of(make: Callable[[], object]) -> Request | None:
 
 
 def announce(request: Request) -> None:
-    """Say what a data set is about to read; within ``request_of`` that is the end of it. ``fetch`` does it itself."""
+    """Announce the files that a data set is about to read. Within ``request_of``, stop there. ``fetch`` calls this."""
     if _asking.get():
         raise _Announced(request)
 
 
 def hand_on(name: str, decode: Callable[[], object], decoded: Path) -> None:
-    """Within ``request_of``: say what ``decode`` asks for, be it nothing, and where its arrays go."""
+    """Within ``request_of``, announce the request of ``decode``, or an empty one, and the folder of its arrays."""
     if _asking.get():
         raise _Announced(replace(request_of(decode) or Request(name, ()), decoded=decoded))
 
 
 def fetch(name: str, files: Sequence[DataFile], sources: Sequence[Source], path: str | None = None) -> list[Path]:
-    """Paths of the checked files, in the order of ``files``.
+    """Return the paths of the checked files, in the order of ``files``.
 
-    A data set asks for all its files at once: ``genbench data`` tells the user what the first call asks for.
+    A data set must request all its files in one call, because ``genbench data`` shows the first request only.
 
-    Order: the user's ``path``, and then nothing else, for who names a place means it; otherwise the cache
-    ``cache_dir()/name``, then each source in turn for what is still missing. A cached file with wrong bytes counts as
-    missing and is replaced. Plain files in the user's folder are used where they lie; gzipped ones, and those in an
-    archive, are unpacked into the cache, once.
+    If ``path`` is given, only ``path`` is searched. Otherwise the files come from the cache ``cache_dir()/name``, and
+    each source is tried in turn for those still missing. A cached file with wrong bytes counts as missing and is
+    replaced. Plain files in the user's folder are used in place; gzipped or archived ones are unpacked into the cache
+    once.
 
     Arguments:
-        name: Of the data set; also its folder in the cache.
-        files: What is needed.
+        name: Name of the data set, and of its folder in the cache.
+        files: The files needed.
         sources: Where to look, in order.
-        path: A folder with all files, plain or ``.gz``; or the archive of one of the sources, as it was published; or
-            None.
+        path: A folder with all files, plain or ``.gz``; or the published archive of one of the sources; or None.
 
     Raises:
-        UserError: The path lacks a file or holds other bytes; no source had a file; something cannot be read or the
-            cache not be written.
+        UserError: ``path`` lacks a file or holds one with other bytes; no source delivered a file; a file cannot be
+            read; the cache is not writable.
     """
     home = cache_dir() / name
     announce(Request(name, tuple(home / file.name for file in files), tuple(files), tuple(sources), path))

@@ -1,7 +1,7 @@
-"""What of a data set is on this machine: whether its bytes are here and right, where they lie, or what to put where.
+"""Report whether the files of a data set are on this machine, whether they are intact, and which ones to add.
 
-All of it follows from the request that a data set makes when it is asked (``bench.data.bytes.fetch.request_of``):
-nothing is fetched here, and nothing decoded.
+Everything is derived from the data set's request (``bench.data.bytes.fetch.request_of``). Nothing is fetched or
+decoded.
 """
 
 from pathlib import Path
@@ -14,12 +14,12 @@ __all__ = ["advice", "faults", "is_here", "places", "state"]
 
 
 def is_here(request: Request) -> bool:
-    """Whether nothing has to be fetched: the files, or the arrays decoded from them. Their bytes are not read."""
+    """Return whether the files, or the arrays decoded from them, are present. Does not read their bytes."""
     return _has_arrays(request) or len(_missing(request)) == 0
 
 
 def state(request: Request | None) -> str:
-    """In a few words where the bytes are; None stands for a data set that asked for nothing."""
+    """Return in a few words where the files are. A request of None means generated data."""
     if request is None:
         return "generated"
     if request.carrier != "":
@@ -33,13 +33,13 @@ def state(request: Request | None) -> str:
 
 
 def places(request: Request) -> list[Path]:
-    """What is here of the files (or of the user's folder), and of the arrays decoded from them."""
+    """Return the existing paths of the files (or of the user's folder) and of the arrays decoded from them."""
     arrays = [] if request.decoded is None else sorted(request.decoded.glob("*.npy"))
     return [path for path in (*request.paths, *arrays) if path.exists()]
 
 
 def faults(request: Request) -> list[str]:
-    """What is wrong in the cache, a line each, found by hashing all of it. Empty where nothing is, or nothing is here.
+    """Return one line for each damaged file or array, found by hashing them all. Missing files are not reported.
 
     Raises:
         OSError: A file cannot be read.
@@ -54,7 +54,7 @@ def faults(request: Request) -> list[str]:
 
 
 def advice(request: Request) -> list[str]:
-    """What exactly to put where, a line each, for files that nobody could fetch."""
+    """Return lines that tell the user which files to put where, if no source can deliver them."""
     lines = ["put these files, plain or gzipped (.gz), into one folder and give data.path=FOLDER:"]
     lines += [f"  {file.name}  {file.size:,} bytes, SHA-256 {file.sha256}" for file in request.files]
     lines.append(f"or put them, plain, into {request.paths[0].parent}")

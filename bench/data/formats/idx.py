@@ -1,4 +1,4 @@
-"""The idx format, and data sets published as MNIST is: four idx files with 60,000 and 10,000 images of 28 x 28."""
+"""Read the idx format, and data sets published like MNIST: four idx files with 60,000 + 10,000 images of 28 x 28."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,20 +22,20 @@ _CLASSES = 10
 def like_mnist(
     name: str, files: Sequence[DataFile], sources: Sequence[Source], path: str | None, *, licence: str, source: str
 ) -> Data:
-    """``(N, 1, 28, 28)`` uint8: 50,000 / 10,000 / 10,000.
+    """Return images ``(N, 1, 28, 28)`` uint8, split 50,000 / 10,000 / 10,000.
 
-    The test split is the published one. Validation is the last 10,000 of the 60,000 training images and train the
-    first 50,000. Everything keeps the order of the files.
+    The test split is the published one. Train is the first 50,000 and validation the last 10,000 of the 60,000
+    training images. Every split keeps the order of the files.
 
     Arguments:
-        name: Of the data set.
+        name: Name of the data set.
         files: Training images, training labels, test images, test labels.
         sources: Where to look for them.
         path: The user's folder or archive, or None.
-        licence, source: For the specification.
+        licence, source: Entries of the specification.
 
     Raises:
-        UserError: The files are nowhere to be had, or hold other bytes.
+        UserError: No source has the files, or they hold other bytes.
     """
     images, labels, test_images, test_labels = map(read_idx, fetch(name, files, sources, path))
     images, test_images = images[:, None], test_images[:, None]
@@ -53,14 +53,17 @@ def like_mnist(
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
-    """The array of an idx file of unsigned bytes.
+    """Return the array in an idx file of unsigned bytes.
 
-    Big-endian header: two zero bytes, the type (8: unsigned byte), the number of dimensions n, then n sizes of 4 bytes;
-    after it the entries in C order. Raises ValueError where the file is not so.
+    The big-endian header has two zero bytes, the type (8: unsigned byte), the number of dimensions n, and n sizes of 4
+    bytes each. The entries follow in C order.
+
+    Raises:
+        ValueError: The file does not have this format.
     """
     raw = np.fromfile(path, dtype=np.uint8)
     if len(raw) < 4 or bytes(raw[:3]) != b"\x00\x00\x08":
-        raise ValueError(f"{path} is no idx file of unsigned bytes")
+        raise ValueError(f"{path} is not an idx file of unsigned bytes")
     start = 4 + 4 * int(raw[3])
     shape = tuple(int(size) for size in raw[4:start].view(">u4"))
     if len(raw) - start != np.prod(shape, dtype=np.int64):

@@ -1,4 +1,4 @@
-"""Pixels of PNG and JPEG files: known by their content, capped in size, and one line for whatever is wrong."""
+"""Read PNG and JPEG files, recognized by their content and limited in size; every problem gives a one-line error."""
 
 import io
 import warnings
@@ -13,38 +13,39 @@ __all__ = ["PictureError", "opened", "pixels"]
 
 
 class PictureError(Exception):
-    """Why a file cannot be used as a picture, in a few words on one line that follow its name."""
+    """A file cannot be used as a picture. The message is a short predicate that follows the file's name."""
 
 
 @contextmanager
 def opened(content: bytes, formats: tuple[str, ...]) -> Iterator[Image.Image]:
-    """A picture of which only the header is read; whatever fails in the block, decoding too, is a PictureError.
+    """Open a picture and read only its header. Any exception in the block, from decoding too, becomes a PictureError.
 
     Arguments:
-        content: Of the file.
-        formats: Pillow's names of the formats to try (``PNG``, ``JPEG``); a file of another is unreadable.
+        content: Bytes of the file.
+        formats: Pillow's names of the formats to try (``PNG``, ``JPEG``). Files of other formats are refused.
 
     Raises:
-        PictureError: No such picture, a damaged one, or a decompression bomb (more than 2^26 x 4/3 pixels).
+        PictureError: The content is not such a picture, is damaged, or is a decompression bomb (more than 2^26 x 4/3
+            pixels).
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's advice about broken metadata
+            warnings.simplefilter("ignore")  # Pillow warns about broken metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content), formats=formats) as picture:
                 yield picture
     except PictureError:
         raise
-    # What Pillow raises for a damaged file depends on where the damage is.
+    # Pillow's exception for a damaged file depends on where the damage is.
     except Exception as error:
         raise PictureError(f"is no readable {' or '.join(formats)} ({type(error).__name__})") from error
 
 
 def pixels(content: bytes, formats: tuple[str, ...], size: tuple[int, int], mode: str = "RGB") -> NDArray[np.uint8]:
-    """The pixels of a picture that must have this (width, height) and mode: ``(height, width, 3)`` for RGB.
+    """Return the pixels of a picture of the given (width, height) and mode: ``(height, width, 3)`` for RGB.
 
     Raises:
-        PictureError: It is unreadable or another; the latter is seen in the header, before anything is decoded.
+        PictureError: The picture is unreadable, or has another size or mode. The header is checked before decoding.
     """
     with opened(content, formats) as picture:
         if picture.size != size or picture.mode != mode:

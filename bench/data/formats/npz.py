@@ -1,4 +1,4 @@
-"""Arrays inside npz files, read as a stream a few rows at a time, and never unpickled."""
+"""Read arrays inside npz files as streams, a few rows at a time. Nothing is unpickled."""
 
 from collections.abc import Iterator
 from typing import IO, Any
@@ -12,9 +12,10 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 
 
 def npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and type of the array in an npy file; what follows in the stream are its entries in C order.
+    """Return the shape and dtype of the array in an npy file. The stream then stands at its entries in C order.
 
-    Raises ValueError where it is no npy file of numbers in that order.
+    Raises:
+        ValueError: It is not an npy file of integers in C order.
     """
     version = np.lib.format.read_magic(stream)
     if version not in _HEADERS:
@@ -28,7 +29,11 @@ def npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
 def npy_rows(
     stream: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any], rows: int = 4096
 ) -> Iterator[NDArray[Any]]:
-    """The entries behind a header, so many rows at a time. Raises ValueError where the stream ends early."""
+    """Yield the entries after a header, ``rows`` rows at a time.
+
+    Raises:
+        ValueError: The stream ends early.
+    """
     row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
     for start in range(0, shape[0], rows):
         n = min(rows, shape[0] - start)
