@@ -40,8 +40,9 @@ fcntl.flock(held, fcntl.LOCK_EX)
 Path(f"{rank}.ready").touch()
 """
 PARENT = """\
-import sys
+import os, sys
 from pathlib import Path
+sys.path[0] = os.getcwd()  # workers look there only because it is named
 from bench.runs import ddp as processes
 processes.WORKER = "tiny"
 print(processes.run_workers(Path("config.json"), 2))
@@ -51,6 +52,7 @@ print(processes.run_workers(Path("config.json"), 2))
 def work(code: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
     """What two workers of this code, in the current folder, come to."""
     Path("tiny.py").write_text(WORKER + code)
+    monkeypatch.syspath_prepend(os.getcwd())
     monkeypatch.setattr(processes, "WORKER", "tiny")
     return run_workers(Path("config.json"), 2)
 
