@@ -11,13 +11,13 @@ __all__ = ["FAILED", "make_row"]
 
 def make_row(**changes: Any) -> ResultRow:
     row = ResultRow(
-        run_id="r0", training_key="c0", group="g0", measuring_key="", git_commit="abc", dirty=False, model="dcgan",
-        model_family="gan",
-        n_params=12, dataset="mnist5k", data_revision="d0", split="test", seed=0, budget="60000 examples",
-        examples_seen=60000, train_seconds=12.5, checkpoint="best", device="cpu", precision="32",
-        versions="torch 2.13.0", metric="fid[mnist-cnn]", metric_title="FID", metric_version=1, extractor="mnist-cnn",
-        extractor_hash="e0", n_real=1000, n_fake=1000, n_draws=None, unit="", higher_is_better=False, relation=None,
-        value=12.25, stderr=0.5, ci_low=11.0, ci_high=13.5, status=Status.OK, reason="", source=Source.MEASURED,
+        run_id="r0", training_key="c0", group="g0", measuring_key="", git_commit="abc", dirty=False,
+        model="dcgan", model_family="gan", n_params=12, dataset="mnist5k", data_revision="d0", split="test", seed=0,
+        budget="60000 examples", examples_seen=60000, train_seconds=12.5, checkpoint="best", device="cpu",
+        precision="32", versions="torch 2.13.0", metric="fid[mnist-cnn]", metric_title="FID", metric_version=1,
+        extractor="mnist-cnn", extractor_hash="e0", n_real=1000, n_fake=1000, n_draws=None, unit="",
+        higher_is_better=False, relation=None, value=12.25, stderr=0.5, ci_low=11.0, ci_high=13.5, status=Status.OK,
+        reason="", source=Source.MEASURED,
     )  # fmt: skip
     row = dataclasses.replace(row, **changes)
     return row if "rank" in changes else dataclasses.replace(row, rank=rank_of(row.metric, row.higher_is_better))

@@ -37,7 +37,7 @@ def read_frame(paths: Iterable[str | os.PathLike[str]]) -> pd.DataFrame:
     return _without_repetitions(_framed(block for file in find_files(paths) for block in read_columns(file)))
 
 
-def load_rows(paths: Iterable[str | os.PathLike[str]]) -> pd.DataFrame:
+def load_rows(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> pd.DataFrame:
     """The rows of files, folders and patterns as a frame for a notebook: one line a row, the schema's columns.
 
     Texts and enumerations are text (a missing relation is missing), numbers that may be missing are ``Int64`` or floats
@@ -47,7 +47,7 @@ def load_rows(paths: Iterable[str | os.PathLike[str]]) -> pd.DataFrame:
         UserError: Nothing was found, or a file is not a file of rows.
     """
     frame = read_frame([paths] if isinstance(paths, str | os.PathLike) else paths)
-    return frame.astype(dict.fromkeys(_TEXTS, "str"))
+    return frame.astype({name: frame[name].cat.categories.dtype for name in _TEXTS})
 
 
 def to_frame(rows: Iterable[ResultRow]) -> pd.DataFrame:
@@ -73,7 +73,7 @@ def as_frame(rows: pd.DataFrame | Iterable[ResultRow]) -> pd.DataFrame:
 def protocol_of(frame: pd.DataFrame) -> pd.DataFrame:
     """The parts of ``ResultRow.protocol`` of each row, as columns."""
     quoted = frame["source"].to_numpy() == "quoted"
-    source = pd.Categorical.from_codes(quoted.astype(np.int8), categories=["measured", "quoted"])
+    source = pd.Categorical.from_codes(quoted.astype(np.int8), categories=pd.Index(["measured", "quoted"]))
     return frame[list(PROTOCOL)].assign(source=source)
 
 
@@ -128,9 +128,8 @@ class _Numbers:
     def _convert(self) -> None:
         # In numpy None becomes NaN, which no stored number is.
         is_plain = self._kind in ("float64", "int64")
-        self._parts.append(
-            pd.Series(np.array(self._values, self._kind) if is_plain else self._values, dtype=self._kind)
-        )
+        values = np.array(self._values, self._kind) if is_plain else self._values
+        self._parts.append(pd.Series(values, dtype=self._kind))
         self._values = []
 
 

@@ -51,16 +51,12 @@ def read_rows(path: str | os.PathLike[str]) -> list[ResultRow]:
 
 def read_columns(path: str | os.PathLike[str]) -> Iterator[list[tuple[Any, ...]]]:
     """The rows of one file, a block of them at a time, as columns in the order of the schema; else as ``read_rows``."""
-    path = Path(path)
-    content = _read_bytes(path)
-    start, number = 0, 1
-    while start < len(content):
-        end = content.rfind(b"\n", start, start + _BLOCK_BYTES) + 1 or content.find(b"\n", start) + 1 or len(content)
-        block = content[start:end]
+    path, number = Path(path), 1
+    for block in _blocks(path):
         columns = decode_block(block) or list(zip(*_rows_of_lines(block, path, number), strict=True))
         if columns:
             yield columns
-        start, number = end, number + block.count(b"\n")
+        number += block.count(b"\n")
 
 
 def _rows_of_lines(block: bytes, path: Path, first: int) -> Iterator[tuple[Any, ...]]:
@@ -87,11 +83,12 @@ def collect(paths: Iterable[str | os.PathLike[str]]) -> list[ResultRow]:
     Raises:
         UserError: Nothing was found, or a file is not a file of rows.
     """
-    latest = {}
+    latest: dict[tuple[object, ...], ResultRow] = {}
     for file in find_files(paths):
         for row in read_rows(file):
             of_run = (row.run_id, row.checkpoint, row.protocol)
             key = (row.training_key, row.checkpoint, row.measuring_key, row.metric) if row.measuring_key else of_run
+            latest.pop(key, None)  # the last one stands in its own place
             latest[key] = row
     return list(latest.values())
 
@@ -119,7 +116,8 @@ def _find(path: str) -> list[Path]:
     return matches
 
 
-def _read_bytes(path: Path) -> bytes:
+def _blocks(path: Path) -> Iterator[bytes]:
+    """A file's bytes in pieces that end at line ends."""
     try:
         found = os.stat(path)
         # Asked before opening: to open a pipe would wait for its writer.
@@ -127,6 +125,8 @@ def _read_bytes(path: Path) -> bytes:
             raise UserError(f"{path}: not a regular file; give a file of rows")
         if found.st_size > _MAX_FILE_BYTES:
             raise UserError(f"{path}: larger than {_MAX_FILE_BYTES >> 20} MiB; split it")
-        return path.read_bytes()
+        with open(path, "rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                yield block + file.readline()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}; give a file of rows") from error

@@ -49,9 +49,12 @@ def _check(row: Any) -> None:
         raise ValueError(f"schema is {row.schema}, not {SCHEMA} or higher")
     if (row.value is not None) != (row.status == "ok"):
         raise ValueError(f"value is {row.value!r} and status is {row.status}: ok has a value, others none")
-    for name in ("stderr", "stderr_test", "stderr_draws"):
-        if (error := getattr(row, name)) is not None and error < 0:
-            raise ValueError(f"{name} is {error!r}, below 0")
+    if (
+        (row.stderr is not None and row.stderr < 0)
+        or (row.stderr_test is not None and row.stderr_test < 0)
+        or (row.stderr_draws is not None and row.stderr_draws < 0)
+    ):
+        raise ValueError(f"a standard error of {row.stderr!r}, {row.stderr_test!r} and {row.stderr_draws!r} is below 0")
     if row.ci_low is not None and row.ci_high is not None and row.ci_low > row.ci_high:
         raise ValueError(f"ci_low {row.ci_low!r} is above ci_high {row.ci_high!r}")
 

@@ -51,8 +51,8 @@ def make_table(
     if metrics:
         frame = _of_metrics(frame, metrics)
     frame = frame.assign(external=frame["source"].to_numpy() == "external samples")
-    by_dataset = dict(iter(frame.groupby("dataset", observed=True)))
-    sections = [_section(str(dataset), by_dataset[dataset], checkpoint) for dataset in sorted(by_dataset)]
+    by_dataset = {str(dataset): rows for dataset, rows in frame.groupby("dataset", observed=True)}
+    sections = [_section(dataset, by_dataset[dataset], checkpoint) for dataset in sorted(by_dataset)]
     return Table(tuple(sections), checkpoint)
 
 
@@ -101,21 +101,17 @@ def _one_per_seed(placed: pd.DataFrame, rows: pd.DataFrame) -> tuple[pd.DataFram
     if not contested.any():
         return placed, 0
     candidates = placed[contested]
-    contents = {
-        row: repr(values)
-        for row, values in zip(
-            candidates["row"], rows.iloc[candidates["row"]].itertuples(index=False, name=None), strict=True
-        )
-    }
-    valued, run = (rows["status"] == "ok").tolist(), rows["run_id"].tolist()
+    positions = candidates["row"].tolist()
+    values = rows.iloc[positions].itertuples(index=False, name=None)
     # Content decides between rows that claim to be the same run.
-    candidates = candidates.assign(
-        merit=[(valued[row], run[row], contents[row]) for row in candidates["row"]], place=numbered(candidates, place)
-    )
-    best = candidates.sort_values("merit", kind="stable").drop_duplicates("place", keep="last")
-    chosen = pd.concat([placed[~contested], best[placed.columns]]).sort_values(place, ignore_index=True)
+    contents = {position: repr(value) for position, value in zip(positions, values, strict=True)}
+    valued, run = (rows["status"] == "ok").tolist(), rows["run_id"].tolist()
+    merits = [(valued[position], run[position], contents[position]) for position in positions]
+    by_merit = sorted(range(len(merits)), key=merits.__getitem__)
+    best = candidates.iloc[by_merit].drop_duplicates(place, keep="last")
+    chosen = pd.concat([placed[~contested], best]).sort_values(place, ignore_index=True)
     used = set(chosen["row"])
-    shown = {content for row, content in contents.items() if row in used}
+    shown = {content for position, content in contents.items() if position in used}
     return chosen, len(set(contents.values()) - shown)
 
 

@@ -2,7 +2,6 @@
 
 import functools
 import math
-import statistics
 from collections import defaultdict
 from dataclasses import replace
 from typing import Any
@@ -12,6 +11,7 @@ import pandas as pd
 
 from bench.schema import Relation, Status
 from bench.tables.columns import plain_value
+from bench.tables.exact import mean_and_deviation
 from bench.tables.model import Cell, Column
 
 __all__ = ["distinct", "made_cells", "mark_best"]
@@ -41,7 +41,7 @@ def made_cells(rows: pd.DataFrame, cell: "np.ndarray[Any, Any]") -> list[Cell]:
     starts = np.searchsorted(behind_cell, np.arange(len(has_value) + 1)).tolist()
     relations, draws = distinct(behind["relation"], behind_cell), distinct(behind["n_draws"], behind_cell)
     dirty = distinct(behind["dirty"], behind_cell)
-    texts = {
+    texts: dict[str, dict[int, str]] = {
         name: {number: "; ".join(sorted(found)) for number, found in distinct(behind[name], behind_cell).items()}
         for name in ("checkpoint", "device", "budget", "git_commit", "source")
     }
@@ -63,7 +63,11 @@ def made_cells(rows: pd.DataFrame, cell: "np.ndarray[Any, Any]") -> list[Cell]:
                 lost=tuple(lost.get(number, ())) if is_valued else (),
                 reason="; ".join(sorted(why.get(number, ()))),
                 dirty=True in dirty[number],
-                **{name: found[number] for name, found in texts.items()},
+                checkpoint=texts["checkpoint"][number],
+                device=texts["device"][number],
+                budget=texts["budget"][number],
+                git_commit=texts["git_commit"][number],
+                source=texts["source"][number],
             )
         )
     return cells
@@ -112,21 +116,19 @@ def _relation(found: list[str | None]) -> Relation | None:
 
 
 def _mean(rows: Any) -> tuple[float | None, float | None, str, float | None, float | None]:
-    """Value, spread, its kind, and interval of rows (value, standard error, interval), NaN where there is none. The
-    statistics module is exact: equal values have themselves as mean and a spread of 0, and the order of rows cannot
-    move the last digit."""
+    """Value, spread, its kind, and interval of rows (value, standard error, interval), NaN where there is none. Sums
+    are exact: equal values have themselves as mean and a spread of 0, and the order of rows cannot move the last digit.
+    """
     if len(rows) == 0:
         return None, None, "", None, None
     if len(rows) == 1:
         value, stderr, low, high = map(plain_value, rows[0].tolist())
         return value, stderr, "run" if stderr is not None else "", low, high
-    values = rows[:, 0].tolist()
-    mean = float(statistics.mean(values))
-    try:
-        spread = statistics.stdev(values) / math.sqrt(len(values))
-    except OverflowError:
+    mean, deviation = mean_and_deviation(rows[:, 0].tolist())
+    if deviation is None:
         return mean, None, "", None, None
-    reach = _t975(len(values) - 1) * spread
+    spread = deviation / math.sqrt(len(rows))
+    reach = _t975(len(rows) - 1) * spread
     low, high = mean - reach, mean + reach
     return mean, spread, "seeds", low if math.isfinite(low) else None, high if math.isfinite(high) else None
 

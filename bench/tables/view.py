@@ -8,7 +8,7 @@ from typing import Any
 from bench.schema import Relation, Status
 from bench.tables.model import Cell, Column, Line, Section
 
-__all__ = ["ABSENT", "THIN", "Shown", "View", "format_number", "plain", "view_of"]
+__all__ = ["ABSENT", "THIN", "Shown", "View", "format_number", "head_of", "plain", "view_of"]
 
 THIN = "\N{NARROW NO-BREAK SPACE}"
 ABSENT = "\N{EN DASH}"
@@ -92,7 +92,7 @@ def view_of(section: Section, checkpoint: str) -> View:
         title=plain(section.dataset),
         facts=_facts(section, checkpoint),
         lead=_lead(section.lines),
-        heads=[_head(section.columns[column]) for column in kept],
+        heads=[head_of(section.columns[column]) for column in kept],
         cells=cells,
         notes=list(notes),
         legend=_legend(section),
@@ -185,7 +185,8 @@ def _lead(lines: tuple[Line, ...]) -> list[list[str]]:
     return table
 
 
-def _head(column: Column) -> tuple[str, str]:
+def head_of(column: Column) -> tuple[str, str]:
+    """The heading of a column: its title with an arrow, and its unit with what sets it apart from its namesakes."""
     arrow = {True: " ↑", False: " ↓", None: ""}[column.higher_is_better]
     names: dict[str, Callable[[Any], str]] = {
         "data_revision": lambda value: f"revision {value[:10]}",
@@ -229,6 +230,8 @@ def _legend(section: Section) -> str:
 
 def plain(text: str) -> str:
     """Without characters that act on a terminal or on the lines of a file."""
+    if text.isprintable():
+        return text
     return "".join(character if character.isprintable() else " " for character in text)
 
 
