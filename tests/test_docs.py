@@ -1,5 +1,6 @@
 """What the documents say works as they say it."""
 
+import doctest
 import os
 import re
 import shutil
@@ -65,6 +66,16 @@ def test_the_model_in_the_guide_passes_the_test_that_the_guide_names(tmp_path: P
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:]
     assert re.search(r"\b1\d passed, \d+ skipped", done.stdout), done.stdout[-300:]
+
+
+def test_the_examples_for_notebooks(workplace: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "notebooks.md").read_text(), re.DOTALL)
+    examples = doctest.DocTestParser().get_doctest("\n".join(blocks), {}, "notebooks.md", None, None)
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    said: list[str] = []
+    runner.run(examples, out=said.append)
+    assert runner.tries >= 20
+    assert runner.failures == 0, "".join(said)
 
 
 def test_committed_leaderboards_are_made_from_the_committed_rows() -> None:
