@@ -1,4 +1,4 @@
-"""What every generative model is, and what some can do besides.
+"""The contract of every generative model, and the capabilities that some have besides.
 
 A model is a distribution over the data's own space: integer levels 0 .. L-1 (uint8) for images, reals (float32) for
 vectors. Scaling, dequantization and logit are its own first layers. So every likelihood is already a log-probability
@@ -43,9 +43,9 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 class GenerativeModel(LightningModule, ABC):
     """A distribution that can be sampled.
 
-    Subclasses are final: they implement ``sample``, ``training_step`` (Lightning's) and ``configure_optimizers``.
-    The constructor must not depend on data: the data's ``shape`` and ``levels`` are its first two arguments. One that
-    takes ``classes`` is also given their number of classes, or None.
+    Subclasses are final: they implement ``sample``, ``training_step`` (Lightning's) and ``configure_optimizers``. The
+    constructor sees no data: its first two arguments are the data's ``shape`` and ``levels``. If it has an argument
+    ``classes``, it is given the data's number of classes, or None.
 
     Arguments:
         shape: Of one example, ``(C, H, W)`` or ``(D,)``.
@@ -92,7 +92,7 @@ class GenerativeModel(LightningModule, ABC):
 
     @property
     def cannot_sample(self) -> str:
-        """Why ``sample`` raises NotImplementedError; empty for all but models whose sampling has no algorithm."""
+        """Why ``sample`` raises NotImplementedError; the empty string for a model that can be sampled."""
         return ""
 
     @abstractmethod
@@ -100,13 +100,13 @@ class GenerativeModel(LightningModule, ABC):
         """Draw ``(n, *shape)`` examples in the data's own space and dtype, on the model's device.
 
         Arguments:
-            n: How many.
+            n: Number of examples.
             temperature: Factor on the standard deviation of the latent noise; 1 is the model itself.
             generator: Where every random number comes from. The same seed gives the same samples.
         """
 
     def averaged(self) -> nn.Module:
-        """The part whose weights a moving average tracks: all of it, unless the model says otherwise (a GAN: G)."""
+        """The part whose weights a moving average tracks: the whole model, or of a GAN the generator."""
         return self
 
 
@@ -124,10 +124,11 @@ class HasLikelihood(ABC):
 
         A flow on continuous data: log p(x). A flow on integer data: one dequantization draw,
         :math:`\log p(x + u) - \log q(u|x)`. A VAE: :math:`\log p(x,z) - \log q(z|x)` with one z. By Jensen's inequality
-        :math:`E[\log w] \le \log p(x)`, and the mean of K draws tightens the bound (Burda et al. 2016).
+        :math:`E[\log w] \le \log p(x)`, and the mean of K draws tightens the bound (Burda, Grosse, Salakhutdinov 2016,
+        Importance weighted autoencoders, arXiv:1509.00519).
 
-        Where the relation is ``estimate`` (a log-determinant that is itself estimated), it is log w that is unbiased,
-        and draws are averaged as logarithms.
+        Where the relation is ``estimate``, the log-determinant itself is estimated: then log w is an unbiased estimate
+        of log p(x), and draws of log w are averaged.
         """
 
 
@@ -144,8 +145,8 @@ class Autoencodes(ABC):
 
 
 class ReportsCost(ABC):
-    """A model whose size does not tell what a call costs: solvers, power series and fixed points take as many steps as
-    they need, and it counts them.
+    """A model that counts what its calls cost, because its size does not determine it: solvers, power series and fixed
+    points take as many steps as they need.
 
     Attributes:
         cost_names: What it counts: ``nfe_log_weight`` and ``nfe_sample``, evaluations of its networks in one call,
@@ -165,4 +166,4 @@ class ClosedForm(ABC):
 
     @abstractmethod
     def fit(self, batches: Iterable[Tensor]) -> None:
-        """Take the training examples, ``(B, *shape)`` at a time, each once, and set the buffers."""
+        """Set the buffers from the training examples, ``(B, *shape)`` at a time, each example once."""

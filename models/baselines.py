@@ -1,4 +1,4 @@
-"""The two models every other must beat: a Gaussian, and the training set itself."""
+"""Two baselines for every other model: a Gaussian, and the training set itself."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -24,15 +24,15 @@ class Gaussian(GenerativeModel, HasLikelihood, ClosedForm):
         \frac{(1 - 2/D) \operatorname{tr} S^2 + \operatorname{tr}^2 S}
         {(n + 1 - 2/D)(\operatorname{tr} S^2 - \operatorname{tr}^2 S / D)}\Big)
 
-    (Chen, Wiesel, Eldar, Hero 2010, Shrinkage algorithms for MMSE covariance estimation: OAS, eq. 23). Maximum
-    likelihood alone gives no variance to a pixel that is black in every training image, and every test image that
-    lights one thousands of nats; with n much larger than D the two agree.
+    (Chen, Wiesel, Eldar, Hero 2010, Shrinkage algorithms for MMSE covariance estimation, arXiv:0907.4698: OAS, eq. 23).
+    Without shrinkage a pixel that is black in every training image has variance 0, and a test image in which it is lit
+    loses thousands of nats. With n much larger than D the shrinkage vanishes.
 
     Real-valued data: y = x, exact. Integer data: y = x + u with u uniform on the unit cube, in units of levels, so that
     :math:`E_u[w]` is the mass of the cell [x, x + 1). The noise enters the fit in closed form, 1/2 in the mean and 1/12
-    in the variances. ``sample`` rounds y down and clips it to 0 .. L-1. So the sampler puts
-    on an end level what the normal has beyond it, while ``log_weight`` counts cells alone: over all x it sums to the
-    normal's mass in [0, L)^D, less than 1, and bounds the sampler's log-probability from below.
+    in the variances. ``sample`` rounds y down and clips it to 0 .. L-1. The sampler therefore moves the normal's mass
+    outside of [0, L) to the end levels. ``log_weight`` counts the mass in the cells alone: its sum over all x is the
+    normal's mass in [0, L)^D, less than 1, and it bounds the sampler's log-probability from below.
 
     Memory is D^2 float64 numbers, in the checkpoint too: 5 MB for 28 x 28 pixels, 75 MB for 3 x 32 x 32.
 
@@ -60,11 +60,11 @@ class Gaussian(GenerativeModel, HasLikelihood, ClosedForm):
 
     @property
     def n_parameters(self) -> int:
-        """Those of a mean and a symmetric matrix, D + D (D + 1) / 2."""
+        """The numbers of a mean and a symmetric matrix, D + D (D + 1) / 2."""
         return self.dim + self.dim * (self.dim + 1) // 2
 
     def fit(self, batches: Iterable[Tensor]) -> None:
-        """Take the training examples, ``(B, *shape)`` at a time, each once.
+        """Fit mean and covariance to the training examples, ``(B, *shape)`` at a time, each example once.
 
         Moments of batches are merged about their own means (Chan, Golub, LeVeque 1983, Algorithms for computing the
         sample variance), so that a mean far from zero costs no digits.
@@ -131,8 +131,8 @@ class Resampler(GenerativeModel, ClosedForm):
     """The training set, sampled with replacement: what perfect memorization scores.
 
     It has no likelihood: it gives all its mass to training examples and none to a new one, whose log-probability would
-    be minus infinity; on real-valued data it has no density at all. Temperature changes nothing, there is no latent
-    noise. The checkpoint holds the training set.
+    be minus infinity; on real-valued data it has no density at all. Temperature changes nothing, because there is no
+    latent noise. The checkpoint holds the training set.
     """
 
     family: ClassVar[str] = "baseline"
@@ -144,7 +144,7 @@ class Resampler(GenerativeModel, ClosedForm):
 
     @property
     def n_parameters(self) -> int:
-        """As many numbers as it stores."""
+        """The numbers that it stores."""
         return self.examples.numel()
 
     def fit(self, batches: Iterable[Tensor]) -> None:

@@ -85,8 +85,10 @@ class DiscretizedLogistic(Distribution):
     with the first term 1 at k = L-1 and the second 0 at k = 0, so that the masses of an entry sum to 1.
 
     References:
-        Kingma, Salimans, Jozefowicz, Chen, Sutskever, Welling (2016): Improved Variational Inference with Inverse
-        Autoregressive Flow. Salimans, Karpathy, Chen, Kingma (2017): PixelCNN++.
+        Kingma, Salimans, Jozefowicz, Chen, Sutskever, Welling (2016): Improving variational inference with inverse
+        autoregressive flow, arXiv:1606.04934.
+        Salimans, Karpathy, Chen, Kingma (2017): PixelCNN++: Improving the PixelCNN with discretized logistic mixture
+        likelihood and other modifications, arXiv:1701.05517.
 
     Arguments:
         mean: :math:`\mu`, ``(B, *shape)``, in levels.
@@ -95,7 +97,7 @@ class DiscretizedLogistic(Distribution):
         levels: L, from 2 to 256.
 
     Raises:
-        ValueError: If levels is out of range.
+        ValueError: ``levels`` is out of range.
     """
 
     def __init__(self, mean: Tensor, log_scale: Tensor, levels: int) -> None:
@@ -210,7 +212,7 @@ def output_distribution(parameters: Tensor, levels: int | None) -> Distribution:
         levels: As in the data.
 
     Raises:
-        ValueError: If P does not fit.
+        ValueError: ``parameters`` has another P.
     """
     if parameters.shape[1] != parameters_per_entry(levels):
         raise ValueError(f"expected {parameters_per_entry(levels)} numbers an entry, not {parameters.shape[1]}")

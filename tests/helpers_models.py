@@ -44,6 +44,7 @@ class Declared:
     refuses: tuple[str, ...] = ()
 
 
+@functools.cache  # asked for every test that is collected
 def declared(name: str, *folders: Path) -> Declared:
     """The notes in ``model/NAME.yaml`` of the first of the folders that has it, conf being the last of them.
 

@@ -56,6 +56,13 @@ def test_a_model_imports_no_other_model() -> None:
             assert foreign == set(), f"{name} imports {foreign}"
 
 
+def test_modules_of_models_import_each_other_relatively() -> None:
+    for file in (ROOT / "models").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                assert (node.module or "").split(".")[0] != "models", f"{file}:{node.lineno}"
+
+
 def test_the_schema_needs_the_standard_library_only() -> None:
     assert {target.split(".")[0] for target in GRAPH["bench.schema"]} <= {"dataclasses", "math", "enum"}
 

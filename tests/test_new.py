@@ -102,6 +102,10 @@ def test_the_commands_that_are_printed_train_and_test_it(workplace: Path, capsys
     command = train.replace("PYTHONPATH=.", f"PYTHONPATH=.:{ROOT}").replace("genbench", f"{sys.executable} -m bench")
     done = subprocess.run(f"{command} {shlex.join(tiny)}", shell=True, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+    distrusted = re.sub(r" '?trust=\S+", "", command)
+    refused = subprocess.run(distrusted, shell=True, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "add trust=[my_models]" in refused.stderr
     (row,) = [
         row
         for row in read_rows(workplace / "results" / "rows" / "two_moons.jsonl")
@@ -149,6 +153,7 @@ def test_in_a_checkout_it_goes_to_models_and_conf(
         (["realnvp"], r"new model 'realnvp': there is a model of this name already; `genbench list models`"),
         (["mine", "--family", "flwo"], r"--family flwo: no such family; nearest: flow; there are: autoregressive"),
         (["mine", "--into", "my-models"], r"--into my-models: 'my-models' cannot be the name of a Python package"),
+        (["mine", "--into", "__main__"], r"--into __main__: '__main__' cannot be the name"),
         (["mine", "--into", "torch"], r"--into torch: Python has another package 'torch'"),
         (["mine", "--into", "bench"], r"--into bench: Python has another package 'bench'"),
         (["mine", "--into", "sys"], r"--into sys: Python has another package 'sys'"),

@@ -66,6 +66,20 @@ def put_npy(folder: Path, values: Any) -> Path:
     return folder / "a.npy"
 
 
+@pytest.fixture
+def no_hang() -> Iterator[None]:
+    """Waiting for a pipe's other end becomes an error."""
+
+    def wake(signum: int, frame: object) -> None:
+        raise TimeoutError("still waiting after 10 s")
+
+    before = signal.signal(signal.SIGALRM, wake)
+    signal.alarm(10)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
 # What it reads
 
 
@@ -303,6 +317,7 @@ def test_pictures_of_another_format_are_not_passed_over(tmp_path: Path) -> None:
     assert "more.gif is no readable PNG or JPEG" in refusal(folder)
 
 
+@pytest.mark.usefixtures("no_hang")
 def test_links_and_pipes_among_pictures_are_refused(tmp_path: Path) -> None:
     folder = put_pictures(tmp_path / "mine", noise(4, GREY))
     (folder / "link.png").symlink_to(folder / "000.png")
@@ -331,20 +346,6 @@ def test_folders_with_too_little_or_too_much(tmp_path: Path, monkeypatch: pytest
 
 
 # What it refuses
-
-
-@pytest.fixture
-def no_hang() -> Iterator[None]:
-    """Waiting for a pipe's other end becomes an error."""
-
-    def wake(signum: int, frame: object) -> None:
-        raise TimeoutError("still waiting after 10 s")
-
-    before = signal.signal(signal.SIGALRM, wake)
-    signal.alarm(10)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.usefixtures("no_hang")
@@ -488,6 +489,8 @@ def test_what_a_torch_file_may_hold(tmp_path: Path) -> None:
     ):
         torch.save(payload, path)
         assert reason in refusal(path)
+    torch.save(torch.zeros(2, 20).to_sparse(), tmp_path / "two\nlines.pt")
+    assert "sparse" in refusal(tmp_path / "two\nlines.pt")
     torch.save(torch.zeros(2, 1, 4, 5), path, _use_new_zipfile_serialization=False)
     assert "damaged or of another kind" in refusal(path)
 

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-HELP = """\
-usage: genbench evaluate [RUN FOLDER | CHECKPOINT | GLOB ...] [KEY=VALUE ...]
+USAGE = "usage: genbench evaluate [RUN FOLDER | CHECKPOINT | GLOB ...] [KEY=VALUE ...]"
+HELP = f"""\
+{USAGE}
        genbench evaluate samples=FILE data=NAME [label=NAME] [KEY=VALUE ...]
 
 Measure what is asked and not measured yet. Nothing is trained; rows are added to the runs, and their leaderboard is
@@ -63,7 +64,7 @@ def main(arguments: list[str]) -> int:
     elif places:
         rows, leaderboards = _runs(places, overrides, keys)
     else:
-        raise UserError("evaluate: name a run's folder or a checkpoint, or give samples=FILE; --help shows examples")
+        raise UserError(f"evaluate: nothing to measure is named; {USAGE}; --help shows examples")
     return _finish(rows, leaderboards, out)
 
 
@@ -130,7 +131,7 @@ def _targets(places: Iterable[str]) -> list["Target"]:
         path = Path(place).expanduser()
         found = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
         if not found:
-            what = "no such run" if not glob.has_magic(place) else "nothing matches"
+            what = "no such file or folder" if not glob.has_magic(place) else "nothing matches"
             raise UserError(f"{place}: {what}; give the folder of a run, as in runs/NAME/RUN, or its best.ckpt")
         here = [target for one in found for target in _at(one, target_of)]
         if not here:

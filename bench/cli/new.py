@@ -89,7 +89,7 @@ def new_model(name: str, family: str, home: Home) -> list[Path]:
         ).replace(f"# {CLASS}:", f"# {class_name}:", 1),
     }
     for file in files:
-        if file.exists():
+        if os.path.lexists(file):
             raise UserError(f"{file}: exists already, and is left as it is; choose another name than {name}")
     init = home.code / "__init__.py"
     if not init.exists():
@@ -97,7 +97,8 @@ def new_model(name: str, family: str, home: Home) -> list[Path]:
     for file, text in files.items():
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text, encoding="utf-8")
+            with file.open("x", encoding="utf-8") as new:
+                new.write(text)
         except OSError as error:
             raise UserError(f"{file}: {error.strerror}; give another folder with --into FOLDER") from error
     return list(files)
@@ -126,14 +127,15 @@ def _home(into: Path | None, family: str) -> Home:
 
 
 def _check_name(name: str) -> None:
-    if not _is_identifier(name) or name.startswith("_") or name.lower() in HYDRAS_WORDS:
+    if not _is_identifier(name) or name.lower() in HYDRAS_WORDS:
         raise UserError(f"new model {name!r}: must be a Python name that is no keyword, as in my_flow")
     if (Path(conf.__file__).parent / "model" / f"{name}.yaml").exists():
         raise UserError(f"new model {name!r}: there is a model of this name already; `genbench list models` shows all")
 
 
 def _is_identifier(name: str) -> bool:
-    return name.isascii() and name.isidentifier() and not keyword.iskeyword(name)
+    """Whether it can be the name of a module, and is none of those that Python and Hydra begin with ``_``."""
+    return name.isascii() and name.isidentifier() and not keyword.iskeyword(name) and not name.startswith("_")
 
 
 def _class_name(name: str, code: str) -> str:
@@ -147,14 +149,13 @@ def _class_name(name: str, code: str) -> str:
 
 def _next(name: str, home: Home) -> list[str]:
     """Commands that train and test the model, for a shell in this folder."""
-    python_path, found, tested = "", "", ""
-    if home.root is not None:
-        python_path = f"PYTHONPATH={shlex.quote(str(home.root))} "
-        found = " " + shlex.join([f"hydra.searchpath=[file://{home.configs}]", f"trust=[{home.package}]"])
-        folder, root = os.path.abspath(home.configs), os.path.abspath(home.root)
-        tested = f" --searchpath {shlex.quote(folder)} --trust {home.package}"
-    train = [f"  {python_path}genbench run model={name} data={data}{found}" for data in ("two_moons", "mnist5k")]
+    runs = [f"genbench run model={name} data={data}" for data in ("two_moons", "mnist5k")]
+    test = "python -m pytest tests/test_contract_models.py"
     if home.root is None:
-        return ["train it:", *train, "test it:", f"  python -m pytest tests/test_contract_models.py -k {name}"]
-    test = f"  PYTHONPATH={shlex.quote(root)} python -m pytest tests/test_contract_models.py{tested} -k {name}"
+        return ["train it:", *(f"  {run}" for run in runs), "test it:", f"  {test} -k {name}"]
+    options = shlex.join([f"hydra.searchpath=[file://{home.configs}]", f"trust=[{home.package}]"])
+    train = [f"  PYTHONPATH={shlex.quote(str(home.root))} {run} {options}" for run in runs]
+    # In another folder relative paths would lead elsewhere.
+    root, configs = shlex.quote(os.path.abspath(home.root)), shlex.quote(os.path.abspath(home.configs))
+    test = f"  PYTHONPATH={root} {test} --searchpath {configs} --trust {home.package} -k {name}"
     return ["train it:", *train, "test it, in a checkout of genbench:", test]

@@ -130,10 +130,14 @@ class _Numbers:
         return pd.concat(self._parts, ignore_index=True)
 
     def _convert(self) -> None:
-        # In numpy None becomes NaN, which no stored number is.
-        is_plain = self._kind in ("float64", "int64")
-        values = np.array(self._values, self._kind) if is_plain else self._values
-        self._parts.append(pd.Series(values, dtype=self._kind))
+        values: Any = self._values
+        if values and (values[0] is None or self._kind != "float64") and values.count(values[0]) == len(values):
+            part = pd.Series(values[0], index=range(len(values)), dtype=self._kind)
+        else:
+            # In numpy None becomes NaN, which no stored number is.
+            is_plain = self._kind in ("float64", "int64")
+            part = pd.Series(np.array(values, self._kind) if is_plain else values, dtype=self._kind)
+        self._parts.append(part)
         self._values = []
 
 

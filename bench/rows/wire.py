@@ -31,30 +31,27 @@ _DEFAULTS = {
 _HINTS = typing.get_type_hints(ResultRow)
 _ENUMS: dict[str, type[StrEnum]] = {"relation": Relation, "status": Status, "source": Source}
 _TEXTS = [place for place, name in enumerate(STORED) if _HINTS[name] is str]
-_INTEGER = Annotated[int, msgspec.Meta(ge=-(2**63) + 1, le=2**63 - 1)]
+# The smallest numbers that mean something.
+_LOWEST = {"schema": SCHEMA, "stderr": 0, "stderr_test": 0, "stderr_draws": 0}
 
 
-def _wire_type(annotation: Any) -> Any:
+def _wire_type(name: str, annotation: Any) -> Any:
     """What msgspec is to accept for a field: integers of 64 bits, enumerations as their texts."""
     if isinstance(annotation, types.UnionType):
-        return typing.Union[tuple(_wire_type(kind) for kind in typing.get_args(annotation))]  # noqa: UP007
+        return typing.Union[tuple(_wire_type(name, kind) for kind in typing.get_args(annotation))]  # noqa: UP007
     if isinstance(annotation, type) and issubclass(annotation, StrEnum):
         return Literal[tuple(one.value for one in annotation)]
-    return _INTEGER if annotation is int else annotation
+    if annotation is int:
+        return Annotated[int, msgspec.Meta(ge=_LOWEST.get(name, -(2**63) + 1), le=2**63 - 1)]
+    if annotation is float and name in _LOWEST:
+        return Annotated[float, msgspec.Meta(ge=_LOWEST[name])]
+    return annotation
 
 
 def _check(row: Any) -> None:
-    """ValueError unless the fields belong together; msgspec has checked their types."""
-    if row.schema < SCHEMA:
-        raise ValueError(f"schema is {row.schema}, not {SCHEMA} or higher")
+    """ValueError unless the fields belong together; msgspec has checked each for itself."""
     if (row.value is not None) != (row.status == "ok"):
         raise ValueError(f"value is {row.value!r} and status is {row.status}: ok has a value, others none")
-    if (
-        (row.stderr is not None and row.stderr < 0)
-        or (row.stderr_test is not None and row.stderr_test < 0)
-        or (row.stderr_draws is not None and row.stderr_draws < 0)
-    ):
-        raise ValueError(f"a standard error of {row.stderr!r}, {row.stderr_test!r} and {row.stderr_draws!r} is below 0")
     if row.ci_low is not None and row.ci_high is not None and row.ci_low > row.ci_high:
         raise ValueError(f"ci_low {row.ci_low!r} is above ci_high {row.ci_high!r}")
 
@@ -62,7 +59,7 @@ def _check(row: Any) -> None:
 # The stored fields, all of them required, so that a line of as many keys has each key once.
 _Stored = msgspec.defstruct(
     "_Stored",
-    [(name, _wire_type(_HINTS[name])) for name in STORED],
+    [(name, _wire_type(name, _HINTS[name])) for name in STORED],
     namespace={"__post_init__": _check},
     forbid_unknown_fields=True,
     gc=False,

@@ -102,7 +102,7 @@ def evaluate_run(target: Target, asked: Asked) -> tuple[list[ResultRow], RunSpec
     spec, composed = _spec(target, asked)
     path = target.path or spec.folder
     folder = RunFolder(path)
-    check_arguments(spec.config)
+    check_arguments({**spec.config, "data": {**spec.data, **asked.data}})
     look_here_too(spec.trust)
     no_tf32()
     measurements = spec.measurements
@@ -124,7 +124,7 @@ def evaluate_run(target: Target, asked: Asked) -> tuple[list[ResultRow], RunSpec
                 folder.add_rows([_adopted(row, spec, identity) for row in made])
         if outcome is not None or target.path is None:
             folder.end(outcome or Outcome(spec.run_id, Ended.OK, "measured elsewhere than it was trained"))
-    return folder.rows_of(measurements), spec, path
+    return folder.rows_of(measurements, identity["training_key"]), spec, path
 
 
 def _spec(target: Target, asked: Asked) -> tuple[RunSpec, dict[str, Any]]:
@@ -207,9 +207,9 @@ def evaluate_samples(
         UserError: The configuration or the samples are wrong.
     """
     check_name("label", label)
-    check_name("name", config["name"])
     if not isinstance(config.get("data"), dict):
         raise UserError("samples: name the data that they are samples of, as in data=mnist5k")
+    check_name("name", config["name"])
     measurements = on_samples(config)
     evaluation = typed(Evaluation, config["evaluate"], "evaluate")
     data = build_data(config["data"])
@@ -226,4 +226,4 @@ def evaluate_samples(
             rows, _ = measure(subject, data, missing, seed=config["seed"], report=say.evaluating, note=say.note)
             folder.add_rows(rows)
         folder.end(Outcome(subject.origin.run_id, Ended.OK, "samples of others"))
-    return folder.rows_of(measurements), folder.path
+    return folder.rows_of(measurements, subject.origin.training_key), folder.path

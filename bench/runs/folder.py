@@ -161,19 +161,22 @@ class RunFolder:
         except UserError:
             return []
 
-    def rows_of(self, measurements: Sequence[Measurement]) -> list[ResultRow]:
-        """The rows of these measurements."""
+    def rows_of(self, measurements: Sequence[Measurement], training_key: str) -> list[ResultRow]:
+        """The rows of these measurements on one training."""
         keys = {measurement.key for measurement in measurements}
-        return [row for row in self.read_rows() if row.measuring_key in keys]
+        return [row for row in self.read_rows() if row.measuring_key in keys and row.training_key == training_key]
 
     def _rows_that_count(self) -> list[ResultRow]:
         """The rows; none where they were changed by somebody, cannot be read, or are of an earlier training."""
         if not self.rows.exists():
             return []
-        now = _sha256(self.rows)
-        if now != _read(self._done).get("rows_sha256", now) or now == _read(self._trained).get("rows_before"):
-            return []
-        return self.read_rows()
+        of_earlier_weights = _sha256(self.rows) == _read(self._trained).get("rows_before")
+        return [] if of_earlier_weights or self._rows_are_changed() else self.read_rows()
+
+    def _rows_are_changed(self) -> bool:
+        """Whether the rows are not those that the latest command left."""
+        left = _read(self._done).get("rows_sha256")
+        return left is not None and left != _sha256(self.rows)
 
     def outcome(self, run_id: str) -> Outcome:
         """How the latest command ended, as the folder tells: it may have been another process's."""
@@ -187,8 +190,8 @@ class RunFolder:
 
     def begin(self, spec: RunSpec) -> None:
         """Take back the marker of an ended command, and write the configuration. Rows that were damaged go."""
-        if self.rows.exists() and not self._rows_that_count() and _read(self._trained).get("rows_before") is None:
-            self.rows.unlink()
+        if self._rows_are_changed():
+            self.rows.unlink(missing_ok=True)
         self._done.unlink(missing_ok=True)
         durable_write(self.config, json.dumps(spec.config, indent=2))
 

@@ -16,13 +16,13 @@ class BNAF(Flow):
     """Block neural autoregressive flow: networks with block-triangular weights that are themselves the transforms, with
     the order of the variables reversed between them.
 
-    De Cao, Titov, Aziz 2019, Block neural autoregressive flow. Likelihoods take one pass, samples D small steps a layer
-    with a root to find in each. Integer data are dequantized and mapped to the reals by a logit first; images are
-    flattened. A hidden layer has ``units`` units for each variable, and weights between all of them: a model of tables,
-    too large for all but small images.
+    De Cao, Titov, Aziz 2019, Block neural autoregressive flow, arXiv:1904.04676. Likelihoods take one pass; samples
+    take D small steps in each layer, with a root to find in each step. Integer data are dequantized and mapped to the
+    reals by a logit first; images are flattened. A hidden layer has ``units`` units for each variable and weights
+    between all of them, so that the model suits tables and small images only.
 
-    Differs from the paper: each layer mixes its input in, the last too, and so is a bijection of the whole space
-    (:class:`BlockAutoregressive` says how); the scales of weights are bounded.
+    Differs from the paper: every layer, the last included, mixes its input into its output, which makes it a bijection
+    of the whole space (see :class:`BlockAutoregressive`); the scales of weights are bounded.
 
     Arguments:
         shape: Of one example.

@@ -1,4 +1,4 @@
-"""What flows of contractive residual blocks share: how blocks become a flow, and what they cost."""
+"""The base class of flows made of contractive residual blocks."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -35,7 +35,7 @@ class ContractiveFlow(Flow, ReportsCost):
         shape: Of one example, ``(D,)`` or ``(C, H, W)``.
         levels: Number of integer levels, or None for real-valued data.
         optimizer: Makes the optimizer from the parameters.
-        branch, block: Make g, and the transform with its log-determinant of it.
+        branch, block: Make g, and of it the transform x + g(x) with its log-determinant.
         blocks, scale_blocks, flat_blocks: For vectors; for images, in each stack; and on the flattened image.
         scales: For images: number of stacks at most.
         factor_out: For images: whether half of the channels leaves after each squeeze (:class:`MultiScale`).

@@ -1,4 +1,4 @@
-"""Independent entries, each with a density of its own: what can be had without any model of dependence."""
+"""A flow with independent entries: each has a density of its own, and no dependence is modelled."""
 
 import math
 from collections.abc import Iterable
@@ -18,9 +18,9 @@ class ElementwiseFlow(Flow):
 
     .. math:: p(x) = \prod_i N(g_i(x_i); 0, 1)\, g_i'(x_i)
 
-    The best likelihood that a product of marginals can have is minus the sum of the entries' entropies; how far
-    another flow is above it, in nats, is what that flow gains by modelling dependence (the total correlation, if it is
-    perfect). Splines: Durkan, Bekasov, Murray, Papamakarios 2019, Neural spline flows.
+    The best mean log-likelihood of a product of marginals is minus the sum of the entries' entropies. The nats by which
+    another flow exceeds it are what that flow gains by modelling dependence: the total correlation, if the flow is
+    perfect. Splines: Durkan, Bekasov, Murray, Papamakarios 2019, Neural spline flows, arXiv:1906.04032.
 
     The first training batch normalizes the data to mean 0 and standard deviation 1, so ``bound`` counts standard
     deviations. Beyond it the density falls like that of a normal.

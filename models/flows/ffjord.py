@@ -22,13 +22,13 @@ class FFJORD(Flow, ReportsCost):
     """Free-form Jacobian of reversible dynamics.
 
     Grathwohl, Chen, Bettencourt, Sutskever, Duvenaud 2019, FFJORD: Free-form continuous dynamics for scalable
-    reversible generative models.
+    reversible generative models, arXiv:1810.01367.
 
     Integer data are dequantized and mapped to the reals by a logit first. Vectors then follow one or more differential
     equations with fully connected dynamics. Images follow equations with convolutional dynamics at several scales, with
     a squeeze and half of the channels factored out in between, while height and width are even.
 
-    Differs from the paper: every equation is solved from 0 to 1, where the paper learns the end.
+    Differs from the paper: every equation is solved from time 0 to 1; the paper learns the end time.
 
     Arguments:
         shape: Of one example, ``(D,)`` or ``(C, H, W)``.
@@ -37,9 +37,9 @@ class FFJORD(Flow, ReportsCost):
         blocks: Differential equations one after another; for images, at each scale.
         hidden, depth: Units of each hidden layer of the dynamics for vectors; hidden layers, of images too.
         channels, scales: For images: channels of each hidden layer; number of scales at most.
-        noise: Of the trace's estimate, ``rademacher`` or ``gaussian``.
-        train_tolerance: Of the solver in training, absolute and relative.
-        vector_tolerance, image_tolerance: In evaluation, absolute and relative.
+        noise: Distribution of the noise in the trace's estimate, ``rademacher`` or ``gaussian``.
+        train_tolerance: Tolerance of the solver in training, absolute and relative.
+        vector_tolerance, image_tolerance: Tolerances in evaluation, absolute and relative, for vectors and for images.
         exact_dim: Largest number of variables for which evaluation takes the exact trace.
         alpha: For integer data: the logit's margin.
 
@@ -109,5 +109,5 @@ class FFJORD(Flow, ReportsCost):
         return {"nfe_log_weight": forward, "nfe_sample": self._evaluations()}
 
     def _evaluations(self) -> float:
-        """In the last pass through all equations."""
+        """Evaluations of the dynamics in the last pass, summed over the equations."""
         return float(sum(part.evaluations for part in self.transform.modules() if isinstance(part, Continuous)))

@@ -21,7 +21,7 @@ from .base import Flow, OptimizerFactory, at_least, class_context, is_image
 
 __all__ = ["FlowPP"]
 
-# Of the dequantization: couplings; blocks in each coupling's network, and in the network that gives the features of x.
+# Sizes of the dequantization: couplings; blocks of each coupling's network, and of the network for the features of x.
 DEQUANTIZING_COUPLINGS, DEQUANTIZING_BLOCKS, FEATURE_BLOCKS = 4, 2, 3
 
 
@@ -29,7 +29,7 @@ class FlowPP(Flow):
     """Flow++.
 
     Ho, Chen, Srinivas, Duan, Abbeel 2019, Flow++: Improving flow-based generative models with variational
-    dequantization and architecture design.
+    dequantization and architecture design, arXiv:1902.00275.
 
     Integer data are dequantized by noise from a flow conditioned on them, four couplings, and mapped to the reals by a
     logit. Images then go through four checkerboard couplings, a squeeze, two channel couplings and three checkerboard
@@ -93,7 +93,8 @@ class FlowPP(Flow):
             images = _ImageCouplings(law, channels, heads)
             body = [*images.in_order(c, h, w, blocks, n_context), Flatten(images.final_shape(c, h, w))]
             if levels is not None:
-                # With 96 channels the paper's 32 features, which each position of half a picture has of two pixels.
+                # 96 channels make 16 features a pixel: the paper's 32 for each position of half a picture, which is
+                # two pixels.
                 n_features = max(1, channels // 6)
                 features = GatedConvNet(
                     c, n_features, (h, w), channels=2 * n_features, blocks=FEATURE_BLOCKS, heads=0, n_context=n_context
@@ -139,7 +140,7 @@ class _ImageCouplings:
     def checkerboard(
         self, n: int, c: int, h: int, w: int, blocks: int, n_context: int = 0, pictures: int = 0
     ) -> list[Transform]:
-        """Of a context of vectors, or of ``pictures``. Colours of an odd width are holes in pictures of all of it."""
+        """``n`` couplings with a context of vectors or of ``pictures``; where W is odd they mask whole pictures."""
         parts: list[Transform] = []
         for i in range(n):
             parts += [ActNorm(c), Conv1x1(c)]

@@ -21,13 +21,13 @@ class Gaussianization(Flow):
 
     .. math:: f = \Psi_L \circ Q_{L-1} \circ \Psi_{L-1} \circ \cdots \circ Q_1 \circ \Psi_1
 
-    Meng, Song, Song, Ermon 2020, Gaussianization flows. A kernel layer :math:`\Psi` takes every variable through the
-    CDF of a mixture of its own and the quantile function of N(0, 1) (:class:`NormalMixtureCDF`); a rotation Q shows
-    the next layer other directions. Every layer is a bijection of the whole space, far in the tails too. Images are
-    flattened; integer data are dequantized and mapped to the reals by a logit first.
+    Meng, Song, Song, Ermon 2020, Gaussianization flows, arXiv:2003.01941. A kernel layer :math:`\Psi` takes every
+    variable through the CDF of a mixture of its own and the quantile function of N(0, 1) (:class:`NormalMixtureCDF`); a
+    rotation Q shows the next layer other directions. Every layer is a bijection of the whole space, far in the tails
+    too. Images are flattened; integer data are dequantized and mapped to the reals by a logit first.
 
-    Differs from the paper: kernels are normal, with learned weights, and start near the identity, with data
-    standardized by activation normalization, not at examples; images have no rotations of their own kind; no rotation
+    Differs from the paper: kernels are normal and have learned weights; they start near the identity, on data
+    standardized by activation normalization, not at examples; images have no rotations of a special kind; no rotation
     follows the last kernel layer, where it would change nothing.
 
     Arguments:

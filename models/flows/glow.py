@@ -20,22 +20,22 @@ __all__ = ["Glow"]
 class Glow(Flow):
     """Generative flow with invertible 1x1 convolutions.
 
-    Kingma, Dhariwal 2018, Glow: Generative flow with invertible 1x1 convolutions.
+    Kingma, Dhariwal 2018, Glow: Generative flow with invertible 1x1 convolutions, arXiv:1807.03039.
 
     Integer data are dequantized and shifted, x / L - 1/2; what the flow puts outside of that interval is lost, so
     likelihoods are too low rather than too high (see :class:`Scale`). With ``alpha`` they go through a logit instead,
-    from which a short training comes further where many pixels are black. A step is activation normalization, a linear
-    map in LU form, and a coupling that moves the second half by a shift and a scale sigmoid(r + 2). Images go through
-    scales of a squeeze and ``steps`` steps; after each but the last, half of the channels is factored out, its mean and
-    scale a 3x3 convolution of the half that is kept. Vectors go through ``steps`` steps.
+    with which a short training comes further on images with many black pixels. A step is activation normalization, a
+    linear map in LU form, and a coupling that moves the second half by a shift and a scale sigmoid(r + 2). Images go
+    through scales of a squeeze and ``steps`` steps; after each but the last, half of the channels is factored out, its
+    mean and scale a 3x3 convolution of the half that is kept. Vectors go through ``steps`` steps.
 
-    There are ``scales`` scales, or as many as height and width can be halved. Images of odd height or width have one,
-    without a squeeze; where they have one channel, which no 1x1 convolution can mix and no coupling split, the steps
-    are normalization and a coupling with a checkerboard mask, its parity alternating.
+    There are ``scales`` scales, or as many as height and width can be halved. Images of odd height or width have one
+    scale without a squeeze. If they also have a single channel, which cannot be mixed or split, a step is normalization
+    and a coupling with a checkerboard mask of alternating parity.
 
-    Differs from the released code: the last latent has no learned mean and scale, which the last step has already; the
-    log-scales of normalization are learned without a factor, those of the conditional priors are bounded by 5; no
-    channel marks the borders; scales keep above 0.001; the class reaches every coupling and every prior.
+    Differs from the released code: the last latent has no learned mean and scale, because the last step has them
+    already; the log-scales of normalization are learned without a factor, those of the conditional priors are bounded
+    by 5; no channel marks the borders; scales keep above 0.001; the class reaches every coupling and every prior.
 
     Arguments:
         shape: Of one example, ``(D,)`` or ``(C, H, W)``.
@@ -117,4 +117,5 @@ def _image_transform(shape: Sequence[int], steps: int, scales: int, channels: in
         c, h, w = of
         return Chain(*[part for i in range(steps) for part in (checkerboard_step(h, w, i % 2) if c == 1 else step(c))])
 
-    return pyramid(shape, [squeezed] * min(scales, halvings(shape)) or [unsqueezed], prior)
+    levels = [squeezed] * min(scales, halvings(shape))
+    return pyramid(shape, levels or [unsqueezed], prior)

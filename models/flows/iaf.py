@@ -21,12 +21,13 @@ class IAF(Flow):
     .. math:: x_i = z_i\, e^{s_i} + t_i, \quad (s_i, t_i) = \mathrm{MADE}_i(z_1, \dots, z_{i-1})
 
     Kingma, Salimans, Jozefowicz, Chen, Sutskever, Welling 2016, Improving variational inference with inverse
-    autoregressive flow. Samples take one pass. Likelihoods, and so training, take D small steps a layer, with gradients
-    through them: the mirror image of MAF. In the paper it is a VAE's posterior, which never asks for the likelihood of
-    a given point (``models.transforms.gate``); here it is the model itself, trained by maximum likelihood.
+    autoregressive flow, arXiv:1606.04934. Samples take one pass. Likelihoods, and therefore training, take D small
+    steps in each layer, with gradients through them: the reverse of MAF. In the paper it is a VAE's posterior, which
+    never asks for the likelihood of a given point (``models.transforms.gate``); here it is the model itself, trained by
+    maximum likelihood.
 
     Integer data are dequantized and mapped to the reals by a logit first; images are flattened. Differs from the paper:
-    log-scales are bounded, where it has a gate; hidden units are SiLU.
+    log-scales are bounded, in place of its gate; hidden units are SiLU.
 
     Arguments:
         shape: Of one example.

@@ -17,7 +17,7 @@ __all__ = ["IDenseNet"]
 class IDenseNet(ContractiveFlow):
     """Invertible dense network.
 
-    Perugachi-Diaz, Tomczak, Bhulai 2021, Invertible DenseNets with concatenated LipSwish.
+    Perugachi-Diaz, Tomczak, Bhulai 2021, Invertible DenseNets with concatenated LipSwish, arXiv:2102.02694.
 
     Integer data are dequantized and mapped to the reals by a logit first. Vectors then go through residual blocks of
     densely connected layers; images through stacks of such blocks with a squeeze in between, while height and width are

@@ -17,18 +17,18 @@ __all__ = ["IResNet"]
 class IResNet(ContractiveFlow):
     """Invertible residual network.
 
-    Behrmann, Grathwohl, Chen, Duvenaud, Jacobsen 2019, Invertible residual networks.
+    Behrmann, Grathwohl, Chen, Duvenaud, Jacobsen 2019, Invertible residual networks, arXiv:1811.00995.
 
     Integer data are dequantized and mapped to the reals by a logit first. Vectors then go through residual blocks of
     fully connected layers; images through stacks of convolutional blocks (3x3, 1x1, 3x3) with a squeeze and half of the
     channels factored out in between, while height and width are even. All activations are ELU, and activation
     normalization stands before every block.
 
-    Training takes the first terms of the log-determinant's power series. Evaluation does not: it has no bias, and is
-    exact for few variables (:class:`models.transforms.residual.Residual`).
+    Training truncates the power series of the log-determinant. Evaluation has no bias, and is exact for few variables
+    (:class:`models.transforms.residual.Residual`).
 
-    Differs from the paper: evaluation, for which the paper truncates too; the gradient is the Neumann series'; spectral
-    norms are of the convolutions themselves; no zero padding adds channels.
+    Differs from the paper: the paper truncates the series in evaluation too; the gradient is that of the Neumann
+    series; spectral norms are those of the convolutions themselves; no channels are added by zero padding.
 
     Arguments:
         shape: Of one example, ``(D,)`` or ``(C, H, W)``.

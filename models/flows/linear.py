@@ -15,11 +15,11 @@ __all__ = ["LinearFlow"]
 class LinearFlow(Flow):
     r"""One linear map: :math:`z = A x + b`, hence :math:`x \sim N(-A^{-1} b,\, (A^\top A)^{-1})`.
 
-    What any deeper flow must beat. Its best likelihood is known, that of the sample's mean and covariance, so that it
-    measures an optimizer as well. A is a diagonal matrix, set from the first batch so that W starts from variables of
-    mean 0 and variance 1, and then W, full or in LU form (Kingma, Dhariwal 2018, Glow: Generative flow with invertible
-    1x1 convolutions, for both). Integer data are dequantized and mapped to the reals by a logit first; images are
-    flattened.
+    A baseline for deeper flows. Its best likelihood is known, that of the sample's mean and covariance, so that it
+    tests an optimizer as well. A is the product of a matrix W and a diagonal matrix that the first batch sets, so that
+    W starts from variables of mean 0 and variance 1. W is full or in LU form (Kingma, Dhariwal 2018, Glow: Generative
+    flow with invertible 1x1 convolutions, arXiv:1807.03039, for both). Integer data are dequantized and mapped to the
+    reals by a logit first; images are flattened.
 
     Arguments:
         shape: Of one example.
@@ -28,6 +28,9 @@ class LinearFlow(Flow):
         lu: Whether W is learned in the form of its LU decomposition, whose log-det costs O(D), or entry by entry, with
             a factorization of :math:`O(D^3)` at every step.
         alpha: For integer data: the logit's margin.
+
+    Raises:
+        ValueError: ``alpha`` is out of range.
     """
 
     def __init__(

@@ -19,9 +19,10 @@ class MAF(Flow):
 
     .. math:: z_i = x_i\, e^{s_i} + t_i, \quad (s_i, t_i) = \mathrm{MADE}_i(x_1, \dots, x_{i-1})
 
-    Papamakarios, Pavlakou, Murray 2017, Masked autoregressive flow for density estimation; their mean and log standard
-    deviation of x_i are :math:`\mu_i = -t_i e^{-s_i}` and :math:`\alpha_i = -s_i`. Likelihoods take one pass, samples D
-    small steps a layer. Integer data are dequantized and mapped to the reals by a logit first; images are flattened.
+    Papamakarios, Pavlakou, Murray 2017, Masked autoregressive flow for density estimation, arXiv:1705.07057; their mean
+    and log standard deviation of x_i are :math:`\mu_i = -t_i e^{-s_i}` and :math:`\alpha_i = -s_i`. Likelihoods take
+    one pass; samples take D small steps in each layer. Integer data are dequantized and mapped to the reals by a logit
+    first; images are flattened.
 
     Differs from the paper: no batch normalization between layers; log-scales are bounded; hidden units are SiLU.
 

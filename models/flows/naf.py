@@ -20,12 +20,14 @@ class NAF(Flow):
     .. math:: z_i = \operatorname{logit}\Big(\sum_k w_{ik}\, \sigma(a_{ik} x_i + b_{ik})\Big), \quad
         (a_i, b_i, w_i) = \mathrm{MADE}_i(x_1, \dots, x_{i-1})
 
-    Huang, Krueger, Lacoste, Courville 2018, Neural autoregressive flows. Each layer is a bijection of the whole space
-    (:class:`DeepSigmoid` says how). Likelihoods take one pass, samples D small steps a layer with a root to find in
-    each. Integer data are dequantized and mapped to the reals by a logit first; images are flattened.
+    Huang, Krueger, Lacoste, Courville 2018, Neural autoregressive flows, arXiv:1804.00779. Each layer is a bijection of
+    the whole space (see :class:`DeepSigmoid`). Likelihoods take one pass; samples take D small steps in each layer,
+    with a root to find in each step. Integer data are dequantized and mapped to the reals by a logit first; images are
+    flattened.
 
     Differs from the paper: this is its deep sigmoidal flow, DSF; its dense variant, DDSF, has matrices between several
-    layers of sigmoids, mostly made of weights that depend on nothing. Slopes are bounded; hidden units are SiLU.
+    layers of sigmoids, whose entries are mostly weights that depend on no input. Slopes are bounded; hidden units are
+    SiLU.
 
     Arguments:
         shape: Of one example.

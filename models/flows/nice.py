@@ -19,8 +19,8 @@ class NICE(Flow):
     .. math:: h_{moved} \leftarrow h_{moved} + m(h_{kept}), \qquad z_i = h_i\,e^{s_i}, \qquad
         \log|\det| = \sum_i s_i
 
-    Dinh, Krueger, Bengio 2015, NICE: Non-linear independent components estimation. Couplings keep the even variables
-    and the odd ones in turn; images are flattened.
+    Dinh, Krueger, Bengio 2015, NICE: Non-linear independent components estimation, arXiv:1410.8516. Couplings keep the
+    even variables and the odd ones in turn; images are flattened.
 
     Differs from the paper: integer data are mapped to the reals by a logit, so that all mass is on the levels; the
     latents are normal, as the paper has them for one of its data sets, and logistic for the others; networks are smooth

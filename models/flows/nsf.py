@@ -18,7 +18,7 @@ __all__ = ["NSF"]
 class NSF(Flow):
     """Neural spline flow, RQ-NSF (C).
 
-    Durkan, Bekasov, Murray, Papamakarios 2019, Neural spline flows.
+    Durkan, Bekasov, Murray, Papamakarios 2019, Neural spline flows, arXiv:1906.04032.
 
     Integer data are dequantized and mapped to the reals by a logit first. Vectors are normalized (activation
     normalization), then go through ``couplings`` steps of a linear map in LU form and a coupling with an alternating
@@ -26,12 +26,12 @@ class NSF(Flow):
     step is activation normalization, a 1x1 convolution, and a coupling that moves the second half of the channels;
     half of the channels leaves after each scale but the last.
 
-    There are ``scales`` scales, or as many as height and width can be halved. Images of odd height or width have one,
-    without a squeeze; where they have one channel, which no 1x1 convolution can mix and no coupling split, the steps
-    are normalization and a coupling with a checkerboard mask, its parity alternating.
+    There are ``scales`` scales, or as many as height and width can be halved. Images of odd height or width have one
+    scale without a squeeze. If they also have a single channel, which cannot be mixed or split, a step is normalization
+    and a coupling with a checkerboard mask of alternating parity.
 
-    A spline moves nothing outside its box. The default of 3 is the paper's, and holds 99.7 % of a standard normal
-    variable, which is what normalization makes of the data, logits included, and what training makes of the latents.
+    A spline is the identity outside its box. The default half side of 3 is the paper's; the box then holds 99.7 % of a
+    standard normal variable. Normalization brings the data, logits included, to that scale, and training the latents.
 
     Differs from the paper: normalization of vectors is learned, not done beforehand; images get a logit, so that all
     mass is on the levels (the paper's code has x / L - 1/2, which leaks); conditioners have no dropout and no batch
@@ -119,4 +119,5 @@ def _image_transform(
         c, h, w = of
         return Chain(*[part for i in range(steps) for part in (checkerboard_step(h, w, i % 2) if c == 1 else step(c))])
 
-    return pyramid(shape, [squeezed] * min(scales, halvings(shape)) or [unsqueezed])
+    levels = [squeezed] * min(scales, halvings(shape))
+    return pyramid(shape, levels or [unsqueezed])

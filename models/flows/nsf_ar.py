@@ -19,10 +19,10 @@ class AutoregressiveNSF(Flow):
 
     .. math:: z_i = \mathrm{RQS}(x_i;\, \theta_i), \quad \theta_i = \mathrm{MADE}_i(x_1, \dots, x_{i-1})
 
-    Durkan, Bekasov, Murray, Papamakarios 2019, Neural spline flows. Likelihoods take one pass, samples D small steps a
-    layer. Integer data are dequantized and mapped to the reals by a logit first; images are flattened. What comes is
-    normalized (activation normalization), because a spline moves nothing outside its box: the default of 3 is the
-    paper's, and holds 99.7 % of a standard normal variable.
+    Durkan, Bekasov, Murray, Papamakarios 2019, Neural spline flows, arXiv:1906.04032. Likelihoods take one pass;
+    samples take D small steps in each layer. Integer data are dequantized and mapped to the reals by a logit first;
+    images are flattened. Activation normalization comes first, because a spline is the identity outside its box; the
+    default half side of 3 is the paper's, and the box then holds 99.7 % of a standard normal variable.
 
     Differs from the paper: the order of the variables is reversed between layers, where it has a random permutation and
     a linear map in LU form; the networks have no skip connections, and no dropout; normalization is learned, not done

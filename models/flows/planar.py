@@ -13,16 +13,19 @@ __all__ = ["PlanarFlow"]
 class PlanarFlow(Flow):
     """A chain of planar transforms from data to latents, the direction in which they are in closed form.
 
-    Rezende, Mohamed 2015, Variational inference with normalizing flows.
-    There they are a VAE's posterior (``model=vae_planar``); here they are the model itself. Integer data are
+    Rezende, Mohamed 2015, Variational inference with normalizing flows, arXiv:1505.05770.
+    In the paper they are a VAE's posterior (``model=vae_planar``); here they are the model itself. Integer data are
     dequantized and mapped to the reals by a logit first; images are flattened.
 
     Arguments:
         shape: Of one example.
         levels: Number of integer levels, or None for real-valued data.
         optimizer: Makes the optimizer from the parameters.
-        layers: How many.
+        layers: Number of transforms.
         alpha: For integer data: the logit's margin.
+
+    Raises:
+        ValueError: A number is out of range.
     """
 
     def __init__(

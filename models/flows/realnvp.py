@@ -25,7 +25,7 @@ DEQUANTIZING_COUPLINGS, DEQUANTIZING_BLOCKS, DEQUANTIZING_FEATURES = 4, 2, 32
 class RealNVP(Flow):
     """Real-valued non-volume-preserving flow.
 
-    Dinh, Sohl-Dickstein, Bengio 2017, Density estimation using Real NVP.
+    Dinh, Sohl-Dickstein, Bengio 2017, Density estimation using Real NVP, arXiv:1605.08803.
 
     Integer data are dequantized and mapped to the reals by a logit first. Vectors then go through couplings with
     alternating masks. Images go through scales, while height and width are even and above 4: three checkerboard
@@ -43,7 +43,7 @@ class RealNVP(Flow):
         channels, blocks: For images: channels and residual blocks of each conditioner.
         alpha: For integer data: the logit's margin. 1e-6 suits MNIST; the paper has 0.05 for colour images.
         dequantization: For integer data: "uniform" noise as in the paper, or "variational": noise from four couplings
-            that see features of x (Ho, Chen, Srinivas, Duan, Abbeel 2019, Flow++).
+            that see features of x (Ho, Chen, Srinivas, Duan, Abbeel 2019, Flow++, arXiv:1902.00275).
         classes, conditional: With ``conditional`` the flow is one of p(x|y), mixed over the data's ``classes``.
 
     Raises:

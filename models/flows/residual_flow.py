@@ -17,7 +17,7 @@ __all__ = ["ResidualFlow"]
 class ResidualFlow(ContractiveFlow):
     """Residual flow.
 
-    Chen, Behrmann, Duvenaud, Jacobsen 2019, Residual flows for invertible generative modeling.
+    Chen, Behrmann, Duvenaud, Jacobsen 2019, Residual flows for invertible generative modeling, arXiv:1906.02735.
 
     Integer data are dequantized and mapped to the reals by a logit first. Vectors then go through residual blocks of
     fully connected layers; images through stacks of convolutional blocks (3x3, 1x1, 3x3) with a squeeze in between,

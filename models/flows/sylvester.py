@@ -13,17 +13,20 @@ __all__ = ["SylvesterFlow"]
 class SylvesterFlow(Flow):
     """A chain of sylvester transforms from data to latents, the direction in which they are in closed form.
 
-    van den Berg, Hasenclever, Tomczak, Welling 2018, Sylvester normalizing flows for variational inference.
-    There they are a VAE's posterior (``model=vae_sylvester``); here they are the model itself. Integer data are
-    dequantized and mapped to the reals by a logit first; images are flattened.
+    van den Berg, Hasenclever, Tomczak, Welling 2018, Sylvester normalizing flows for variational inference,
+    arXiv:1803.05649. In the paper they are a VAE's posterior (``model=vae_sylvester``); here they are the model itself.
+    Integer data are dequantized and mapped to the reals by a logit first; images are flattened.
 
     Arguments:
         shape: Of one example.
         levels: Number of integer levels, or None for real-valued data.
         optimizer: Makes the optimizer from the parameters.
-        layers: How many.
+        layers: Number of transforms.
         width, reflections: Directions M of each layer, and Householder reflections that make them.
         alpha: For integer data: the logit's margin.
+
+    Raises:
+        ValueError: A number is out of range.
     """
 
     def __init__(

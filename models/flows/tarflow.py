@@ -21,19 +21,20 @@ class TarFlow(Flow):
     .. math:: z_i = x_i \odot e^{s_i} + t_i, \quad (s_i, t_i) = \mathrm{Transformer}_i(x_0, \dots, x_{i-1})
 
     Zhai, Zhang, Nakkiran, Berthelot, Gu, Zheng, Chen, Bautista, Jaitly, Susskind 2024, Normalizing flows are capable
-    generative models; their mean and log-scale of :math:`x_i` are :math:`\mu_i = -t_i e^{-s_i}` and
+    generative models, arXiv:2412.06329; their mean and log-scale of :math:`x_i` are :math:`\mu_i = -t_i e^{-s_i}` and
     :math:`\alpha_i = -s_i`.
 
     An image is a sequence of patches, read row after row by the first block, backwards by the second, and so on; the
     entries of a patch are moved all at once. Vectors are sequences of groups of entries. Integer data are dequantized
     by uniform noise, as the paper does for likelihoods, and scaled to [-1, 1]; what the flow puts outside of that is
-    lost, so likelihoods are too low rather than too high (see :class:`Scale`). Likelihoods take one pass, samples a
-    step for each patch and block, with keys and values kept, at the arithmetic of one pass.
+    lost, so likelihoods are too low rather than too high (see :class:`Scale`). Likelihoods take one pass. Samples take
+    one step for each patch and block; keys and values are kept, so that all steps together have the arithmetic of one
+    pass.
 
     Differs from the paper: the first patch of each block is scaled and shifted too, by learned constants (or by the
     class), so that a single token is moved as well; log-scales are bounded, and the transformer's output is normalized;
-    no Gaussian noise in training, which makes better-looking samples of a noisy distribution at the expense of the
-    likelihood of the data, hence no denoising; no guidance.
+    no Gaussian noise is added in training (it makes samples look better and the likelihood of the data worse), so that
+    nothing is denoised; there is no guidance.
 
     Arguments:
         shape: Of one example, ``(D,)`` or ``(C, H, W)``.

@@ -46,7 +46,7 @@ class DCGAN(ImplicitModel):
             ``global_step`` counts both together.)
 
     Raises:
-        ValueError: A size is out of range.
+        ValueError: A size is out of range, or the shape is neither a vector's nor an image's.
     """
 
     def __init__(

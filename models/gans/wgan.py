@@ -47,7 +47,7 @@ class WGAN(ImplicitModel):
             phase of ``n_critic``. (Lightning's ``global_step`` counts both together.)
 
     Raises:
-        ValueError: A size, ``clip`` or ``n_critic`` is out of range.
+        ValueError: A size, ``clip`` or ``n_critic`` is out of range, or the shape is neither a vector's nor an image's.
     """
 
     def __init__(

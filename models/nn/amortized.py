@@ -1,4 +1,4 @@
-"""Numbers that are learned as they are, or computed from a context."""
+"""Learned numbers, either constant or computed from a context."""
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ __all__ = ["Amortized"]
 class Amortized(nn.Module):
     r"""n numbers for each example, ``(B, n)``: :math:`b + W c` with the context c, or b alone.
 
-    They start near ``start``, with a spread of 0.01 in b that tells them apart and small weights W.
+    They start near ``start``: b with a spread of 0.01, which tells equal numbers apart, and W with small weights.
 
     Arguments:
         start: The n numbers to start from, ``(n,)``.

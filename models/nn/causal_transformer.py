@@ -23,9 +23,9 @@ class CausalTransformer(nn.Module):
     .. math:: h \leftarrow h + \mathrm{Attention}(\mathrm{LN}(h)), \quad h \leftarrow h + \mathrm{MLP}(\mathrm{LN}(h))
 
     with causal attention in several heads and four times as many hidden units, GELU, as channels; then LN and a linear
-    map that starts at zero. (Vaswani et al. 2017, Attention is all you need; normalization as in Radford et al. 2019,
-    Language models are unsupervised multitask learners. The last keeps outputs bounded whatever the inputs, so that
-    tokens made of earlier outputs cannot grow from one to the next.)
+    map that starts at zero. (Vaswani et al. 2017, Attention is all you need, arXiv:1706.03762; normalization as in
+    Radford et al. 2019, Language models are unsupervised multitask learners. The last keeps outputs bounded whatever
+    the inputs, so that tokens made of earlier outputs cannot grow from one to the next.)
 
     Arguments:
         n_in, n_out: Numbers of each token, and of the outputs for it.

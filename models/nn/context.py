@@ -1,4 +1,4 @@
-"""What a network reads besides its input: vectors or pictures."""
+"""The context that a network reads besides its input: vectors or pictures."""
 
 from torch import Tensor
 
@@ -6,7 +6,11 @@ __all__ = ["as_pictures", "needed"]
 
 
 def needed(context: Tensor | None, n_context: int) -> Tensor:
-    """The context of a network that was made for one of ``n_context`` numbers. ValueError where none was given."""
+    """The context given to a network that reads ``n_context`` numbers.
+
+    Raises:
+        ValueError: None was given.
+    """
     if context is None:
         raise ValueError(f"this network reads a context of {n_context} numbers; none was given")
     return context

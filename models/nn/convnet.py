@@ -15,7 +15,7 @@ class ZeroConv(nn.Module):
     .. math:: y = (W * x + b)\,e^{3 l}
 
     ``(B, n_in, H, W)`` and context to ``(B, n_out, H, W)``. W, b and l start at 0; the factor 3 speeds up the learning
-    of the scale l. (Kingma, Dhariwal 2018, Glow: Generative flow with invertible 1x1 convolutions.)
+    of the scale l. (Kingma, Dhariwal 2018, Glow: Generative flow with invertible 1x1 convolutions, arXiv:1807.03039.)
 
     Arguments:
         n_in, n_out: Numbers of channels. Without inputs and context the output is a learned constant but for the
@@ -40,7 +40,8 @@ class ConvNet(nn.Module):
     """A 3x3, a 1x1 and a zero-initialized 3x3 convolution: ``(B, n_in, H, W)`` and context to ``(B, n_out, H, W)``.
 
     The first two are each followed by activation normalization and ReLU. (The conditioner of Kingma, Dhariwal 2018,
-    Glow: Generative flow with invertible 1x1 convolutions; without the channel that marks the borders in its code.)
+    Glow: Generative flow with invertible 1x1 convolutions, arXiv:1807.03039; without the channel that marks the borders
+    in its code.)
 
     Arguments:
         n_in, n_out, n_context: As in :class:`ZeroConv`.

@@ -5,8 +5,8 @@ generator projects the noise to that smallest picture and doubles it with stride
 discriminator is its mirror. Images that cannot be halved (odd or tiny ones) and vectors take fully connected networks.
 
 References:
-    Radford, Metz, Chintala (2016): Unsupervised Representation Learning with Deep Convolutional Generative
-    Adversarial Networks.
+    Radford, Metz, Chintala (2016): Unsupervised representation learning with deep convolutional generative adversarial
+    networks, arXiv:1511.06434.
 """
 
 import math
@@ -111,7 +111,7 @@ def smallest(shape: tuple[int, ...], halvings: int) -> tuple[int, int]:
 
 
 def dense(sizes: list[int], activation: nn.Module) -> list[nn.Module]:
-    """Linear layers with activations in between, initialized after He, Zhang, Ren, Sun (2015).
+    """Linear layers with activations in between, initialized as in He, Zhang, Ren, Sun (2015), arXiv:1502.01852.
 
     There is no batch normalization here, and with smaller weights the noise would fade from layer to layer.
     """

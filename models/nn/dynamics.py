@@ -14,7 +14,8 @@ class MLPDynamics(nn.Module):
 
     .. math:: y = (W x + b)\,\sigma(\gamma t + \delta) + \epsilon t
 
-    with tanh in between (Grathwohl, Chen, Bettencourt, Sutskever, Duvenaud 2019, FFJORD, appendix B.1).
+    with tanh in between (Grathwohl, Chen, Bettencourt, Sutskever, Duvenaud 2019, FFJORD, arXiv:1810.01367, appendix
+    B.1).
 
     Arguments:
         dim: D.
@@ -39,7 +40,7 @@ class MLPDynamics(nn.Module):
 class ConvDynamics(nn.Module):
     """Velocity of images: t and ``(B, C, H, W)`` to the same, by 3x3 convolutions that see t as one more channel.
 
-    Softplus stands in between. (Grathwohl et al. 2019, FFJORD, appendix B.1.)
+    Softplus stands in between. (Grathwohl et al. 2019, FFJORD, arXiv:1810.01367, appendix B.1.)
 
     Arguments:
         n: Number of channels C.

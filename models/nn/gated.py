@@ -23,7 +23,8 @@ class GatedConvNet(nn.Module):
     1x1 convolution whose one half of channels multiplies the sigmoid of the other, attention has several heads and is
     over all positions, with learned embeddings e of the positions that all blocks share, and layers are normalized over
     the channels of each position. Examples stay independent. (Ho, Chen, Srinivas, Duan, Abbeel 2019, Flow++: Improving
-    flow-based generative models with variational dequantization and architecture design, section 3.3.)
+    flow-based generative models with variational dequantization and architecture design, arXiv:1902.00275, section
+    3.3.)
 
     Gates and outputs start small, with a standard deviation of about 0.1 in place of the data-dependent initialization
     of the paper's code. There is no dropout.

@@ -2,8 +2,8 @@ r"""Networks whose Lipschitz constant is bounded by construction, in the 2-norm.
 
 Linear maps are divided by their spectral norm where that exceeds a coefficient c, activations have slopes of at most 1,
 and the constant of a composition is at most the product of its parts' (Behrmann, Grathwohl, Chen, Duvenaud, Jacobsen
-2019, Invertible residual networks; Gouk, Frank, Pfahringer, Cree 2021, Regularisation of neural networks by enforcing
-Lipschitz continuity).
+2019, Invertible residual networks, arXiv:1811.00995; Gouk, Frank, Pfahringer, Cree 2021, Regularisation of neural
+networks by enforcing Lipschitz continuity, arXiv:1804.04368).
 """
 
 from abc import ABC, abstractmethod
@@ -40,13 +40,14 @@ class LipschitzLayer(nn.Module, ABC):
         \sigma = u^\top W v \to \max_{\|v\| = 1} \|W v\|
 
     with u and v from power iterations, v to W^T u and u to W v, normalized, until sigma changes by less than a relative
-    1e-3 (as Chen, Behrmann, Duvenaud, Jacobsen 2019, Residual flows for invertible generative modeling). They are part
-    of the state, and every round starts from where the last one ended. Sigma reaches the norm from below, and a vector
-    that knows little of a direction that has just become the longest seems to have arrived: while training the map's
-    norm is a few percent above c at times. For evaluation that will not do. When the layer leaves training, and so for
-    averaged weights too, eight vectors are iterated together, the old v and seven that are always the same, until the
-    largest Ritz value of their span changes by less than 1e-5 (Rutishauser 1969, Computational aspects of F. L.
-    Bauer's simultaneous iteration method). Training then goes on with the vectors it had.
+    1e-3 (as Chen, Behrmann, Duvenaud, Jacobsen 2019, Residual flows for invertible generative modeling,
+    arXiv:1906.02735). They are part of the state, and every round starts from where the last one ended. Sigma
+    approaches the norm from below, and iterations stop early when another direction has just become the longest: in
+    training the norm of the map is at times a few percent above c. Evaluation needs a tighter bound. When the layer
+    leaves training, and so for averaged weights too, eight vectors are iterated together, the old v and seven that are
+    always the same, until the largest Ritz value of their span changes by less than 1e-5 (Rutishauser 1969,
+    Computational aspects of F. L. Bauer's simultaneous iteration method). Training then goes on with the vectors it
+    had.
 
     Subclasses are final: linear and convolution.
 
@@ -54,6 +55,9 @@ class LipschitzLayer(nn.Module, ABC):
         weight, bias: Initial values.
         shape: Of one example that the map takes.
         coefficient: c, between 0 and 1.
+
+    Raises:
+        ValueError: ``coefficient`` is out of range.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, shape: Sequence[int], coefficient: float) -> None:
@@ -152,13 +156,16 @@ class LipschitzConv2d(LipschitzLayer):
 
     The norm is that of the whole map from one picture of this size to another. That of the kernel reshaped to a matrix
     is another number, as much as k times smaller for a k x k kernel (Sedghi, Gupta, Long 2019, The singular values of
-    convolutional layers).
+    convolutional layers, arXiv:1805.10408).
 
     Arguments:
         shape: Of one example, ``(n_in, H, W)``.
         n_out: Number of output channels.
         kernel: Height and width k of the kernel, odd.
         coefficient: c.
+
+    Raises:
+        ValueError: ``kernel`` is even, or ``coefficient`` is out of range.
     """
 
     def __init__(self, shape: Sequence[int], n_out: int, *, kernel: int, coefficient: float) -> None:
@@ -187,7 +194,7 @@ def tighten(module: nn.Module) -> None:
 class LipSwish(nn.Module):
     r""":math:`x\,\sigma(\beta x) / 1.1` with a learned beta > 0; its slope is at most 0.9999 in size, for every beta.
 
-    (Chen, Behrmann, Duvenaud, Jacobsen 2019, Residual flows for invertible generative modeling.)
+    (Chen, Behrmann, Duvenaud, Jacobsen 2019, Residual flows for invertible generative modeling, arXiv:1906.02735.)
     """
 
     def __init__(self) -> None:
@@ -202,7 +209,7 @@ class CLipSwish(nn.Module):
     r""":math:`[s(x), s(-x)] / 1.004` with s = LipSwish, along dimension 1, which doubles.
 
     The norm of its derivative, :math:`\sqrt{s'(x)^2 + s'(-x)^2} / 1.004`, is at most 0.99993. (Perugachi-Diaz, Tomczak,
-    Bhulai 2021, Invertible DenseNets with concatenated LipSwish.)
+    Bhulai 2021, Invertible DenseNets with concatenated LipSwish, arXiv:2102.02694.)
     """
 
     def __init__(self) -> None:
@@ -238,13 +245,16 @@ class LipschitzDenseNet(nn.Module):
 
     with CLipSwish as :math:`\phi`, each W held to c, and weighted concatenations, so that
     :math:`\mathrm{Lip}(h_l) \le 1` for all l. (Perugachi-Diaz, Tomczak, Bhulai 2021, Invertible DenseNets with
-    concatenated LipSwish.)
+    concatenated LipSwish, arXiv:2102.02694.)
 
     Arguments:
         shape: Of one example, ``(D,)`` or ``(C, H, W)``; that of the output as well.
         growth: Channels that each dense layer adds, an even number: CLipSwish doubles those of the map before it.
         depth: Number n of dense layers.
         coefficient: c of every map. On images the dense layers are 3x3 and the last map is 1x1.
+
+    Raises:
+        ValueError: ``growth`` is odd or below 2, or ``coefficient`` is out of range.
     """
 
     def __init__(self, shape: Sequence[int], *, growth: int, depth: int, coefficient: float) -> None:
@@ -308,7 +318,7 @@ def lipschitz_convnet(
 
 
 def _settle(layer: nn.Module, _: object) -> None:
-    """What was loaded into a layer that does not train was saved by one that did."""
+    """Settle a layer in evaluation after its state was loaded: the saved vectors are those of training."""
     assert isinstance(layer, LipschitzLayer)
     if not layer.training:
         layer.settle()

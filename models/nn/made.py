@@ -40,11 +40,11 @@ class MADE(nn.Module):
     r"""Masked network: ``(B, D)`` and context ``(B, n_context)`` to P outputs for each input, ``(B, P, D)``.
 
     Outputs i depend on the inputs before i and on the context alone (Germain, Gregor, Murray, Larochelle 2015, MADE:
-    Masked autoencoder for distribution estimation). A hidden unit of degree m depends on the first m inputs; outputs i
-    read units of degree i at most. The paper draws degrees from 1 .. D-1; here they are spread evenly over these, or
-    over 0 .. D-1 where there is a context (or nothing else: D = 1), so that the first outputs depend on it too. Units
-    stand in the order of their degrees: those that depend on the first m inputs are a prefix of each layer, and
-    ``generate`` computes each unit once.
+    Masked autoencoder for distribution estimation, arXiv:1502.03509). A hidden unit of degree m depends on the first m
+    inputs; outputs i read units of degree i at most. The paper draws degrees from 1 .. D-1; here they are spread evenly
+    over these, or over 0 .. D-1 where there is a context (or nothing else: D = 1), so that the first outputs depend on
+    it too. Units stand in the order of their degrees: those that depend on the first m inputs are a prefix of each
+    layer, and ``generate`` computes each unit once.
 
     Hidden units are SiLU, smooth as densities made of them should be. They see x through the soft clamp
     :math:`10 \tanh(x / 10)`: outputs are bounded whatever the inputs, so that inputs made of earlier outputs

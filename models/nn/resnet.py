@@ -11,9 +11,9 @@ class ResNet(nn.Module):
     """Images to images of the same height and width: ``(B, n_in, H, W)`` and context to ``(B, n_out, H, W)``.
 
     A 3x3 convolution, residual blocks of two 3x3 convolutions, and a 1x1 convolution; each convolution after the first
-    is preceded by normalization and ReLU (He, Zhang, Ren, Sun 2016, Identity mappings in deep residual networks).
-    The normalization is over all channels and positions of one example, so examples stay independent and training and
-    evaluation compute the same.
+    is preceded by normalization and ReLU (He, Zhang, Ren, Sun 2016, Identity mappings in deep residual networks,
+    arXiv:1603.05027). The normalization is over all channels and positions of one example, so examples stay independent
+    and training and evaluation compute the same.
 
     Arguments:
         n_in, n_out: Numbers of channels. Without inputs (0) the output depends on the context at most.

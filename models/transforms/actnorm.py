@@ -19,11 +19,12 @@ class ActNorm(Transform):
 
     .. math:: z = x\,e^{s} + b, \quad \log|\det| = HW \sum_c s_c
 
-    (Kingma, Dhariwal 2018, Glow: Generative flow with invertible 1x1 convolutions.) The first training batch sets s
-    and b so that its outputs have mean 0 and variance 1 in each channel; from then on both are ordinary parameters.
-    That happens once, in the first forward pass in training mode with gradients, never in evaluation; that it has
-    happened is part of the state, so that reloaded weights are left alone. Under distributed training the moments are
-    those of all processes' examples together. A channel that is constant on that batch is only shifted.
+    (Kingma, Dhariwal 2018, Glow: Generative flow with invertible 1x1 convolutions, arXiv:1807.03039.) The first
+    training batch sets s and b so that its outputs have mean 0 and variance 1 in each channel; from then on both are
+    ordinary parameters. That happens once, in the first forward pass in training mode with gradients, never in
+    evaluation; that it has happened is part of the state, so that reloaded weights are left alone. Under distributed
+    training the moments are those of all processes' examples together. A channel that is constant on that batch is only
+    shifted.
 
     Glow's code multiplies s by 3 to speed its learning up; here it is as written.
 

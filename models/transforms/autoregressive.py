@@ -18,13 +18,13 @@ class Autoregressive(Transform):
     .. math:: z_i = g(x_i;\, \theta_i), \quad \theta_i = \mathrm{MADE}_i(x_1, \dots, x_{i-1}, c), \qquad
         \log|\det| = \sum_i \log g'
 
-    (Papamakarios, Pavlakou, Murray 2017, Masked autoregressive flow for density estimation.) The Jacobian is lower
-    triangular. ``forward`` is one pass through the network, parallel in the variables. ``inverse`` finds one variable
-    after another, in D small steps that together cost about as much arithmetic as one pass; it is as exact as the
-    univariate map's inverse is, and differentiable.
+    (Papamakarios, Pavlakou, Murray 2017, Masked autoregressive flow for density estimation, arXiv:1705.07057.) The
+    Jacobian is lower triangular. ``forward`` is one pass through the network, parallel in the variables. ``inverse``
+    finds one variable after another, in D small steps that together cost about as much arithmetic as one pass; it is as
+    exact as the univariate map's inverse is, and differentiable.
 
     As a VAE's posterior (Kingma, Salimans, Jozefowicz, Chen, Sutskever, Welling 2016, Improving variational inference
-    with inverse autoregressive flow) it is ``Autoregressive(MADE(..., n_context=K), SigmoidGate())``:
+    with inverse autoregressive flow, arXiv:1606.04934) it is ``Autoregressive(MADE(..., n_context=K), SigmoidGate())``:
     ``forward(z0, context=h)`` with the encoder's h, ``(B, K)``, gives the next z and its log-det in one pass, and
     :math:`\log q(z_T|x) = \log q(z_0|x) - \sum_t \log|\det|_t`. ``models.transforms.gate.iaf_layers`` makes a chain.
 

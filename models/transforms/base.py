@@ -1,4 +1,4 @@
-"""What every transform of a flow is, and the composition of transforms."""
+"""The base class of transforms of flows, and the composition of transforms."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class Transform(nn.Module, ABC):
 
     .. math:: \log p_X(x) = \log p_Z(f(x)) + \log|\det \partial f / \partial x|
 
-    Subclasses are final. They keep to four rules, so that any of them can stand in any flow:
+    Subclasses are final. They keep these rules, so that any of them can be used in any flow:
 
     - Log-terms have one entry for each example, ``(B,)``, in nats, and the dtype of the transform's floating-point
       input or output, float32 or float64, also under autocast: only conditioner networks may run in low precision,
@@ -82,11 +82,15 @@ class Transform(nn.Module, ABC):
 
     @property
     def repeatable(self) -> bool:
-        """Whether a second forward pass in training computes the same: nothing is drawn, and no buffer moves."""
+        """Whether a second forward pass in training computes the same: nothing is drawn, and no buffer changes."""
         return self.relation == "exact"
 
     def output_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Shape of one latent, given that of one example. ValueError if the transform cannot take such examples."""
+        """Shape of one latent, given that of one example.
+
+        Raises:
+            ValueError: The transform does not take examples of this shape.
+        """
         return tuple(shape)
 
 
@@ -97,6 +101,9 @@ class Chain(Transform):
 
     Arguments:
         parts: At least one transform.
+
+    Raises:
+        ValueError: There is none.
     """
 
     def __init__(self, *parts: Transform) -> None:
@@ -157,9 +164,9 @@ def checkpoint_activations(module: nn.Module) -> None:
     """Trade time for memory in every chain within ``module``, from now on: a step costs about one more forward pass.
 
     Between a forward and its backward pass only the input of each part of a chain is kept; what the part computes from
-    it is computed again when its gradient is wanted, to the same bits, random numbers of the global generator
-    (dropout) included (Chen, Xu, Zhang, Guestrin 2016, Training deep nets with sublinear memory cost). Parts that draw
-    from an explicit generator keep everything. State and gradients are the same as without.
+    it is computed again when its gradient is wanted, to the same bits, random numbers of the global generator (dropout)
+    included (Chen, Xu, Zhang, Guestrin 2016, Training deep nets with sublinear memory cost, arXiv:1604.06174). Parts
+    that draw from an explicit generator keep everything. State and gradients are the same as without.
     """
     for chain in module.modules():
         if isinstance(chain, Chain):
@@ -167,28 +174,36 @@ def checkpoint_activations(module: nn.Module) -> None:
 
 
 def weakest_relation(parts: Sequence[Transform]) -> Relation:
-    """The relation of transforms put together."""
+    """The relation of a composition of transforms, that of its weakest part."""
     return max((part.relation for part in parts), key=RELATIONS.index)
 
 
 def weakest_inverse(parts: Sequence[Transform]) -> InverseKind:
-    """The kind of inverse of transforms put together."""
+    """The kind of inverse of a composition of transforms, that of its weakest part."""
     return max((part.inverse_kind for part in parts), key=INVERSE_KINDS.index)
 
 
 def full_precision(x: Tensor) -> torch.autocast:
-    """Within it matrix products stay in the dtype of x: they are what autocast would lower."""
+    """A context in which matrix products stay in the dtype of x: autocast is switched off."""
     return torch.autocast(x.device.type, enabled=False)
 
 
 def only_shape(own: tuple[int, ...], shape: Sequence[int]) -> None:
-    """ValueError if examples are not of the one shape that a transform was made for."""
+    """Check that examples have the one shape that a transform was made for.
+
+    Raises:
+        ValueError: They have another.
+    """
     if tuple(shape) != own:
         raise ValueError(f"made for examples of shape {own}, not {tuple(shape)}")
 
 
 def vectors_of(dim: int, shape: Sequence[int]) -> tuple[int, ...]:
-    """``(dim,)``, the output shape of a transform of vectors. ValueError if examples are of another shape."""
+    """The output shape ``(dim,)`` of a transform of vectors.
+
+    Raises:
+        ValueError: Examples have another shape than ``(dim,)``.
+    """
     if tuple(shape) != (dim,):
         raise ValueError(f"made for vectors of {dim}, not examples of shape {tuple(shape)}")
     return (dim,)

@@ -23,8 +23,8 @@ class BlockLinear(nn.Module, Masked):
     .. math:: W_r = e^{s_r}\, \hat W_r / \|\hat W_r\|, \quad
         \hat W = \exp(V) \text{ in blocks on the diagonal}, \; V \text{ below}, \; 0 \text{ above}
 
-    for each row r (De Cao, Titov, Aziz 2019, Block neural autoregressive flow, section 3.2, with its initialization).
-    Here :math:`s = c \tanh(r / c)`, c = 3.
+    for each row r (De Cao, Titov, Aziz 2019, Block neural autoregressive flow, arXiv:1904.04676, section 3.2, with its
+    initialization). Here :math:`s = c \tanh(r / c)`, c = 3.
 
     Arguments:
         groups: D.
@@ -74,8 +74,9 @@ class BlockAutoregressive(Transform):
     .. math:: z = \alpha f(x) + (1 - \alpha)\, x, \qquad
         f(x) = W_L \tanh(W_{L-1} \cdots \tanh(W_1 x + W_c c + b_1) \cdots) + b_L
 
-    (De Cao, Titov, Aziz 2019, Block neural autoregressive flow.) The weights are block lower triangular with positive
-    blocks on the diagonal (:class:`BlockLinear`), so the Jacobian is lower triangular with the positive diagonal
+    (De Cao, Titov, Aziz 2019, Block neural autoregressive flow, arXiv:1904.04676.) The weights are block lower
+    triangular with positive blocks on the diagonal (:class:`BlockLinear`), so the Jacobian is lower triangular with the
+    positive diagonal
 
     .. math:: \frac{\partial z_i}{\partial x_i} = \alpha\, W_L^{ii}\, D_{L-1}^i W_{L-1}^{ii} \cdots D_1^i W_1^{ii}
         + 1 - \alpha, \quad D = \operatorname{diag}(1 - \tanh^2)
@@ -83,7 +84,7 @@ class BlockAutoregressive(Transform):
     f alone is bounded in each variable: its image is a box, and the mass that the base has outside is lost. The paper
     mixes x in, by a learned gate, between flows but not after the last; here it is mixed into each, which makes it a
     bijection of the whole space. The gate's log-odds are softly clamped to :math:`\pm 3`, so that the slope is at least
-    0.047: where the paper multiplies blocks in log space against underflow, products will do.
+    0.047. Plain products of blocks therefore do not underflow; the paper multiplies them in log space.
 
     ``inverse`` finds one variable after another, evaluating each unit of the others once, by Newton's method in a
     bracket until z_i is met to :math:`4 \epsilon \max(1, |z_i|)`, given those before it, or x_i is known to its last

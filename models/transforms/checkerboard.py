@@ -14,11 +14,11 @@ __all__ = ["CheckerboardCoupling"]
 class CheckerboardCoupling(Transform):
     """Keeps the positions of one colour of a checkerboard and moves those of the other.
 
-    What :class:`~models.transforms.coupling.MaskedCoupling` does with a checkerboard mask, at half of the cost: the
+    The map of :class:`~models.transforms.coupling.MaskedCoupling` with a checkerboard mask, at half of the cost: the
     conditioner sees the kept positions alone, ``(C, H, W/2)``, not a picture with holes, and parameters are computed
     for the moved ones alone. W must be even. (Ho, Chen, Srinivas, Duan, Abbeel 2019, Flow++: Improving flow-based
-    generative models with variational dequantization and architecture design, split images so, by columns in their
-    code.)
+    generative models with variational dequantization and architecture design, arXiv:1902.00275, split images in this
+    way, by columns in their code.)
 
     Arguments:
         parity: Of row + column (0 or 1), where positions are kept.

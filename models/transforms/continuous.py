@@ -23,7 +23,8 @@ FIRST_STEP = 0.1
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Of an adaptive solver: the error of a step may be ``absolute + relative |state|``, root mean square over a batch.
+    """Tolerance of an adaptive solver: the error of a step is at most ``absolute + relative |state|``, in the root mean
+    square over a batch.
 
     The error of the solution is of the same order, as long as the dynamics are not unstable.
     """
@@ -37,10 +38,11 @@ class Continuous(Transform):
 
     .. math:: \frac{dx}{dt} = f(t, x), \qquad \log|\det| = \int_0^1 \operatorname{tr} \frac{\partial f}{\partial x}\,dt
 
-    (Chen, Rubanova, Bettencourt, Duvenaud 2018, Neural ordinary differential equations; Grathwohl, Chen, Bettencourt,
-    Sutskever, Duvenaud 2019, FFJORD.) In training, and where examples have more than ``exact_dim`` entries, the trace
-    is estimated by Hutchinson's :math:`\epsilon^\top (\partial f/\partial x)\,\epsilon` with one epsilon an example,
-    held fixed within a solve, so that the integrand is smooth and the integral without bias. Otherwise it is exact.
+    (Chen, Rubanova, Bettencourt, Duvenaud 2018, Neural ordinary differential equations, arXiv:1806.07366; Grathwohl,
+    Chen, Bettencourt, Sutskever, Duvenaud 2019, FFJORD, arXiv:1810.01367.) In training, and where examples have more
+    than ``exact_dim`` entries, the trace is estimated by Hutchinson's
+    :math:`\epsilon^\top (\partial f/\partial x)\,\epsilon` with one epsilon an example, held fixed within a solve, so
+    that the integrand is smooth and the integral without bias. Otherwise it is exact.
 
     The relation is then ``exact``: evaluation is deterministic, and the solver's error is a numerical one, like
     rounding: it is bounded by a stated tolerance, has no distribution to average over, and goes to 0 with the
@@ -49,8 +51,8 @@ class Continuous(Transform):
 
     Gradients are those of the adjoint equation, solved backwards at the same tolerance, its step size chosen without
     regard to the parameters' part (Kidger, Chen, Lyons 2021, "Hey, that's not an ODE": Faster ODE adjoints via
-    seminorms). With more than ``exact_dim`` entries the log-determinant of ``inverse`` is NaN: an estimate needs random
-    numbers, which an inverse does not draw.
+    seminorms, arXiv:2009.09457). With more than ``exact_dim`` entries the log-determinant of ``inverse`` is NaN: an
+    estimate needs random numbers, which an inverse does not draw.
 
     Everything is computed in the dtype of x, also under autocast: a solver takes rounding for stiffness. The solver is
     Dormand and Prince's of order 5, from torchdiffeq, which is imported when it is needed.
@@ -58,12 +60,15 @@ class Continuous(Transform):
     Arguments:
         dynamics: f, called with t ``()`` and x ``(B, *shape)``. It must treat examples independently.
         dim: Number D of entries of one example.
-        train_tolerance, eval_tolerance: Of the solver in training and in evaluation.
-        noise: What epsilon is drawn from: both have the identity for covariance.
+        train_tolerance, eval_tolerance: Tolerances of the solver in training and in evaluation.
+        noise: Distribution of epsilon; both have the identity as covariance.
         exact_dim: Largest D for which evaluation takes the exact trace.
 
+    Raises:
+        ValueError: ``noise`` is unknown, or torchdiffeq is not installed.
+
     Attributes:
-        evaluations: Of f, in the last forward pass or inverse, its gradient not included.
+        evaluations: Evaluations of f in the last forward pass or inverse, without those of its gradient.
     """
 
     inverse_kind = "iterative"

@@ -4,9 +4,9 @@ r"""Coupling layers: one part of an example is moved by amounts computed from th
     \log|\det| = \sum_{moved} \log g'
 
 with g a monotone map of one variable and c the context (Dinh, Krueger, Bengio 2015, NICE: Non-linear independent
-components estimation; Dinh, Sohl-Dickstein, Bengio 2017, Density estimation using Real NVP). A conditioner whose last
-layer starts at zero makes a coupling start as the identity. Nothing need be kept: every entry is then moved, by amounts
-that depend on the context at most.
+components estimation, arXiv:1410.8516; Dinh, Sohl-Dickstein, Bengio 2017, Density estimation using Real NVP,
+arXiv:1605.08803). A conditioner whose last layer starts at zero makes a coupling start as the identity. ``kept`` may be
+empty: every entry is then moved, by amounts that depend on the context alone or on nothing.
 """
 
 from collections.abc import Sequence
@@ -29,6 +29,9 @@ class Coupling(Transform):
         conditioner: Network ``(B, len(kept), ...)`` and context to ``(B, P len(moved), ...)``: along dimension 1 the
             first parameter of every moved variable, then the second, and so on.
         univariate: What moves an entry, with P parameters.
+
+    Raises:
+        ValueError: ``kept`` and ``moved`` are no such indices, or ``moved`` is empty.
     """
 
     def __init__(

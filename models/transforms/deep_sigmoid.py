@@ -20,9 +20,9 @@ class DeepSigmoid(Univariate):
     .. math:: z = \operatorname{logit}\Big(\sum_k w_k\, \sigma(a_k x + b_k)\Big), \quad a_k > 0, \quad w_k > 0, \quad
         \sum_k w_k = 1
 
-    (Huang, Krueger, Lacoste, Courville 2018, Neural autoregressive flows, equation 8: the deep sigmoidal flow, DSF.)
-    The raw parameters are, in this order, K log-slopes r with :math:`\log a = c \tanh(r / c)`, K shifts b, and K logits
-    of the weights; the paper has a = softplus(r).
+    (Huang, Krueger, Lacoste, Courville 2018, Neural autoregressive flows, arXiv:1804.00779, equation 8: the deep
+    sigmoidal flow, DSF.) The raw parameters are, in this order, K log-slopes r with :math:`\log a = c \tanh(r / c)`, K
+    shifts b, and K logits of the weights; the paper has a = softplus(r).
 
     With P the sum above and Q = 1 - P, the derivative is
 
@@ -44,6 +44,9 @@ class DeepSigmoid(Univariate):
     Attributes:
         units: K.
         bound: c above, in nats.
+
+    Raises:
+        ValueError: There is no unit.
     """
 
     units: int = 16

@@ -26,9 +26,9 @@ class Dequantization(Transform, ABC):
     .. math:: y = (x + u) / L, \quad -\log q(y|x) = -D \log L - \log q(u|x)
 
     One draw: :math:`E[p(y) / q(y|x)]` is the integral of p over the cell of x, the mass of x under the discrete model
-    :math:`\lfloor L y \rfloor` (Theis, van den Oord, Bethge 2016, A note on the evaluation of generative models). The
-    noise lies on a grid of spacing 2^-13 that keeps away from 0 and 1, so that the floor of L y is x, without
-    exception, in float32 as in float64 and for every L.
+    :math:`\lfloor L y \rfloor` (Theis, van den Oord, Bethge 2016, A note on the evaluation of generative models,
+    arXiv:1511.01844). The noise lies on a grid of spacing 2^-13 that keeps away from 0 and 1, so that the floor of L y
+    is x, without exception, in float32 as in float64 and for every L.
 
     ``forward`` takes uint8 (giving torch's default dtype) or integers held as floats (keeping their dtype).
     ``inverse`` is the floor map, clipped to 0 .. L-1: reals outside [0, 1) go to the nearest level. Its log-term is 0.
@@ -37,6 +37,9 @@ class Dequantization(Transform, ABC):
 
     Arguments:
         levels: Number of integer levels L, 2 to 256.
+
+    Raises:
+        ValueError: ``levels`` is out of range.
     """
 
     inverse_kind = "closed form"
@@ -76,9 +79,9 @@ class VariationalDequantization(Dequantization):
         - \log\Big|\det \frac{\partial g_x}{\partial \epsilon}\Big| - \sum_d \log \sigma'(v_d)
 
     (Ho, Chen, Srinivas, Duan, Abbeel 2019, Flow++: Improving flow-based generative models with variational
-    dequantization and architecture design, section 3.1.) The paper's :math:`\epsilon` is normal. With logistic noise u
-    is uniform where g is the identity, and the weights p / q keep a finite variance where g is near it: normal tails
-    are so thin that with an affine g the variance is infinite.
+    dequantization and architecture design, arXiv:1902.00275, section 3.1.) The paper's :math:`\epsilon` is normal. With
+    logistic noise u is uniform where g is the identity, and the weights p / q keep a finite variance where g is near
+    it: normal tails are so thin that with an affine g the variance is infinite.
 
     Moving u to the grid of ``Dequantization`` after log q has been taken costs nothing: the expectation of
     :math:`p(y)/q(u|x)` with y from the grid point and q at u itself is the sum of p over grid points times the volume

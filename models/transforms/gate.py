@@ -20,8 +20,8 @@ class SigmoidGate(Univariate):
         \quad \log dz/dx = \log\sigma
 
     (Kingma, Salimans, Jozefowicz, Chen, Sutskever, Welling 2016, Improving variational inference with inverse
-    autoregressive flow, equations 13 and 14, with :math:`\epsilon = 0`.) All-zero parameters are not the identity but
-    z = 0.88 x: the paper recommends that s starts at +1 or +2, so that a flow changes little at first.
+    autoregressive flow, arXiv:1606.04934, equations 13 and 14, with :math:`\epsilon = 0`.) All-zero parameters are not
+    the identity but z = 0.88 x: the paper recommends that s starts at +1 or +2, so that a flow changes little at first.
 
     Attributes:
         floor: Epsilon, in [0, 1): a gate that closed altogether would leave nothing to find x by.

@@ -12,14 +12,14 @@ __all__ = ["Inverse"]
 class Inverse(Transform):
     """Swaps the two directions of a bijection: data to latents is the given transform's ``inverse``.
 
-    Its inverse is one pass. Its ``forward`` is what the given inverse is: repeated passes where that is iterative, to
-    the tolerance that it states.
+    Its ``inverse`` is one pass of the given transform. Its ``forward`` is the given ``inverse``: repeated passes where
+    that is iterative, to the tolerance that it states.
 
     Arguments:
         transform: A bijection that has an inverse and keeps the shape of examples.
 
     Raises:
-        ValueError: It draws or estimates, in training or always, has no inverse, or is swapped already.
+        ValueError: The transform draws or estimates, in training or always, has no inverse, or is swapped already.
     """
 
     inverse_kind = "closed form"

@@ -50,9 +50,10 @@ class FullLinear(Transform):
 class LULinear(Transform):
     r"""z = W x + b for vectors ``(B, D)``, with W in the form P L (U + diag(s)); see :class:`_LU`.
 
-    (Oliva, Dubey, Zaheer, Poczos, Salakhutdinov, Xing, Schneider 2018, Transformation autoregressive networks; Kingma,
-    Dhariwal 2018, Glow: Generative flow with invertible 1x1 convolutions.) The log-det costs O(D); the inverse is two
-    triangular solves, without the inverse of a matrix. Starts as a random rotation.
+    (Oliva, Dubey, Zaheer, Poczos, Salakhutdinov, Xing, Schneider 2018, Transformation autoregressive networks,
+    arXiv:1801.09819; Kingma, Dhariwal 2018, Glow: Generative flow with invertible 1x1 convolutions, arXiv:1807.03039.)
+    The log-det costs O(D); the inverse is two triangular solves, without the inverse of a matrix. Starts as a random
+    rotation.
 
     Arguments:
         dim: D.
@@ -89,9 +90,10 @@ class Conv1x1(Transform):
 
     .. math:: \log|\det| = HW \sum_c \log|s_c|
 
-    (Kingma, Dhariwal 2018, Glow: Generative flow with invertible 1x1 convolutions, section 3.2.) See :class:`_LU`. W
-    is composed at each call, and for the inverse solved for: there are far more positions than channels, so that this
-    costs little, and nothing is kept that could be out of date. Starts as a random rotation.
+    (Kingma, Dhariwal 2018, Glow: Generative flow with invertible 1x1 convolutions, arXiv:1807.03039, section 3.2.) See
+    :class:`_LU`. W is composed at each call of ``forward`` and solved at each call of ``inverse``. This costs little,
+    because there are far more positions than channels, and no stored matrix can be out of date. Starts as a random
+    rotation.
 
     Arguments:
         channels: C.

@@ -17,9 +17,10 @@ class LogisticMixtureCDF(Univariate):
     .. math:: z = e^a \operatorname{logit}\Big(\sum_k \pi_k\, \sigma\big((x - m_k) e^{-r_k}\big)\Big) + b
 
     (Ho, Chen, Srinivas, Duan, Abbeel 2019, Flow++: Improving flow-based generative models with variational
-    dequantization and architecture design, section 3.2.) The raw parameters are, in this order, K logits of the
-    weights, K means, K log-scales r, then b and a. Log-scales are held within :math:`\pm c` by a soft clamp
-    :math:`c \tanh(r / c)` and a as in :class:`Affine`; the paper clamps r at -7 from below and a at :math:`\pm 1`.
+    dequantization and architecture design, arXiv:1902.00275, section 3.2.) The raw parameters are, in this order, K
+    logits of the weights, K means, K log-scales r, then b and a. Log-scales are held within :math:`\pm c` by a soft
+    clamp :math:`c \tanh(r / c)` and a as in :class:`Affine`; the paper clamps r at -7 from below and a at
+    :math:`\pm 1`.
 
     ``inverse`` is found by bisection and Newton's method to the last bits of x, so that in float32
     :math:`|f(f^{-1}(z)) - z|` is within 1e-5, or a few units in the last place of x times the slope dz/dx where that
@@ -31,6 +32,9 @@ class LogisticMixtureCDF(Univariate):
     Attributes:
         components: K.
         bound: c above, in nats.
+
+    Raises:
+        ValueError: There is no component.
     """
 
     components: int

@@ -15,8 +15,9 @@ class Logit(Transform):
 
     .. math:: z = \operatorname{logit}(p), \quad p = \alpha + (1 - 2\alpha) y
 
-    (Dinh, Sohl-Dickstein, Bengio 2017, Density estimation using Real NVP, section 4.1: alpha = 0.05 for colour images;
-    Papamakarios, Pavlakou, Murray 2017, Masked autoregressive flow for density estimation: 1e-6 for MNIST.)
+    (Dinh, Sohl-Dickstein, Bengio 2017, Density estimation using Real NVP, arXiv:1605.08803, section 4.1: alpha = 0.05
+    for colour images; Papamakarios, Pavlakou, Murray 2017, Masked autoregressive flow for density estimation,
+    arXiv:1705.07057: 1e-6 for MNIST.)
 
     The image of [0, 1] is the interval :math:`\pm\operatorname{logit}(\alpha)`, not the whole line. ``inverse`` takes
     any real and can return y as far as :math:`\alpha / (1 - 2\alpha)` outside [0, 1]. What mass a density on z has out
@@ -25,6 +26,9 @@ class Logit(Transform):
 
     Arguments:
         alpha: Margin kept from 0 and 1, in (0, 1/2).
+
+    Raises:
+        ValueError: ``alpha`` is out of range.
     """
 
     inverse_kind = "closed form"

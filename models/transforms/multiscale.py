@@ -25,20 +25,24 @@ class MultiScale(Transform):
     After each level but the last, the second half of the channels is factored out as latent and the first half (rounded
     down) goes on to the next level. The last level's output is latent altogether. The parts, flattened, stand one after
     another in the latent vector, the finest first: nothing is lost, and the log-det is the sum over levels.
-    (Dinh, Sohl-Dickstein, Bengio 2017, Density estimation using Real NVP, section 3.6.)
+    (Dinh, Sohl-Dickstein, Bengio 2017, Density estimation using Real NVP, arXiv:1605.08803, section 3.6.)
 
     With ``priors``, what is factored out goes through one more transform, whose context is what is kept:
 
     .. math:: z_{out} = g(x_{out};\, x_{kept}, c)
 
     If that is affine and z standard normal, x_out given x_kept is normal with a mean and a scale that depend on x_kept
-    (the learned prior in the code of Kingma, Dhariwal 2018, Glow: Generative flow with invertible 1x1 convolutions).
+    (the learned prior in the code of Kingma, Dhariwal 2018, Glow: Generative flow with invertible 1x1 convolutions,
+    arXiv:1807.03039).
 
     Arguments:
         shape: Of one example, ``(C, H, W)``.
         levels: At least one transform; all but the last leave at least two channels.
         priors: None, or for each level but the last a transform that keeps the shape of its second half. Its context
             has the channels of the first half, then those of the context of all, as pictures.
+
+    Raises:
+        ValueError: There is no level, a level leaves a single channel, or the number of priors is wrong.
     """
 
     def __init__(self, shape: Sequence[int], levels: Sequence[Transform], priors: Sequence[Transform] = ()) -> None:

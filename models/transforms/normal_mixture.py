@@ -18,8 +18,8 @@ class NormalMixtureCDF(Univariate):
     .. math:: z = \Phi^{-1}\Big(\sum_k \pi_k\, \Phi\big((x - m_k) e^{-r_k}\big)\Big)
 
     It makes a variable that has the mixture's distribution standard normal (Meng, Song, Song, Ermon 2020,
-    Gaussianization flows, section 4.1). The raw parameters are, in this order, K logits of the weights, K means and K
-    log-scales r, which a soft clamp :math:`c \tanh(r / c)` holds within :math:`\pm c`.
+    Gaussianization flows, arXiv:2003.01941, section 4.1). The raw parameters are, in this order, K logits of the
+    weights, K means and K log-scales r, which a soft clamp :math:`c \tanh(r / c)` holds within :math:`\pm c`.
 
     Differs from the paper: its kernels are logistic and of equal weights. Normal ones contain the identity, and far out
     z grows like x; with logistic ones it grows like the square root of x, and through L layers like
@@ -33,6 +33,9 @@ class NormalMixtureCDF(Univariate):
     Attributes:
         components: K.
         bound: c above, in nats.
+
+    Raises:
+        ValueError: There is no component.
     """
 
     components: int

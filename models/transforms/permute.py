@@ -19,7 +19,7 @@ class Permute(Transform):
         order: pi(0) .. pi(n-1), a permutation of 0 .. n-1.
 
     Raises:
-        ValueError: It is none.
+        ValueError: ``order`` is no permutation.
     """
 
     inverse_kind = "closed form"

@@ -23,9 +23,10 @@ class Planar(Transform):
         \log|\det| = \log(1 + \hat u^T w\, (1 - \tanh^2(w^T x + b))), \quad
         \hat u = u + (m(w^T u) - w^T u)\, w / \|w\|^2
 
-    (Rezende, Mohamed 2015, Variational inference with normalizing flows, equations 10 to 12 and appendix A.1.) The map
-    is a bijection where :math:`w^T \hat u = m(w^T u) > -1`. The paper has m(a) = softplus(a) - 1; here it is
-    softplus(a + log(e - 1)) - 1, with the same range and m(0) = 0, so that :math:`\hat u` stays bounded as w goes to 0.
+    (Rezende, Mohamed 2015, Variational inference with normalizing flows, arXiv:1505.05770, equations 10 to 12 and
+    appendix A.1.) The map is a bijection where :math:`w^T \hat u = m(w^T u) > -1`. The paper has m(a) = softplus(a) -
+    1; here it is softplus(a + log(e - 1)) - 1, with the same range and m(0) = 0, so that :math:`\hat u` stays bounded
+    as w goes to 0.
 
     ``inverse`` finds :math:`a = w^T x`, the root of the increasing :math:`a + w^T \hat u \tanh(a + b) = w^T z`, to the
     last bits.

@@ -22,7 +22,7 @@ class Radial(Transform):
         \log|\det| = (D - 1) \log(1 + \beta h) + \log(1 + \beta \alpha h^2)
 
     with :math:`\alpha > 0` and :math:`\beta > -\alpha`, for which it is a bijection (Rezende, Mohamed 2015, Variational
-    inference with normalizing flows, equation 14 and appendix A.2; the last term is their
+    inference with normalizing flows, arXiv:1505.05770, equation 14 and appendix A.2; the last term is their
     :math:`1 + \beta h + \beta h' r`). :math:`\alpha = \mathrm{softplus}(a)` and
     :math:`\beta = \alpha\,(\mathrm{softplus}(b + \log(e - 1)) - 1)`, so that b = 0 is the identity.
 

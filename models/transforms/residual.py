@@ -3,7 +3,8 @@ r"""Contractive residual blocks, z = x + g(x), and ways to their log-determinant
 .. math:: \log\det(I + J) = \sum_{k=1}^\infty \frac{(-1)^{k+1}}{k} \operatorname{tr}(J^k), \qquad
     J = \partial g / \partial x
 
-converges where g is a contraction (Behrmann, Grathwohl, Chen, Duvenaud, Jacobsen 2019, Invertible residual networks).
+converges where g is a contraction (Behrmann, Grathwohl, Chen, Duvenaud, Jacobsen 2019, Invertible residual networks,
+arXiv:1811.00995).
 """
 
 import math
@@ -26,11 +27,11 @@ MAX_ITERATIONS = 1000
 
 
 class Series(ABC):
-    """Which terms of the power series are taken. Subclasses are final and frozen."""
+    """A choice of the power series' terms. Subclasses are final and frozen."""
 
     @abstractmethod
     def weights(self, generator: Generator | None, like: Tensor) -> list[float]:
-        """Factors a_1 .. a_n of the first n terms; those after have the factor 0. Random numbers as for ``like``."""
+        """Factors a_1 .. a_n of the first n terms; later terms have the factor 0. Random numbers as for ``like``."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,9 @@ class Roulette(Series):
     r"""The first m terms, and N more; a further term k has the factor 1 / P(N >= k - m), its mean 1: no bias.
 
     N is geometric on 1, 2, .., :math:`P(N \ge j) = (1-p)^{j-1}` (Chen, Behrmann, Duvenaud, Jacobsen 2019, Residual
-    flows for invertible generative modeling: p = 1/2, m = 2 in training and 20 in evaluation). One N is drawn for a
-    whole batch. The variance is finite for certain where :math:`L^2 < 1 - p`, L being the Lipschitz constant of g.
+    flows for invertible generative modeling, arXiv:1906.02735: p = 1/2, m = 2 in training and 20 in evaluation). One N
+    is drawn for a whole batch. The variance is finite for certain where :math:`L^2 < 1 - p`, L being the Lipschitz
+    constant of g.
 
     Attributes:
         exact_terms: m.
@@ -107,6 +109,9 @@ class Residual(Transform):
     Attributes:
         terms: Terms of the series in the last forward pass; 0 where it was exact.
         iterations: Evaluations of g in the last inverse.
+
+    Raises:
+        ArithmeticError: ``inverse`` found no fixed point, because g is no contraction.
     """
 
     inverse_kind = "iterative"

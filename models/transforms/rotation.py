@@ -15,8 +15,9 @@ class Rotation(Transform):
 
     .. math:: Q = H_1 \cdots H_R, \quad H_i = I - 2 v_i v_i^T, \quad \|v_i\| = 1
 
-    (Tomczak, Welling 2016, Improving variational auto-encoders using Householder flow.) With R = D every orthogonal
-    matrix can be had, with determinant 1 where R is even. The product is not formed one reflection after another:
+    (Tomczak, Welling 2016, Improving variational auto-encoders using Householder flow, arXiv:1611.09630.) With R = D
+    every orthogonal matrix can be had, with determinant 1 where R is even. The product is not formed one reflection
+    after another:
 
     .. math:: Q = I - V^T T^{-1} V, \quad T = \tfrac12 I + \text{the strict upper triangle of } V V^T
 
@@ -27,6 +28,9 @@ class Rotation(Transform):
     Arguments:
         dim: D.
         reflections: R.
+
+    Raises:
+        ValueError: There is no reflection.
     """
 
     inverse_kind = "closed form"

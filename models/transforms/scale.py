@@ -12,9 +12,9 @@ __all__ = ["Scale"]
 class Scale(Transform):
     r"""Elementwise :math:`z = a x + b` with constants a and b; the log-det is :math:`D \log|a|`.
 
-    After dequantization, which gives numbers in (0, 1), a = 1 and b = -1/2 is the input of Glow's code,
-    x / 256 - 1/2 (Kingma, Dhariwal 2018, Glow: Generative flow with invertible 1x1 convolutions), and a = 2, b = -1 the
-    interval (-1, 1).
+    After dequantization, which gives numbers in (0, 1), a = 1 and b = -1/2 is the input of Glow's code, x / 256 - 1/2
+    (Kingma, Dhariwal 2018, Glow: Generative flow with invertible 1x1 convolutions, arXiv:1807.03039), and a = 2, b = -1
+    the interval (-1, 1).
 
     Unlike a logit it does not take that interval to the whole line: what mass a density on z has outside is missing
     from the masses of the integers, whose sum is then below 1, never above.
@@ -22,6 +22,9 @@ class Scale(Transform):
     Arguments:
         factor: a, not 0.
         offset: b.
+
+    Raises:
+        ValueError: ``factor`` is 0.
     """
 
     inverse_kind = "closed form"

@@ -25,10 +25,11 @@ class RationalQuadraticSpline(Univariate):
         \frac{dz}{dx} = \frac{s^2\,[d_{k+1}\theta^2 + 2s\,\theta(1-\theta) + d_k(1-\theta)^2]}
                              {[s + (d_k + d_{k+1} - 2s)\,\theta(1-\theta)]^2}
 
-    (Durkan, Bekasov, Murray, Papamakarios 2019, Neural spline flows; Gregory, Delbourgo 1982, Piecewise rational
-    quadratic interpolation to monotonic data.) P = 3K - 1, raw: the widths of the bins, their heights (each through a
-    softmax), and the slopes at the K - 1 inner knots (through a softplus, displaced so that 0 gives slope 1). The outer
-    knots are the corners of the box, with slope 1, so the map has a continuous derivative everywhere.
+    (Durkan, Bekasov, Murray, Papamakarios 2019, Neural spline flows, arXiv:1906.04032; Gregory, Delbourgo 1982,
+    Piecewise rational quadratic interpolation to monotonic data.) P = 3K - 1, raw: the widths of the bins, their
+    heights (each through a softmax), and the slopes at the K - 1 inner knots (through a softplus, displaced so that 0
+    gives slope 1). The outer knots are the corners of the box, with slope 1, so the map has a continuous derivative
+    everywhere.
 
     Slopes reach about :math:`2 / m` in a bin of the least width, and x is a float32 number: seen through ``forward``,
     ``inverse`` errs by the rounding of x, up to :math:`10^{-7} b`, times the slope, and 1e-5 at most beyond that, for
@@ -36,7 +37,7 @@ class RationalQuadraticSpline(Univariate):
 
     Attributes:
         bins: K, at least 2.
-        bound: b. Data beyond it are not moved, so it should hold nearly all of them.
+        bound: b. The spline is the identity outside [-b, b]; standardize data so that nearly all of it lies inside.
         min_bin: m, least width and height of a bin as a part of the box, below 1/K.
         min_derivative: Least slope at a knot, in (0, 1).
 

@@ -14,7 +14,7 @@ class Squeeze(Transform):
 
     Channel ``(2 dy + dx) C + c`` holds channel c of the pixel at offset (dy, dx): the first half of the channels is the
     even rows in all colours, so that a channel mask after it is no checkerboard again. A permutation: log-det 0.
-    H and W must be even. (Dinh, Sohl-Dickstein, Bengio 2017, Density estimation using Real NVP.)
+    H and W must be even. (Dinh, Sohl-Dickstein, Bengio 2017, Density estimation using Real NVP, arXiv:1605.08803.)
     """
 
     inverse_kind = "closed form"

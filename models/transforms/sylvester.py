@@ -22,8 +22,8 @@ class Sylvester(Transform):
     Sylvester's identity the determinant is that of an M x M triangular matrix; it is positive where
     :math:`r_{ii} \tilde r_{ii} > -1`, which the diagonals have as hyperbolic tangents. Q is the first M columns of a
     product of Householder reflections, H of them (van den Berg, Hasenclever, Tomczak, Welling 2018, Sylvester
-    normalizing flows for variational inference, H-SNF). Differs from the paper: there the variant with reflections has
-    M = D, and only the one with an iterative orthogonalization fewer directions.
+    normalizing flows for variational inference, arXiv:1803.05649, H-SNF). Differs from the paper: there the variant
+    with reflections has M = D, and only the one with an iterative orthogonalization fewer directions.
 
     ``inverse`` solves :math:`s + R \tanh(\tilde R s + b) = Q^T z` for :math:`s = Q^T x` from its last entry to its
     first, each an increasing function's root to the last bits; outside the span of Q nothing moves.
@@ -33,6 +33,9 @@ class Sylvester(Transform):
         n_context: Size of a context that gives everything for each example (a VAE's encoder); 0: it is learned.
         width: M, at most D.
         reflections: H.
+
+    Raises:
+        ValueError: ``width`` or ``reflections`` is below 1.
     """
 
     inverse_kind = "iterative"

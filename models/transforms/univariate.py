@@ -41,7 +41,8 @@ class Univariate(ABC):
 
 @dataclass(frozen=True)
 class Shift(Univariate):
-    """z = x + t (Dinh, Krueger, Bengio 2015, NICE: Non-linear independent components estimation). P = 1."""
+    """z = x + t (Dinh, Krueger, Bengio 2015, NICE: Non-linear independent components estimation, arXiv:1410.8516). P =
+    1."""
 
     inverse_kind = "closed form"
 
@@ -58,9 +59,9 @@ class Shift(Univariate):
 
 @dataclass(frozen=True)
 class Scaling(Univariate):
-    r"""z = x exp(s) (Dinh, Krueger, Bengio 2015, NICE, section 3.3). P = 1: the log-scale s, as it is.
+    r"""z = x exp(s) (Dinh, Krueger, Bengio 2015, NICE, arXiv:1410.8516, section 3.3). P = 1: the log-scale s, as it is.
 
-    Nothing bounds s: it is meant to be learned itself. What a network gives goes through :class:`Affine`.
+    s is not bounded: it is meant to be a learned parameter. Use :class:`Affine` for the output of a network.
     """
 
     inverse_kind = "closed form"
@@ -84,9 +85,9 @@ class Affine(Univariate):
 
     .. math:: z = x\,e^{s} + t, \quad s = c \tanh(r / c), \quad \log dz/dx = s
 
-    (Dinh, Sohl-Dickstein, Bengio 2017, Density estimation using Real NVP.) The soft clamp holds the log-scale s within
-    :math:`\pm c` with slope 1 at 0, so that no parameters overflow the exponential; the paper learns c, here it is
-    fixed.
+    (Dinh, Sohl-Dickstein, Bengio 2017, Density estimation using Real NVP, arXiv:1605.08803.) The soft clamp holds the
+    log-scale s within :math:`\pm c` with slope 1 at 0, so that no parameters overflow the exponential; the paper learns
+    c, here it is fixed.
 
     Attributes:
         bound: c above, in nats for each entry.
@@ -119,9 +120,10 @@ class SigmoidAffine(Univariate):
     .. math:: z = (x + t)\,\sigma, \quad \sigma = \epsilon + (1 - \epsilon) \operatorname{sigmoid}(r + 2), \quad
         \log dz/dx = \log\sigma
 
-    (The released code of Kingma, Dhariwal 2018, Glow: Generative flow with invertible 1x1 convolutions.) All-zero
-    parameters are not the identity but z = 0.88 x. That the scale cannot grow steadies training; the normalization
-    after it grows instead. The code has :math:`\epsilon = 0`, with which a scale can round to 0 and has no inverse.
+    (The released code of Kingma, Dhariwal 2018, Glow: Generative flow with invertible 1x1 convolutions,
+    arXiv:1807.03039.) All-zero parameters are not the identity but z = 0.88 x. That the scale cannot grow steadies
+    training; the normalization after it grows instead. The code has :math:`\epsilon = 0`, with which a scale can round
+    to 0 and has no inverse.
 
     Attributes:
         floor: Epsilon, the smallest scale, in [0, 1).

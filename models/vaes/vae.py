@@ -10,10 +10,11 @@ With a flow f that sees features h(x) of the encoder, the posterior is that of :
     \log q(z|x) = \log N(z_0; \mu, \mathrm{diag}\,\sigma^2) - \log|\det \partial f / \partial z_0|
 
 References:
-    Kingma, Welling (2014): Auto-Encoding Variational Bayes.
-    Rezende, Mohamed (2015): Variational inference with normalizing flows (the flow posterior).
-    Burda, Grosse, Salakhutdinov (2016): Importance Weighted Autoencoders (sizes and optimizer of the YAML).
-    Bowman, Vilnis, Vinyals, Dai, Jozefowicz, Bengio (2016): Generating Sentences from a Continuous Space (warm-up).
+    Kingma, Welling (2014): Auto-encoding variational Bayes, arXiv:1312.6114.
+    Rezende, Mohamed (2015): Variational inference with normalizing flows, arXiv:1505.05770 (the flow posterior).
+    Burda, Grosse, Salakhutdinov (2016): Importance weighted autoencoders, arXiv:1509.00519 (sizes of the YAML).
+    Bowman, Vilnis, Vinyals, Dai, Jozefowicz, Bengio (2016): Generating sentences from a continuous space,
+    arXiv:1511.06349 (warm-up).
 """
 
 import math
@@ -56,7 +57,7 @@ class VAE(GenerativeModel, HasLikelihood, Autoencodes):
     Arguments:
         shape: Of one example.
         levels: Number of integer levels, or None for reals.
-        optimizer: Takes the parameters and returns their optimizer.
+        optimizer: Makes the optimizer from the parameters.
         latent_dim: Z, dimension of the code.
         hidden: Units in each hidden layer of the encoder and of the decoder.
         depth: Hidden layers of each; 0 makes both linear.
@@ -66,7 +67,7 @@ class VAE(GenerativeModel, HasLikelihood, Autoencodes):
         features: For a flow: how many numbers h(x) it sees of the encoder.
 
     Raises:
-        ValueError: If a size is out of range.
+        ValueError: A size is out of range, or the flow is no bijection with an exact log-determinant.
     """
 
     family = "vae"

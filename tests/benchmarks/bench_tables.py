@@ -130,7 +130,8 @@ def measure(seeds: int, rounds: int) -> dict[str, object]:
     return {
         "rows": int(ours[0]["rows"]), "cells": int(ours[0]["cells"]), "megabytes": round(megabytes), "rounds": rounds,
         **{f"{name}_seconds": middle(ours, name) for name in ("read", "table", "csv")},
-        "seconds": middle(ours, "seconds"), "cpu_seconds": middle(ours, "cpu_seconds"), "peak_mb": round(max(one["peak_mb"] for one in ours)),
+        "seconds": middle(ours, "seconds"), "cpu_seconds": middle(ours, "cpu_seconds"),
+        "peak_mb": round(max(one["peak_mb"] for one in ours)),
         "json_seconds": middle(bare, "seconds"), "json_cpu_seconds": middle(bare, "cpu_seconds"),
         "ratio": round(statistics.median(a["cpu_seconds"] / b["cpu_seconds"] for a, b in pairs), 2),
         "commit": f"{commit}{'-dirty' if dirty else ''}",
