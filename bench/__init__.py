@@ -5,10 +5,7 @@ nothing else: each of them is fetched when it is first asked for.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from bench.notebook import evaluate, load_rows, run, table
+from typing import Any
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "evaluate", "load_rows", "run", "table"]
