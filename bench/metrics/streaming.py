@@ -4,7 +4,8 @@ Each keeps the count, the mean and the centred second moment of what it is given
 matrix in float64. Two such matrices merge without loss (Chan, Golub, LeVeque 1979, "Updating formulae and a pairwise
 algorithm for computing sample variances", Stanford STAN-CS-79-773), so that the order and the sizes of batches do not
 matter, and neither does the number of processes. A sum of squares would cancel where the mean is far from 0. States are
-float64, so a metric cannot be on a device that has none (Apple's GPUs).
+float64, so a metric cannot be on a device that has none (Apple's GPUs), and one that has seen examples must not be cast
+with ``to(dtype)``.
 
 This is the only file that imports torchmetrics: it takes seconds, and nothing that the commands do needs it.
 """

@@ -84,7 +84,7 @@ def read_samples(path: str | Path, spec: DataSpec) -> Tensor:
 
 
 def as_samples(values: NDArray[Any] | Tensor, spec: DataSpec, where: str = "samples") -> Tensor:
-    """Samples that are in memory, with the result and the checks of ``read_samples``.
+    """Samples that are in memory, with the result and the checks of ``read_samples``. The result may share memory.
 
     Arguments:
         where: What they are called where something is wrong with them.
