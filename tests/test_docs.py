@@ -1,5 +1,6 @@
 """What the documents say works as they say it."""
 
+import doctest
 import os
 import re
 import shutil
@@ -94,6 +95,16 @@ def test_the_guide_names_every_kind_of_data_and_every_family() -> None:
     assert sorted(re.findall(r"`(.*?)`", families)) == FAMILIES
     for file in set(re.findall(r"`((?:bench|models)/[\w/]+\.py)`", guide)) - {"models/flows/pictures.py"}:
         assert (ROOT / file).is_file(), file
+
+
+def test_the_examples_for_notebooks(workplace: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "notebooks.md").read_text(), re.DOTALL)
+    examples = doctest.DocTestParser().get_doctest("\n".join(blocks), {}, "notebooks.md", None, None)
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    said: list[str] = []
+    runner.run(examples, out=said.append)
+    assert runner.tries >= 20
+    assert runner.failures == 0, "".join(said)
 
 
 def test_committed_leaderboards_are_made_from_the_committed_rows() -> None:

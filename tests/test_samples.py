@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from bench.data.formats import samples as module
-from bench.data.formats.samples import read_samples, sha256_of
+from bench.data.formats.samples import as_samples, read_samples, sha256_of
 from bench.errors import UserError
 from bench.evaluation.pictures import draw_samples
 from bench.schema import DataSpec
@@ -193,6 +193,32 @@ def test_an_axis_of_size_one_may_be_missing(tmp_path: Path) -> None:
     line = spec_of(1, levels=None)
     values = noise(6, line)
     assert torch.equal(read_samples(put_npy(tmp_path, values[:, 0]), line), torch.from_numpy(values))
+
+
+def test_what_is_in_memory_passes_the_same_checks(tmp_path: Path) -> None:
+    images = noise(3, COLOUR)
+    read = read_samples(put_npy(tmp_path, images), COLOUR)
+    for values in (images, torch.from_numpy(images), np.moveaxis(images, 1, -1), images.astype(np.float64)):
+        assert torch.equal(as_samples(values, COLOUR), read)
+    reals = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+    plane = spec_of(2, levels=None)
+    assert torch.equal(as_samples(reals.to(torch.bfloat16), plane), reals.to(torch.bfloat16).float())
+    assert torch.equal(as_samples(reals.clone().requires_grad_(), plane), reals)
+    for values in (images[:1], images / 255, images.astype(str), images[..., :-1]):
+        expected = refusal(put_npy(tmp_path, values), COLOUR)
+        with pytest.raises(UserError) as caught:
+            as_samples(values, COLOUR, f"samples {tmp_path / 'a.npy'}")
+        assert str(caught.value) == expected
+    with pytest.raises(UserError, match="theirs: the tensor cannot become an array"):
+        as_samples(torch.eye(2).to_sparse(), plane, "theirs")
+
+
+def test_what_may_not_be_written_is_copied_without_a_warning() -> None:
+    values = noise(3, GREY)
+    values.setflags(write=False)
+    made = as_samples(values, GREY)
+    made += 1
+    assert not np.array_equal(made.numpy(), values)
 
 
 def test_hashes_tell_type_shape_and_values_apart() -> None:

@@ -7,7 +7,7 @@ from bench.errors import UserError
 from bench.runs.folder import Outcome, RunFolder
 from bench.runs.sweep import report
 
-__all__ = ["main"]
+__all__ = ["main", "run_missing", "specs_of"]
 
 USAGE = "genbench run [-m] [--cfg job] [KEY=VALUE ...]"
 HELP = f"""\
@@ -42,14 +42,24 @@ def main(arguments: list[str]) -> int:
     if flags.shell_completion:
         launch(arguments, lambda config: None)
         return 0
-    specs = [RunSpec.parse(config) for config in compose_runs(flags.overrides, multirun=flags.multirun)]
-    for spec in specs:
-        check_targets(spec.config)
+    specs = specs_of(flags.overrides, multirun=flags.multirun)
     if flags.cfg or flags.info:  # shown, not run
         launch(arguments, lambda config: None)
         return 0
     outcomes = run_missing(specs, arguments)
     return report(specs, outcomes)
+
+
+def specs_of(overrides: list[str], *, multirun: bool) -> list[RunSpec]:
+    """Every run that the overrides ask for; the names in it may be built.
+
+    Raises:
+        UserError: A mistake in the overrides.
+    """
+    specs = [RunSpec.parse(config) for config in compose_runs(overrides, multirun=multirun)]
+    for spec in specs:
+        check_targets(spec.config)
+    return specs
 
 
 def run_missing(specs: list[RunSpec], arguments: list[str]) -> dict[str, Outcome]:

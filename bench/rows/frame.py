@@ -16,7 +16,7 @@ from bench.errors import UserError
 from bench.rows.store import find_files, read_columns
 from bench.schema import PROTOCOL, ResultRow
 
-__all__ = ["as_frame", "load_rows", "protocol_of", "read_frame", "to_frame"]
+__all__ = ["as_frame", "load_rows", "protocol_of", "read_frame", "to_frame", "with_texts"]
 
 _BLOCK = 250  # rows: Python objects that fit into the processor's cache
 _AT_ONCE = 20_000  # numbers that exist as Python objects at a time
@@ -46,7 +46,11 @@ def load_rows(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) 
     Raises:
         UserError: Nothing was found, or a file is not a file of rows.
     """
-    frame = read_frame([paths] if isinstance(paths, str | os.PathLike) else paths)
+    return with_texts(read_frame([paths] if isinstance(paths, str | os.PathLike) else paths))
+
+
+def with_texts(frame: pd.DataFrame) -> pd.DataFrame:
+    """A frame of rows with texts in place of categories, as a notebook wants it."""
     return frame.astype({name: frame[name].cat.categories.dtype for name in _TEXTS})
 
 

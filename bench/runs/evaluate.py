@@ -24,7 +24,7 @@ from bench.runs.run import logged, measure_checkpoint, no_tf32
 from bench.schema import ResultRow
 from bench.training.console import Reporter
 
-__all__ = ["Asked", "Target", "evaluate_run", "evaluate_samples", "target_of"]
+__all__ = ["Asked", "Target", "evaluate_run", "evaluate_samples", "on_samples", "target_of"]
 
 log = logging.getLogger("genbench")
 
@@ -175,6 +175,23 @@ def _trained_on(folder: RunFolder, spec: RunSpec) -> str:
     return next((row.data_revision for row in folder.read_rows() if row.model == spec.choices["model"]), "")
 
 
+def on_samples(config: Node) -> tuple[Measurement, ...]:
+    """What is to be measured on samples of others, after a look at everything that the configuration names.
+
+    Arguments:
+        config: Composed from conf/evaluate.yaml.
+
+    Raises:
+        UserError: No metric is chosen, or something cannot be built; names it.
+    """
+    if not config.get("metric"):
+        raise UserError("metric: none is chosen; name at least one, as in metric=[fid]")
+    check_targets({key: config.get(key) for key in ("data", "metric", "trust")})
+    check_arguments(config)
+    build_metrics(config["metric"])
+    return tuple(Measurement(name, node, "given") for name, node in config["metric"].items())
+
+
 def evaluate_samples(
     config: Node, read: Callable[[Data], tuple[Tensor, str]], label: str
 ) -> tuple[list[ResultRow], Path]:
@@ -195,16 +212,11 @@ def evaluate_samples(
     if not isinstance(config.get("data"), dict):
         raise UserError("samples: name the data that they are samples of, as in data=mnist5k")
     check_name("name", config["name"])
-    if not config.get("metric"):
-        raise UserError("metric: none is chosen; name at least one, as in metric=[fid]")
-    check_targets({key: config[key] for key in ("data", "metric", "trust")})
-    check_arguments(config)
+    measurements = on_samples(config)
     evaluation = typed(Evaluation, config["evaluate"], "evaluate")
     data = build_data(config["data"])
     x, sha256 = read(data)
     subject = given_samples(x, sha256, label, config["data"], config["choices"]["data"], config["seed"])
-    measurements = [Measurement(name, node, "given") for name, node in config["metric"].items()]
-    build_metrics(config["metric"])
     folder = RunFolder(Path(config["runs_dir"]) / config["name"] / subject.origin.run_id)
     with folder.locked(), logged(folder), Reporter(subject.origin.run_id, log) as say:
         known = set() if config["rerun"] else folder.measured(subject.origin.training_key)

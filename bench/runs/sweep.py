@@ -7,7 +7,16 @@ from bench.config.spec import RunSpec
 from bench.runs.folder import Outcome, RunFolder
 from bench.tables.leaderboard import publish
 
-__all__ = ["report"]
+__all__ = ["outcomes_of", "report"]
+
+
+def outcomes_of(specs: Sequence[RunSpec], seen: Mapping[str, Outcome]) -> tuple[Outcome, ...]:
+    """How each run ended, in their order.
+
+    Arguments:
+        seen: Outcomes by run_id; of other runs, their folders tell.
+    """
+    return tuple(seen.get(spec.run_id) or RunFolder(spec.folder).outcome(spec.run_id) for spec in specs)
 
 
 def report(specs: Sequence[RunSpec], seen: Mapping[str, Outcome]) -> int:
@@ -16,7 +25,7 @@ def report(specs: Sequence[RunSpec], seen: Mapping[str, Outcome]) -> int:
     Arguments:
         seen: Outcomes by run_id; of other runs, their folders tell.
     """
-    outcomes = [seen.get(spec.run_id) or RunFolder(spec.folder).outcome(spec.run_id) for spec in specs]
+    outcomes = outcomes_of(specs, seen)
     places = {(spec.runs_dir, spec.results_dir, spec.name) for spec in specs}
     try:
         for runs, results, name in sorted(places):

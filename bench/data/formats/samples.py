@@ -24,7 +24,7 @@ from bench.data.formats.image_files import PictureError, opened
 from bench.errors import UserError
 from bench.schema import DataSpec
 
-__all__ = ["read_samples", "sha256_of"]
+__all__ = ["as_array", "as_samples", "read_samples", "sha256_of"]
 
 _WANTED = "give a .npy, .npz, .pt or .pth file or a folder of PNG or JPEG pictures"
 _MAX_BYTES = 8 << 30  # limit for a file, for the unpacked array in it, and for all pictures of a folder together
@@ -35,10 +35,8 @@ _NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.form
 _FORMATS = ("PNG", "JPEG")
 # Formats other than PNG and JPEG are listed here so that they are refused, not silently skipped.
 _PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
-_MODES = {
-    1: ("L", {"1", "L", "LA", "RGB"}),
-    3: ("RGB", {"RGB", "RGBA", "P", "PA"}),
-}  # channels: (mode, convertible modes)
+# By number of channels: the mode, and the modes that are converted to it.
+_MODES = {1: ("L", {"1", "L", "LA", "RGB"}), 3: ("RGB", {"RGB", "RGBA", "P", "PA"})}
 _ORIENTATION = 0x0112  # the EXIF tag; values from 5 on exchange rows and columns
 
 
@@ -85,9 +83,38 @@ def read_samples(path: str | Path, spec: DataSpec) -> Tensor:
         raise UserError(f"{where} has {status.st_size} bytes, more than {_MAX_BYTES}; bring fewer samples")
     with _reading(where):
         values = read(path, spec, where)
+    return as_samples(values, spec, where)
+
+
+def as_samples(values: NDArray[Any] | Tensor, spec: DataSpec, where: str = "samples") -> Tensor:
+    """Samples that are in memory, with the result and the checks of ``read_samples``. The result may share memory.
+
+    Arguments:
+        where: What they are called where something is wrong with them.
+
+    Raises:
+        UserError: They have another shape or type, are fewer than two, or hold values that are not the data's.
+    """
+    values = as_array(values, where)
     _check(values.shape, values.dtype, spec, where)
     values = _views(spec)[values.shape[1:]](values)
-    return torch.from_numpy(_reals(values, where) if spec.levels is None else _levels(values, spec.levels, where))
+    made = _reals(values, where) if spec.levels is None else _levels(values, spec.levels, where)
+    return torch.from_numpy(made if made.flags.writeable else made.copy())  # torch warns of what it may not write
+
+
+def as_array(values: NDArray[Any] | Tensor, where: str) -> NDArray[Any]:
+    """An array as it is, or the values of a tensor on any device.
+
+    Raises:
+        UserError: The tensor is of a kind that numpy does not have.
+    """
+    try:
+        return _array(values) if isinstance(values, Tensor) else values
+    except (TypeError, RuntimeError) as error:
+        reason = _line(" ".join(str(error).split())[:150])
+        raise UserError(
+            f"{where}: the tensor cannot become an array ({reason}); give a dense one of numbers"
+        ) from error
 
 
 def sha256_of(samples: Tensor) -> str:
@@ -155,9 +182,13 @@ def _read_torch(path: Path, spec: DataSpec, where: str) -> NDArray[Any]:
         payload = payload["samples"]
     if not isinstance(payload, Tensor):
         raise UserError(f"{where} holds a {type(payload).__name__}; save a tensor, or a dict with the tensor samples")
-    if payload.dtype == torch.bfloat16:  # numpy has no bfloat16
-        payload = payload.float()
-    return payload.numpy(force=True)
+    return _array(payload)
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    if tensor.dtype == torch.bfloat16:  # numpy has no bfloat16
+        tensor = tensor.float()
+    return tensor.numpy(force=True)
 
 
 _Reader = Callable[[Path, DataSpec, str], NDArray[Any]]
