@@ -27,6 +27,7 @@ GROUPS = {
     "models": "model", "data": "data", "metrics": "metric", "features": "features", "probes": "probe",
     "experiments": "experiment", "trainers": "trainer",
 }  # fmt: skip
+_CHOSEN = {"metrics": "metric=[NAME]", "features": "metric.fid.features=NAME", "probes": "probe=[NAME]"}
 
 _NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
 
@@ -134,5 +135,6 @@ def listing(groups: list[str], catalogue: Catalogue) -> str:
         files = catalogue.files(GROUPS[group])
         width = max((len(name) for name in files), default=0)
         lines = [f"  {name:<{width}}  {describe(file)}" for name, file in files.items()]
-        blocks.append("\n".join([f"{group} ({GROUPS[group]}=NAME)", *lines]))
+        chosen = _CHOSEN.get(group, f"{GROUPS[group]}=NAME")
+        blocks.append("\n".join([f"{group} ({chosen})", *lines]))
     return "\n\n".join(blocks)
