@@ -40,6 +40,12 @@ class Progress:
     dirty: bool | None = None  # whether that differed from the commit, or changed on the way
     history: list[list[float]] = field(default_factory=list)  # [examples_seen, validation score]
 
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> "Progress":
+        """The progress stored in a checkpoint. What a later version stores besides is passed over."""
+        known = {entry.name for entry in fields(cls)}
+        return cls(**{name: value for name, value in stored.items() if name in known})
+
     def made_with(self, device: str, data_revision: str) -> None:
         """Note what training goes on with from here. No commit stands for code that changed on the way."""
         commit, dirty = git_state()
@@ -125,16 +131,13 @@ def export(model: nn.Module, path: Path, config: Mapping[str, Any], progress: Pr
 def load_weights(model: nn.Module, path: Path) -> Progress:
     """Load an exported checkpoint into a fresh model; return the progress stored with it.
 
-    What a later version stores besides is passed over.
-
     Raises:
         UserError: The file is no checkpoint, or not one of this model.
     """
     payload = load_checkpoint(path)
-    known = {entry.name for entry in fields(Progress)}
     try:
         model.load_state_dict(payload["state_dict"])
-        return Progress(**{name: value for name, value in payload["progress"].items() if name in known})
+        return Progress.of(payload["progress"])
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"checkpoint {path}: does not fit this model ({reason})") from error

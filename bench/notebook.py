@@ -162,7 +162,7 @@ def _measured(x: "Tensor", data: "Data", config: "Node", node: "Node", label: st
     from bench.training.console import Reporter
 
     name = config["choices"].get("data", data.spec.name)
-    subject = given_samples(x, sha256_of(x), label, node, name, seed)
+    subject = given_samples(x, sha256_of(x), label, data=node, data_name=name, revision=data.spec.revision, seed=seed)
     with Reporter(subject.origin.run_id, log) as say:
         rows, _ = measure(subject, data, on_samples(config), seed=seed, report=say.evaluating, note=say.note)
     return rows

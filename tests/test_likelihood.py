@@ -9,7 +9,14 @@ from torch import Generator, Tensor
 from torch.distributions import MultivariateNormal, Normal
 
 from bench.metrics.cost import Cost
-from bench.metrics.likelihood import LogLikelihood, bits_per_dim, estimate_errors, k_draw_bound, log_mean_exp
+from bench.metrics.likelihood import (
+    LogLikelihood,
+    bits_per_dim,
+    bound_errors,
+    estimate_errors,
+    k_draw_bound,
+    log_mean_exp,
+)
 from bench.schema import Relation, Status
 
 
@@ -161,3 +168,28 @@ def test_costs_are_passed_on_or_skipped() -> None:
     assert estimates["train_seconds"].reason
     assert [estimate.info for estimate in Cost(ALL).compute(context)] == list(Cost(ALL).infos(context))
     assert [info.higher_is_better for info in Cost(ALL).infos(context)] == [None, False, True, True]
+
+
+@pytest.mark.parametrize("spread", [0.5, 2.0, 5.0])
+def test_the_part_of_the_draws_is_what_other_draws_for_the_same_examples_move(spread: float) -> None:
+    """Simulated with weights up to those of a bad posterior, where the delta method gives a third of it."""
+    g = Generator().manual_seed(0)
+    draws, n, repeats = 16, 300, 200
+    level = torch.randn(n, generator=g, dtype=torch.float64)
+    values, parts = [], []
+    for _ in range(repeats):
+        log_w = level + spread * torch.randn(draws, n, generator=g, dtype=torch.float64)
+        values.append(k_draw_bound(log_w).mean().item())
+        total, of_draws = bound_errors(log_w)
+        parts.append(of_draws)
+        assert of_draws <= 1.2 * total
+    moved = torch.tensor(values).std().item()
+    assert sum(parts) / repeats == pytest.approx(moved, rel=0.2)
+
+
+def test_errors_of_a_bound_whose_other_weights_are_all_zero_are_not_split() -> None:
+    log_w = torch.full((4, 6), -math.inf, dtype=torch.float64)
+    log_w[0] = torch.arange(6.0)
+    (nats, _) = LogLikelihood(4).compute(examples(spec(2, 4), log_weights=log_w, relation="lower_bound"))
+    assert nats.stderr is not None
+    assert (nats.stderr_test, nats.stderr_draws) == (None, None)

@@ -14,7 +14,7 @@ from PIL import Image
 from bench.checkpoint import load_checkpoint, save_checkpoint
 from bench.cli.main import main
 from bench.config.compose import compose_runs
-from bench.config.spec import RunSpec
+from bench.config.spec import Measurement, RunSpec
 from bench.errors import UserError
 from bench.rows.store import read_rows
 from bench.runs.folder import Ended, RunFolder
@@ -180,7 +180,144 @@ def test_a_checkpoint_alone_keeps_its_rows_beside_the_others(workplace: Path) ->
     assert main(["evaluate", "theirs.ckpt", "metric=[likelihood]"]) == 0
     (folder,) = (path.parent for path in workplace.glob("runs/two_moons/*/rows.jsonl"))
     again = rows_of(folder)[0]
-    assert (again.value, again.training_key, again.measuring_key) == (row.value, row.training_key, row.measuring_key)
+    assert (again.value, again.measuring_key) == (row.value, row.measuring_key)
+    assert again.training_key != row.training_key, "a file alone is known by its bytes"
+
+
+def other_weights(source: Path, target: Path) -> None:
+    payload = load_checkpoint(source)
+    payload["state_dict"] = {key: value + 1 for key, value in payload["state_dict"].items()}
+    target.parent.mkdir(exist_ok=True)
+    save_checkpoint(target, payload)
+
+
+@pytest.mark.parametrize("place", ["lone/best.ckpt", "RUN/snapshot.ckpt"])
+def test_another_file_of_the_same_configuration_is_measured_itself(place: str, workplace: Path) -> None:
+    assert main([*RUN, "metric=[likelihood]"]) == 0
+    folder = the_run(workplace)
+    rows = (folder / "rows.jsonl").read_bytes()
+    file = Path(place.replace("RUN", str(folder)))
+    other_weights(folder / "best.ckpt", file)
+    for again in ([], ["rerun=true"]):
+        assert main(["evaluate", str(file), "metric=[likelihood]", "out=asked.jsonl", *again]) == 0
+        (asked,) = [row for row in read_rows(workplace / "asked.jsonl") if row.metric == "log_likelihood"]
+        assert asked.value is not None
+        assert asked.value < -6, "of the file that was named"
+    assert (folder / "rows.jsonl").read_bytes() == rows, "the run's own rows are left alone"
+    assert len(lines(workplace)) == 2
+
+
+def table_file(path: Path, seed: int) -> None:
+    values = np.random.default_rng(seed).normal(size=(200, 3)) * (1 + seed)
+    path.write_text("a,b,c\n" + "\n".join(",".join(map(str, row)) for row in values) + "\n")
+
+
+def test_data_that_changed_are_not_measured_unasked(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table_file(workplace / "t.csv", 0)
+    table_file(workplace / "other.csv", 1)
+    assert main(["run", "data=csv", "data.path=t.csv", "model=gaussian", *RUN[6:], "metric=[likelihood]"]) == 0
+    folder = the_run(workplace)
+    evaluate = ["evaluate", str(folder), "metric=[likelihood]"]
+
+    def values() -> set[float | None]:
+        return {row.value for row in rows_of(folder, "gaussian") if row.metric == "log_likelihood"}
+
+    assert main([*evaluate, "data.path=other.csv"]) == 0
+    assert len(values()) == 2
+    table_file(workplace / "other.csv", 2)
+    assert main([*evaluate, "data.path=other.csv"]) == 0
+    assert len(values()) == 3, "the same path, other bytes: another number"
+    table_file(workplace / "t.csv", 3)
+    capsys.readouterr()
+    assert main([*evaluate, "rerun=true"]) == 2
+    assert "was trained on csv of revision" in capsys.readouterr().err
+    assert len(values()) == 3
+
+
+@pytest.mark.parametrize("how", ["diverged", "interrupted"])
+def test_what_is_not_trained_to_its_end_is_not_measured(
+    how: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*RUN, "seed=1", "metric=[likelihood]"]) == 0
+    good = the_run(workplace)
+    bad = [*RUN, "metric=[likelihood]", "name=two_moons"]
+    if how == "diverged":
+        assert main([*bad, "model=realnvp", "model.couplings=2", "model.optimizer.lr=1e30"]) == 1
+    else:
+        assert main(bad) == 0
+        ((folder),) = [path for path in good.parent.iterdir() if path.is_dir() and path != good]
+        (folder / "trained.json").unlink()
+        (folder / "done.json").unlink()
+    (folder,) = [path for path in good.parent.iterdir() if path.is_dir() and path != good]
+    rows = (folder / "rows.jsonl").read_bytes()
+    capsys.readouterr()
+    assert main(["evaluate", str(folder), "metric=[modes]"]) == 2
+    assert "is not trained to its end" in capsys.readouterr().err
+    assert main(["evaluate", "runs/two_moons/*", "metric=[modes]"]) == 1, "the others are measured all the same"
+    assert "is not trained to its end" in capsys.readouterr().err
+    assert "modes" in {row.metric for row in rows_of(good)}
+    assert (folder / "rows.jsonl").read_bytes() == rows
+
+
+def test_a_failure_while_more_is_measured_replaces_no_number(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main([*RUN, "metric=[likelihood]"]) == 0
+    folder = the_run(workplace)
+    before = rows_of(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr("bench.runs.run.trained_model", raising(MemoryError()))
+        assert main([*RUN, "metric=[likelihood,cost]"]) == 1
+    assert json.loads((folder / "done.json").read_text())["ended"] == Ended.OUT_OF_MEMORY
+    assert [row for row in rows_of(folder) if row in before] == before
+    assert main([*RUN, "metric=[likelihood,cost]"]) == 0
+    assert all(row.status is not Status.FAILED for row in rows_of(folder))
+
+
+def test_a_picture_that_cannot_be_written_costs_no_number(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main([*RUN, "metric=[cost]"]) == 0
+    folder = the_run(workplace)
+    (folder / "samples-best.png").unlink()
+    monkeypatch.setattr("bench.evaluation.measure.draw_samples", raising(UserError("cannot write: the disk is full")))
+    assert main([*RUN, "metric=[cost,likelihood]"]) == 0
+    assert "log_likelihood" in {row.metric for row in rows_of(folder)}
+    assert "no picture" in (folder / "run.log").read_text()
+
+
+@pytest.mark.parametrize("file", [".lock", "run.log"])
+def test_a_link_in_a_strangers_folder_is_not_followed(file: str, workplace: Path) -> None:
+    assert main([*RUN, "metric=[cost]"]) == 0
+    folder = the_run(workplace)
+    (workplace / "precious.txt").write_text("precious")
+    (folder / file).unlink()
+    (folder / file).symlink_to(workplace / "precious.txt")
+    assert main(["evaluate", str(folder), "metric=[likelihood]"]) == 2
+    assert (workplace / "precious.txt").read_text() == "precious"
+
+
+def test_leaderboards_go_where_the_user_says_and_not_where_a_file_does(workplace: Path) -> None:
+    assert main([*RUN, "metric=[cost]", f"results_dir={workplace / 'of_the_file'}"]) == 0
+    shutil.rmtree(workplace / "of_the_file")
+    assert main(["evaluate", str(the_run(workplace)), "metric=[likelihood]", "results_dir=mine"]) == 0
+    assert (workplace / "mine" / "leaderboard" / "two_moons.csv").exists()
+    assert not (workplace / "of_the_file").exists()
+
+
+def test_without_metrics_those_of_the_run_are_meant_with_their_settings(workplace: Path) -> None:
+    assert main([*RUN, "metric=[fid]", "metric.fid.features=pixels", "metric.fid.n_samples=50"]) == 0
+    folder = the_run(workplace)
+    before = (folder / "rows.jsonl").read_bytes()
+    assert main(["evaluate", str(folder)]) == 0
+    assert (folder / "rows.jsonl").read_bytes() == before
+    assert main(["evaluate", str(folder), "evaluate.n_samples=40"]) == 0
+    assert {(row.metric, row.n_fake) for row in rows_of(folder)} == {("fid[pixels]", 50), ("fid[pixels]", 40)}
+
+
+def test_another_file_of_weights_is_another_measurement(tmp_path: Path) -> None:
+    weights = tmp_path / "w.pt"
+    weights.write_bytes(b"one")
+    node = {"features": {"weights": str(weights)}}
+    before = Measurement("fid", node, "best").key
+    weights.write_bytes(b"two, longer")
+    assert Measurement("fid", node, "best").key != before
 
 
 def test_data_can_be_given_a_new_place(workplace: Path) -> None:
@@ -315,6 +452,29 @@ def test_what_samples_lack_is_a_skipped_row(workplace: Path) -> None:
     assert rows["support[pixels]"].status is Status.OK
     assert rows["support[pixels]"].n_fake == 50
     assert all(row.status is not Status.FAILED for row in rows.values())
+
+
+def test_a_kill_while_samples_are_measured_loses_no_row(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(workplace / "fakes.npy", np.random.default_rng(0).normal(size=(100, 2)))
+    command = ["evaluate", "samples=fakes.npy", "data=two_moons", "data.n_test=100"]
+    assert main([*command, "metric=[birthday]"]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "end", lambda *_: None)
+        assert main([*command, "metric=[fid]", "metric.fid.features=pixels"]) == 0
+    assert main([*command, "metric=[modes]"]) == 0
+    (folder,) = [path.parent for path in workplace.glob("runs/two_moons/two_moons-fakes-*/rows.jsonl")]
+    assert {"support[pixels]", "fid[pixels]", "modes"} <= {row.metric for row in rows_of(folder, "fakes")}
+
+
+def test_another_seed_is_another_number_in_the_same_line(workplace: Path) -> None:
+    np.save(workplace / "fakes.npy", np.random.default_rng(0).normal(size=(200, 2)))
+    command = ["evaluate", "samples=fakes.npy", "data=two_moons", "data.n_test=100", "metric=[fid]",
+               "metric.fid.features=pixels", "evaluate.n_samples=60"]  # fmt: skip
+    for seed in (0, 1):
+        assert main([*command, f"seed={seed}"]) == 0
+    rows = [row for path in workplace.glob("runs/*/*/rows.jsonl") for row in read_rows(path)]
+    assert len({row.value for row in rows}) == len({row.seed for row in rows}) == 2
+    assert len({row.group for row in rows}) == 1
 
 
 def test_changed_samples_are_another_line(workplace: Path) -> None:

@@ -4,6 +4,7 @@ import glob
 import re
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,12 +61,12 @@ def main(arguments: list[str]) -> int:
     if out is not None and not Path(str(out)).absolute().parent.is_dir():  # before the minutes that the rows take
         raise UserError(f"out={out}: there is no folder {Path(str(out)).parent}; make it first")
     if "samples" in keys:
-        rows, leaderboards = _samples(overrides, keys)
+        found = _samples(overrides)
     elif places:
-        rows, leaderboards = _runs(places, overrides, keys)
+        found = _runs(places, overrides, keys)
     else:
         raise UserError(f"evaluate: nothing to measure is named; {USAGE}; --help shows examples")
-    return _finish(rows, leaderboards, out)
+    return _finish(found, out)
 
 
 def _without_flags(arguments: list[str]) -> list[str]:
@@ -82,6 +83,8 @@ def _without_flags(arguments: list[str]) -> list[str]:
             continue
         if not joined:
             value = next(rest, "")
+        if not value:
+            raise UserError(f"evaluate {flag}: wants a value, as in {_FLAGS[flag]}=VALUE")
         key = _FLAGS[flag]
         if key in lists:
             lists[key].append(value)
@@ -96,9 +99,16 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     return [text for text in arguments if text not in overrides], overrides
 
 
-def _runs(
-    places: list[str], overrides: list[str], keys: dict[str, Any]
-) -> tuple[list["ResultRow"], set[tuple[Path, Path]]]:
+@dataclass
+class _Found:
+    """What was measured: rows, the folders of leaderboards with where their tables go, and what could not be."""
+
+    rows: list["ResultRow"] = field(default_factory=list)
+    leaderboards: set[tuple[Path, Path]] = field(default_factory=set)
+    refused: list[str] = field(default_factory=list)
+
+
+def _runs(places: list[str], overrides: list[str], keys: dict[str, Any]) -> _Found:
     from bench.runs.evaluate import Asked, evaluate_run
 
     for key in keys:
@@ -109,17 +119,22 @@ def _runs(
     if isinstance(data.get("path"), str):
         data["path"] = str(Path(data["path"]).expanduser().absolute())
     ours = [text for text in overrides if not overridden(text)[0].startswith("data.")]
-    asked = Asked(
-        compose=lambda defaults: compose_evaluation(ours, defaults), metrics_named="metric" in keys,
-        checkpoints_named="evaluate.checkpoints" in keys, data=data,
-    )  # fmt: skip
-    rows: list[ResultRow] = []
-    leaderboards: set[tuple[Path, Path]] = set()
-    for target in _targets(places):
-        measured, spec, folder = evaluate_run(target, asked)
-        rows += measured
-        leaderboards.add((folder.parent, spec.results_dir))
-    return rows, leaderboards
+    asked = Asked(lambda defaults: compose_evaluation(ours, defaults), frozenset(keys), data)
+    found = _Found()
+    targets = _targets(places)
+    for target in targets:
+        try:
+            measured, spec, folder = evaluate_run(target, asked)
+        except UserError as error:
+            if len(targets) == 1:
+                raise
+            found.refused.append(str(error))  # the others are measured all the same
+            continue
+        found.rows += measured
+        found.leaderboards.add((folder.parent, spec.results_dir))
+    if not found.leaderboards:
+        raise UserError(found.refused[0])
+    return found
 
 
 def _targets(places: Iterable[str]) -> list["Target"]:
@@ -148,7 +163,7 @@ def _at(path: Path, target_of: Any) -> list["Target"]:
     return [found for one in inside if one.is_dir() for found in [target_of(one)] if found is not None]
 
 
-def _samples(overrides: list[str], keys: dict[str, Any]) -> tuple[list["ResultRow"], set[tuple[Path, Path]]]:
+def _samples(overrides: list[str]) -> _Found:
     from bench.data.formats.samples import read_samples, sha256_of
     from bench.runs.evaluate import evaluate_samples
 
@@ -161,19 +176,19 @@ def _samples(overrides: list[str], keys: dict[str, Any]) -> tuple[list["ResultRo
         return x, sha256_of(x)
 
     rows, folder = evaluate_samples(config, read, label)
-    return rows, {(folder.parent, Path(config["results_dir"]))}
+    return _Found(rows, {(folder.parent, Path(config["results_dir"]))})
 
 
-def _finish(rows: list["ResultRow"], leaderboards: set[tuple[Path, Path]], out: Any) -> int:
+def _finish(found: _Found, out: Any) -> int:
     from bench.rows.store import write_rows
     from bench.schema import Status
     from bench.tables.leaderboard import publish
 
     if out is not None:
-        write_rows(Path(str(out)), rows)
-    for folder, results in sorted(leaderboards):
+        write_rows(Path(str(out)), found.rows)
+    for folder, results in sorted(found.leaderboards):
         publish(folder, results, folder.name)
-    failed = [row for row in rows if row.status is Status.FAILED]
-    for row in failed:
-        print(f"genbench: {row.run_id}: {row.metric} failed: {row.reason}", file=sys.stderr)
-    return 1 if failed else 0
+    failed = [f"{row.run_id}: {row.metric} failed: {row.reason}" for row in found.rows if row.status is Status.FAILED]
+    for line in [*found.refused, *failed]:
+        print(f"genbench: {line}", file=sys.stderr)
+    return 1 if failed or found.refused else 0

@@ -12,6 +12,7 @@ import hashlib
 import inspect
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -24,7 +25,18 @@ from omegaconf.errors import OmegaConfBaseException
 from bench.did_you_mean import nearest
 from bench.errors import UserError
 
-__all__ = ["CHECKPOINTS", "Evaluation", "Hardware", "Measurement", "Node", "RunSpec", "Schedule", "digest", "typed"]
+__all__ = [
+    "CHECKPOINTS",
+    "Evaluation",
+    "Hardware",
+    "Measurement",
+    "Node",
+    "RunSpec",
+    "Schedule",
+    "digest",
+    "fingerprint",
+    "typed",
+]
 
 Node = Mapping[str, Any]
 """A part of a configuration, resolved and plain: what JSON can hold."""
@@ -35,6 +47,7 @@ KEYS = ("name", "seed", "rerun", "data", "model", "metric", "train", "trainer", 
 _SINCE: Mapping[str, Any] = {"probe": {}}
 """Keys that older configurations lack, and what stands for them."""
 
+_CHOICE = re.compile(r"[\w-][\w.-]{0,80}(/[\w-][\w.-]{0,80})*")
 _LONGEST_NAME = 200  # bytes; file systems allow 255, and endings are added
 _T = TypeVar("_T")
 
@@ -156,7 +169,10 @@ class Measurement:
         """The measuring key, 16 hexadecimal digits. The metric's name in the configuration is no part of it."""
         settings = {key: value for key, value in self.node.items() if key != "_convert_"}
         settings.setdefault("version", 1)
-        other = {} if self.data is None else {"data": self.data}
+        other: dict[str, Any] = {} if self.data is None else {"data": self.data}
+        features = self.node.get("features")
+        if isinstance(features, Mapping) and features.get("weights") is not None:  # the file may change
+            other["weights"] = fingerprint(features["weights"])
         return digest({"metric": settings, "checkpoint": self.checkpoint, **other})
 
 
@@ -236,17 +252,34 @@ class RunSpec:
 
     @cached_property
     def measurements(self) -> tuple[Measurement, ...]:
-        """Every metric on every checkpoint, in the order of the configuration."""
-        return tuple(
+        """Every metric on every checkpoint, in the order of the configuration; of equal ones the first."""
+        asked = [
             Measurement(name, node, checkpoint)
             for checkpoint in self.evaluation.checkpoints
             for name, node in self.metrics.items()
-        )
+        ]
+        return tuple({measurement.key: measurement for measurement in reversed(asked)}.values())[::-1]
 
 
 def digest(content: object) -> str:
     """The first 16 hexadecimal digits of the SHA-256 of ``content`` as JSON with sorted keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def fingerprint(path: object) -> str:
+    """Names, sizes and times of the files at a path, hashed; empty where there is no path, or nothing at it.
+
+    It differs where the files' content differs, unless somebody sets their times back. Nothing is read.
+    """
+    if not isinstance(path, str):
+        return ""
+    place = Path(path).expanduser()
+    files = sorted(place.rglob("*")) if place.is_dir() else [place]
+    try:
+        found = [(str(file.relative_to(place)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    except OSError:
+        return ""
+    return digest(found)
 
 
 def typed(schema: type[_T], node: Node, path: str) -> _T:
@@ -302,8 +335,9 @@ def _check_kinds(config: Node) -> None:
     for key in ("data", "model", "metric", "probe", "train", "trainer", "evaluate", "choices"):
         if not isinstance(config[key], dict):
             raise UserError(f"{key}={config[key]!r}: keys and values are expected, as in conf/{key}")
-    if not all(isinstance(config["choices"].get(group), str) for group in ("data", "model")):
-        raise UserError("choices: names the data set and the model, as texts")
+    chosen = [config["choices"].get(group) for group in ("data", "model")]
+    if not all(isinstance(name, str) and _CHOICE.fullmatch(name) for name in chosen):
+        raise UserError("choices: names the data set and the model, as `genbench list` does")
     built = {"data": config["data"], "model": config["model"], "logger": config["logger"]}
     built |= {f"{group}.{name}": node for group in ("metric", "probe") for name, node in config[group].items()}
     for path, node in built.items():

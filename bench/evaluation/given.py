@@ -11,21 +11,26 @@ from bench.subjects.samples import GivenSamples
 __all__ = ["given_samples"]
 
 
-def given_samples(x: Tensor, sha256: str, label: str, data: Node, data_name: str, seed: int) -> GivenSamples:
+def given_samples(
+    x: Tensor, sha256: str, label: str, *, data: Node, data_name: str, revision: str, seed: int
+) -> GivenSamples:
     """The subject for samples ``(N, *shape)``.
 
-    Its training key is a hash of their bytes, their label and the data: other samples are another line of a table.
+    Its group is a hash of their bytes, their label and the data with their revision: other samples are another line of
+    a table, and another seed another number in it.
 
     Arguments:
         sha256: Of the samples.
         label: What tables call them.
         data: The configuration of the data they are compared with, which ``data_name`` names.
+        revision: Of these data.
         seed: Of their order, and of what metrics draw.
     """
-    key = digest({"samples": sha256, "label": label, "data": data})
+    what = {"samples": sha256, "label": label, "data": data, "revision": revision}
+    key = digest({**what, "seed": seed})
     commit, dirty = git_state()
     origin = Origin(
-        run_id=f"{data_name.replace('/', '-')}-{label}-{key[:8]}", training_key=key, group=key, model=label,
+        run_id=f"{data_name.replace('/', '-')}-{label}-{key[:8]}", training_key=key, group=digest(what), model=label,
         model_family="samples", checkpoint="given", seed=seed, budget="unknown", git_commit=commit, dirty=dirty,
         device=device_name("cpu", 1), versions=versions(), source=Source.EXTERNAL_SAMPLES,
     )  # fmt: skip

@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from bench.checkpoint import Progress, load_weights
 from bench.config.build import build_metrics, build_model
-from bench.config.spec import Measurement, RunSpec, digest
+from bench.config.spec import Measurement, Node, RunSpec, digest
 from bench.data.base import Data
 from bench.evaluation.evaluate import evaluate
 from bench.evaluation.pictures import Landscape, draw_samples, landscape
@@ -53,14 +54,18 @@ def failed_run(spec: RunSpec, data: Data, checkpoint: str, reason: str) -> Faile
     return FailedModel(model, reason, _origin(spec, model, checkpoint, Progress()))
 
 
-def known_density(spec: RunSpec, data: Data) -> KnownDensity | None:
-    """The data's own density, where it is known. It knows nothing of the run: its rows are the same for all runs."""
+def known_density(name: str, node: Node, data: Data) -> KnownDensity | None:
+    """The data's own density, where it is known. It knows nothing of the run: its rows are the same for all runs.
+
+    Arguments:
+        name, node: Of the data, as chosen and as configured.
+    """
     if data.log_density is None:
         return None
-    key = digest({"density": spec.data})
+    key = digest({"density": node})
     commit, dirty = git_state()
     origin = Origin(
-        run_id=f"{spec.choices['data'].replace('/', '-')}-oracle-{key[:8]}", training_key=key, group=key,
+        run_id=f"{name.replace('/', '-')}-oracle-{key[:8]}", training_key=key, group=key,
         model="oracle", model_family="data", checkpoint="best", n_params=0, git_commit=commit, dirty=dirty,
         device=device_name("cpu", 1), versions=versions(),
     )  # fmt: skip
@@ -91,7 +96,8 @@ def measure(
 
 def measure_density(subject: KnownDensity, data: Data, measurements: Sequence[Measurement]) -> list[ResultRow]:
     """The rows that are made of log-weights; nobody misses samples of a density, so there are no others."""
-    rows, _ = measure(subject, data, measurements, seed=0)
+    of_density = [replace(measurement, checkpoint=subject.origin.checkpoint) for measurement in measurements]
+    rows, _ = measure(subject, data, of_density, seed=0)
     return [row for row in rows if row.status is Status.OK and row.n_draws is not None]
 
 
@@ -103,10 +109,9 @@ def save_picture(subject: TrainedModel, examples: Examples, n: int, path: Path) 
     try:
         with seeded(derive_seed(subject.seed, "evaluate", "picture")):
             samples, density = examples.samples(n), _landscape(subject, examples.data)
-    except Exception:  # whatever a model trips over; the metrics that need it have said so in their rows
-        log.exception("no picture: the model cannot be sampled or its density not be computed")
-        return
-    draw_samples(samples, examples.spec.levels, path, density)
+        draw_samples(samples, examples.spec.levels, path, density)
+    except Exception:  # whatever a model or the disk trips over; metrics that need samples have said so in their rows
+        log.exception("no picture")
 
 
 def _landscape(subject: TrainedModel, data: Data) -> Landscape | None:

@@ -1,19 +1,20 @@
 """Measure more: on runs and checkpoints that are there, or on samples of others. Nothing is trained."""
 
 import dataclasses
+import hashlib
 import json
 import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from bench.checkpoint import stored_config
+from bench.checkpoint import load_checkpoint, stored_config
 from bench.config.build import build_data, build_metrics, check_arguments
-from bench.config.spec import KEYS, Evaluation, Measurement, Node, RunSpec, check_name, typed
+from bench.config.spec import CHECKPOINTS, KEYS, Evaluation, Measurement, Node, RunSpec, check_name, digest, typed
 from bench.config.trust import check_targets, look_here_too
 from bench.data.base import Data
 from bench.errors import UserError
@@ -36,8 +37,8 @@ class Target:
     """A run whose checkpoints are to be measured.
 
     Attributes:
-        path: Its folder; of a checkpoint that lies somewhere alone, None.
-        checkpoint: The one that was named, or None: those that are asked for.
+        path: Its folder; None for a checkpoint that lies somewhere alone.
+        checkpoint: The file that was named, or None: those in the folder that are asked for.
         config: What it was trained with.
     """
 
@@ -52,13 +53,21 @@ class Asked:
 
     Attributes:
         compose: Makes the configuration of ``evaluate`` from the defaults of a target.
+        keys: The keys that the user gave.
         data: Keys of the data's configuration to change, by name.
     """
 
     compose: Callable[[list[str]], dict[str, Any]]
-    metrics_named: bool
-    checkpoints_named: bool
+    keys: frozenset[str]
     data: Mapping[str, Any]
+
+
+class Identity(NamedTuple):
+    """What rows call a training."""
+
+    run_id: str
+    training_key: str
+    group: str
 
 
 def target_of(path: Path) -> Target | None:
@@ -72,9 +81,9 @@ def target_of(path: Path) -> Target | None:
         return Target(path, None, _config(folder.config)) if folder.config.is_file() else None
     if not path.is_file() and path.suffix != ".ckpt":
         return None
-    config = stored_config(path)  # of the file itself: the folder beside it may be of another run
+    config = stored_config(path)  # of the file itself: the folder around it may be of another run
     folder = RunFolder(path.parent)
-    at_home = folder.config.is_file() and path == folder.checkpoint(path.stem) and _config(folder.config) == config
+    at_home = path.name in ("best.ckpt", "final.ckpt") and folder.complete and _config(folder.config) == config
     return Target(path.parent if at_home else None, path, config)
 
 
@@ -97,40 +106,60 @@ def evaluate_run(target: Target, asked: Asked) -> tuple[list[ResultRow], RunSpec
         The rows asked for, measured now or before; the run; and its folder.
 
     Raises:
-        UserError: The run cannot be measured here: names what is wrong.
+        UserError: The run cannot be measured here, or is not trained to its end: names what is wrong.
     """
-    spec, composed = _spec(target, asked)
-    path = target.path or spec.folder
-    folder = RunFolder(path)
-    check_arguments({**spec.config, "data": {**spec.data, **asked.data}})
+    spec, again = _spec(target, asked)
+    node = {**spec.data, **asked.data}
+    check_arguments({**spec.config, "data": node})
     look_here_too(spec.trust)
     no_tf32()
-    measurements = spec.measurements
-    with folder.locked(), logged(folder), Reporter(spec.run_id, log) as say:
-        outcome = folder.outcome(spec.run_id) if folder.ended else None
-        identity = _identity(folder, spec)
-        data = build_data({**spec.data, **asked.data})
-        elsewhere = data.spec.revision != _trained_on(folder, spec) if asked.data else False
-        if elsewhere:
-            others = {**spec.data, **asked.data}
-            measurements = tuple(dataclasses.replace(one, data=others) for one in measurements)
-        known = set() if composed["rerun"] else folder.measured(identity["training_key"])
+    if target.path is not None and not RunFolder(target.path).complete:
+        raise UserError(
+            f"{target.path}: is not trained to its end; `genbench run` goes on, or name one of its .ckpt files"
+        )
+    identity = _identity(target, spec)
+    folder = RunFolder(target.path or spec.runs_dir / spec.name / identity.run_id)
+    with folder.locked(), logged(folder), Reporter(identity.run_id, log) as say:
+        outcome = folder.outcome(identity.run_id) if folder.ended else None
+        data = build_data(node)
+        files = {name: target.checkpoint or folder.checkpoint(name) for name in spec.evaluation.checkpoints}
+        measurements = _on_these_data(spec, asked, node, data, next(iter(files.values())))
+        known = set() if again else folder.measured(identity.training_key)
         folder.reopen()
         try:
-            for checkpoint in spec.evaluation.checkpoints:
+            for checkpoint, file in files.items():
                 missing = [one for one in measurements if one.checkpoint == checkpoint and one.key not in known]
                 if missing:
-                    file = target.checkpoint or folder.checkpoint(checkpoint)
-                    made = measure_checkpoint(spec, data, file, missing, say, None)
+                    made, _, _ = measure_checkpoint(spec, data, file, missing, say)
                     folder.add_rows([_adopted(row, spec, identity) for row in made])
         finally:  # the marker says how training ended, and vouches for the rows there are
             if outcome is not None or target.path is None:
-                folder.end(outcome or Outcome(spec.run_id, Ended.OK, "measured elsewhere than it was trained"))
-    return folder.rows_of(measurements, identity["training_key"]), spec, path
+                folder.end(outcome or Outcome(identity.run_id, Ended.OK, "measured elsewhere than it was trained"))
+    return folder.rows_of(measurements, identity.training_key), spec, folder.path
 
 
-def _spec(target: Target, asked: Asked) -> tuple[RunSpec, dict[str, Any]]:
-    """The run as it was trained, with what is measured now."""
+def _on_these_data(spec: RunSpec, asked: Asked, node: Node, data: Data, file: Path) -> tuple[Measurement, ...]:
+    """The measurements, with keys of their own where the data are others than the model was trained on.
+
+    Raises:
+        UserError: The data are others, and nobody asked for others.
+    """
+    progress = load_checkpoint(file).get("progress")
+    trained_on = progress.get("data_revision", "") if isinstance(progress, dict) else ""
+    now = data.spec.revision
+    if trained_on in ("", now):
+        return spec.measurements
+    if not asked.data:
+        raise UserError(
+            f"{file}: was trained on {data.spec.name} of revision {str(trained_on)[:10]}, which is now {now[:10]}; "
+            "`genbench run` trains again, data.path=PATH or another data.KEY=VALUE measures on what is there"
+        )
+    others = {**node, "revision": now}
+    return tuple(dataclasses.replace(measurement, data=others) for measurement in spec.measurements)
+
+
+def _spec(target: Target, asked: Asked) -> tuple[RunSpec, bool]:
+    """The run as it was trained, with what is measured now; and whether that is to be measured again."""
     stored = {key: value for key, value in target.config.items() if key in KEYS}  # what a later version adds is left
     # Only what is certainly a name or a number becomes an override: a stranger's file may hold any text.
     evaluate, metrics = (stored[key] if isinstance(stored.get(key), dict) else {} for key in ("evaluate", "metric"))
@@ -138,41 +167,53 @@ def _spec(target: Target, asked: Asked) -> tuple[RunSpec, dict[str, Any]]:
     defaults = [
         f"evaluate.{key}={value}" for key, value in evaluate.items() if type(value) is int and key.isidentifier()
     ]
-    defaults += [] if asked.metrics_named or not names else [f"metric=[{','.join(names)}]"]
-    composed = asked.compose(defaults)
+    named = "metric" in asked.keys
+    composed = asked.compose(defaults + ([] if named or not names else [f"metric=[{','.join(names)}]"]))
+    chosen = composed.get("metric", {})
     settings = dict(composed["evaluate"])
     if target.checkpoint is not None:
-        settings["checkpoints"] = [target.checkpoint.stem if target.checkpoint.stem in ("best", "final") else "best"]
-    elif not asked.checkpoints_named and "checkpoints" in evaluate:
+        settings["checkpoints"] = [target.checkpoint.stem if target.checkpoint.stem in CHECKPOINTS else "best"]
+    elif "evaluate.checkpoints" not in asked.keys and "checkpoints" in evaluate:
         settings["checkpoints"] = evaluate["checkpoints"]
-    changed = {"metric": composed.get("metric", {}), "evaluate": settings, "trust": composed["trust"], "rerun": False}
-    later = {"probe": {}, "logger": None, "runs_dir": composed["runs_dir"], "results_dir": composed["results_dir"]}
-    spec = RunSpec.parse({**later, **stored, **changed, "runs_dir": composed["runs_dir"]})
+    ours = {key: composed[key] for key in ("trust", "runs_dir", "results_dir")}  # never a stranger's
+    measured = {"metric": chosen if named else _as_trained(metrics, chosen, asked.keys), "evaluate": settings}
+    spec = RunSpec.parse({"probe": {}, "logger": None, **stored, **ours, **measured, "rerun": False})
     check_targets(spec.config)
-    return spec, composed
+    return spec, composed["rerun"]
 
 
-def _identity(folder: RunFolder, spec: RunSpec) -> dict[str, str]:
-    """What the run's rows call it. A run of an earlier version keeps its name, so that it stays one line of a table."""
-    for row in folder.read_rows():
+def _as_trained(stored: Node, composed: Mapping[str, Node], keys: frozenset[str]) -> dict[str, Node]:
+    """The composed metrics with the settings that the run's own had, less those that the user gives now."""
+
+    def kept(name: str, node: Node) -> Node:
+        before = stored[name] if isinstance(stored.get(name), dict) else {}
+        given = {key.rpartition(".")[2] for key in keys if key.startswith((f"metric.{name}.", "evaluate."))}
+        return {key: before[key] for key in node if key in before and key not in given | {"_target_", "version"}}
+
+    return {name: {**node, **kept(name, node)} for name, node in composed.items()}
+
+
+def _identity(target: Target, spec: RunSpec) -> Identity:
+    """What the run's rows call it.
+
+    A run of an earlier version keeps its names, so that it stays one line of a table. A checkpoint alone is known by
+    its bytes: nothing says that it is the run's of the same configuration.
+    """
+    if target.path is None:
+        assert target.checkpoint is not None
+        sha256 = hashlib.sha256(target.checkpoint.read_bytes()).hexdigest()
+        key, group = (digest({"of": whole, "checkpoint": sha256}) for whole in (spec.training_key, spec.group))
+        return Identity(f"{spec.run_id.rpartition('-')[0]}-{key[:8]}", key, group)
+    for row in RunFolder(target.path).read_rows():
         if (row.model, row.seed) == (spec.choices["model"], spec.seed) and row.model_family != "data":
-            return {"run_id": row.run_id, "training_key": row.training_key, "group": row.group}
-    return {"run_id": spec.run_id, "training_key": spec.training_key, "group": spec.group}
+            return Identity(row.run_id, row.training_key, row.group)
+    return Identity(spec.run_id, spec.training_key, spec.group)
 
 
-def _adopted(row: ResultRow, spec: RunSpec, identity: Mapping[str, str]) -> ResultRow:
-    if row.training_key != spec.training_key:
+def _adopted(row: ResultRow, spec: RunSpec, identity: Identity) -> ResultRow:
+    if row.training_key != spec.training_key:  # of the data's density
         return row
-    return dataclasses.replace(
-        row, run_id=identity["run_id"], training_key=identity["training_key"], group=identity["group"]
-    )
-
-
-def _trained_on(folder: RunFolder, spec: RunSpec) -> str:
-    """The revision of the data that the run was trained on, as far as it is known."""
-    if folder.data_revision:
-        return folder.data_revision
-    return next((row.data_revision for row in folder.read_rows() if row.model == spec.choices["model"]), "")
+    return dataclasses.replace(row, run_id=identity.run_id, training_key=identity.training_key, group=identity.group)
 
 
 def on_samples(config: Node) -> tuple[Measurement, ...]:
@@ -216,11 +257,15 @@ def evaluate_samples(
     evaluation = typed(Evaluation, config["evaluate"], "evaluate")
     data = build_data(config["data"])
     x, sha256 = read(data)
-    subject = given_samples(x, sha256, label, config["data"], config["choices"]["data"], config["seed"])
+    subject = given_samples(
+        x, sha256, label, data=config["data"], data_name=config["choices"]["data"], revision=data.spec.revision,
+        seed=config["seed"],
+    )  # fmt: skip
     folder = RunFolder(Path(config["runs_dir"]) / config["name"] / subject.origin.run_id)
     with folder.locked(), logged(folder), Reporter(subject.origin.run_id, log) as say:
         known = set() if config["rerun"] else folder.measured(subject.origin.training_key)
         missing = [one for one in measurements if one.key not in known]
+        folder.reopen()
         if missing:
             if len(x) > evaluation.n_samples:
                 say.note(f"{evaluation.n_samples} of {len(x)} samples are measured, taken at random; "

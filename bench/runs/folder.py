@@ -7,19 +7,20 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from bench.config.spec import Measurement, Node, RunSpec, digest
+from bench.config.spec import CHECKPOINTS, Measurement, Node, RunSpec, fingerprint
 from bench.errors import UserError
 from bench.files import durable_write, sweep_orphans
 from bench.rows.store import read_rows, write_rows
 from bench.schema import ResultRow, Status
 
-__all__ = ["Ended", "Outcome", "RunFolder", "fingerprint"]
+__all__ = ["Ended", "Outcome", "RunFolder", "open_here"]
 
 
 class Ended(StrEnum):
@@ -96,7 +97,7 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = self._lock.open("w")
+            lock = open_here(self._lock)
         except OSError as error:
             raise UserError(
                 f"run folder {self.path}: {error.strerror}; give another one with runs_dir=FOLDER"
@@ -129,14 +130,21 @@ class RunFolder:
 
     def trained(self, spec: RunSpec) -> bool:
         """Whether training under this key came to its end, and its checkpoints are here."""
-        there = all(self.checkpoint(name).is_file() for name in ("best", "final"))
+        there = all(self.checkpoint(name).is_file() for name in CHECKPOINTS)
         return there and _read(self._trained).get("training_key") == spec.training_key
 
     def data_seen(self, node: Node) -> bool:
         """Whether the data look as they did when they were last read. So do data that are gone: what was measured
         stands."""
-        now = fingerprint(node)
+        now = fingerprint(node.get("path"))
         return now in ("", _read(self._trained).get("fingerprint"))
+
+    @property
+    def complete(self) -> bool:
+        """Whether training came to its end here, whatever its key: in an earlier version only ``done.json`` said so."""
+        there = all(self.checkpoint(name).is_file() for name in CHECKPOINTS)
+        done = _read(self._done)
+        return there and (self._trained.exists() or done.get("exit_code", 1) == 0)
 
     @property
     def data_revision(self) -> str:
@@ -215,7 +223,7 @@ class RunFolder:
 
     def _note(self, spec: RunSpec, data_revision: str, rows_before: str) -> None:
         marker = {"training_key": spec.training_key, "data_revision": data_revision, "rows_before": rows_before}
-        durable_write(self._trained, json.dumps({**marker, "fingerprint": fingerprint(spec.data)}))
+        durable_write(self._trained, json.dumps({**marker, "fingerprint": fingerprint(spec.data.get("path"))}))
 
     def add_rows(self, rows: Sequence[ResultRow], *, alone: bool = False) -> None:
         """Write rows. Those measured before under the same keys go, and with ``alone`` all others too."""
@@ -232,21 +240,13 @@ class RunFolder:
             self.last.unlink(missing_ok=True)
 
 
-def fingerprint(node: Node) -> str:
-    """Names, sizes and times of the files at the path of a data configuration, hashed; empty where there is none.
+def open_here(path: Path) -> IO[str]:
+    """Open a file of a run's folder for adding to it, never through a link: the folder may be a stranger's.
 
-    It differs where the files' content differs, unless somebody sets their times back. Nothing is read.
+    Raises:
+        OSError: It is a link, or cannot be opened.
     """
-    path = node.get("path")
-    if not isinstance(path, str):
-        return ""
-    place = Path(path).expanduser()
-    files = sorted(place.rglob("*")) if place.is_dir() else [place]
-    try:
-        found = [(str(file.relative_to(place)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    except OSError:
-        return ""
-    return digest(found)
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666), "a")
 
 
 def _key(row: ResultRow) -> tuple[object, ...]:

@@ -19,9 +19,11 @@ from bench.errors import DivergedError, UserError
 from bench.evaluation.measure import failed_run, known_density, measure, measure_density, save_picture, trained_model
 from bench.rng import seeded
 from bench.runs.ddp import is_worker, run_workers
-from bench.runs.folder import Ended, Outcome, RunFolder
+from bench.runs.folder import Ended, Outcome, RunFolder, open_here
 from bench.schema import ResultRow, Status
 from bench.seeds import derive_seed
+from bench.subjects.examples import Examples
+from bench.subjects.trained import TrainedModel
 from bench.training.console import Reporter
 from bench.training.fit import fit
 from bench.training.select import validation_score
@@ -86,9 +88,12 @@ def _run(spec: RunSpec, folder: RunFolder, say: Reporter) -> Outcome:
     for checkpoint in spec.evaluation.checkpoints:
         asked = [measurement for measurement in missing if measurement.checkpoint == checkpoint]
         if asked:
-            made = measure_checkpoint(spec, data, folder.checkpoint(checkpoint), asked, say, folder.samples(checkpoint))
+            made, subject, examples = measure_checkpoint(spec, data, folder.checkpoint(checkpoint), asked, say)
             folder.add_rows(made)
             rows += made
+            picture = folder.samples(checkpoint)
+            if not trained or not picture.with_suffix(".png").exists():
+                save_picture(subject, examples, spec.evaluation.n_samples, picture)
     failures = [f"{row.metric}: {row.reason}" for row in rows if row.status is Status.FAILED]
     if failures:
         reason = f"{len(failures)} metrics failed, first {failures[0]} (details in {folder.log})"
@@ -136,33 +141,35 @@ def _train(spec: RunSpec, folder: RunFolder, data: Data, say: Reporter) -> str:
 
 
 def measure_checkpoint(
-    spec: RunSpec, data: Data, path: Path, asked: Sequence[Measurement], say: Reporter, picture: Path | None
-) -> list[ResultRow]:
-    """The rows of one checkpoint, and of the data's own density where that is known.
+    spec: RunSpec, data: Data, path: Path, asked: Sequence[Measurement], say: Reporter
+) -> tuple[list[ResultRow], TrainedModel, Examples]:
+    """The rows of one checkpoint, and of the data's own density where that is known; the model and its examples.
 
     Arguments:
         path: The checkpoint's file; its rows bear the checkpoint that ``asked`` names.
-        picture: Where the samples go, less the endings; None: nowhere.
     """
     subject = trained_model(spec, data, asked[0].checkpoint, path)
     rows, examples = measure(subject, data, asked, seed=spec.seed, report=say.evaluating, note=say.note)
-    density = known_density(spec, data)
-    if density is not None:
+    density = known_density(spec.choices["data"], asked[0].data or spec.data, data)
+    if density is not None and asked[0].checkpoint == spec.evaluation.checkpoints[0]:
         rows += measure_density(density, data, asked)
-    if picture is not None:
-        save_picture(subject, examples, spec.evaluation.n_samples, picture)
-    return rows
+    return rows, subject, examples
 
 
 def _write_failure(spec: RunSpec, folder: RunFolder, reason: str) -> None:
-    """Rows that say why there is nothing else, as far as the data set and the metrics can be made at all."""
+    """Rows that say why there is nothing else, as far as the data set and the metrics can be made at all.
+
+    What was measured before on a model that is trained stands.
+    """
     try:
         data = build_data(spec.data)
+        trained = folder.trained(spec)
         rows: list[ResultRow] = []
-        for checkpoint in spec.evaluation.checkpoints[:1]:
-            asked = [measurement for measurement in spec.measurements if measurement.checkpoint == checkpoint]
+        for checkpoint in spec.evaluation.checkpoints:
+            missing = folder.missing(spec) if trained else spec.measurements
+            asked = [measurement for measurement in missing if measurement.checkpoint == checkpoint]
             rows += measure(failed_run(spec, data, checkpoint, reason), data, asked, seed=spec.seed)[0]
-        folder.add_rows(rows, alone=not folder.trained(spec))
+        folder.add_rows(rows, alone=not trained)
     except Exception:
         log.exception("no rows for the failure either")
 
@@ -185,7 +192,7 @@ def logged(folder: RunFolder) -> Iterator[None]:
         UserError: The file cannot be written.
     """
     try:
-        handler = logging.FileHandler(folder.log)
+        handler = logging.StreamHandler(open_here(folder.log))
     except OSError as error:
         raise UserError(f"{folder.log}: {error.strerror}; give another folder with runs_dir=FOLDER") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -196,4 +203,4 @@ def logged(folder: RunFolder) -> Iterator[None]:
         yield
     finally:
         log.removeHandler(handler)
-        handler.close()
+        handler.stream.close()

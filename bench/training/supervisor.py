@@ -89,7 +89,7 @@ class Supervisor(Callback):
 
     def restore(self, state: dict[str, Any]) -> None:
         self._restored = state
-        self.progress = Progress(**state["progress"])
+        self.progress = Progress.of(state["progress"])
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         model = _generative(module)
