@@ -41,7 +41,7 @@ COMMANDS = {
     "table": [*GENBENCH, "table", "runs/two_moons", "--format", "csv"],
     "run --cfg job": [*GENBENCH, "run", "model=vae", "--cfg", "job"],
     "new model --help": [*GENBENCH, "new", "model", "--help"],
-    "100 finished runs, found": [sys.executable, "-c", FIND, *SWEEP[6:]],
+    "100 finished runs, found": [sys.executable, "-c", FIND, *SWEEP[7:]],
     "100 finished runs, with their leaderboard": SWEEP,
 }
 
