@@ -161,7 +161,7 @@ def _lines(rows: pd.DataFrame, asked: str) -> tuple["np.ndarray[Any, Any]", tupl
 
 def _labelled(lines: list[Line]) -> tuple[Line, ...]:
     """Names that tell the lines apart: the model's, with the group's hash and the checkpoint where they are needed."""
-    show_checkpoint = len({line.checkpoint for line in lines}) > 1
+    show_checkpoint = len({line.checkpoint for line in lines if not line.external}) > 1
     groups: dict[str, set[str]] = {line.model: set() for line in lines}
     for line in lines:
         groups[line.model].add(line.group)
@@ -170,7 +170,7 @@ def _labelled(lines: list[Line]) -> tuple[Line, ...]:
     for line in lines:
         hashes = f" #{line.group[: lengths[line.model]]}" if len(groups[line.model]) > 1 else ""
         external = " (external samples)" if line.external else ""
-        checkpoint = f" ({line.checkpoint})" if show_checkpoint else ""
+        checkpoint = f" ({line.checkpoint})" if show_checkpoint and not line.external else ""
         labelled.append(replace(line, label=line.model + hashes + external + checkpoint))
     return tuple(labelled)
 
