@@ -1,6 +1,8 @@
 """What all tests share: a cache of their own, and one thread a process."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
         root = root.parent
     (root / "cache").mkdir(exist_ok=True)
     os.environ["GENBENCH_CACHE"] = str(root / "cache")
+
+
+@pytest.fixture(autouse=True)
+def _own_search_path() -> Iterator[None]:
+    """Trust lets packages of the working folder be found, in this process for good: no later test may find them."""
+    before = list(sys.path)
+    yield
+    sys.path[:] = before
 
 
 @pytest.fixture

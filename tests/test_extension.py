@@ -292,7 +292,10 @@ def test_a_name_never_leads_out_of_the_search_path(
     assert not (workplace / "runs").exists()
 
 
-@pytest.mark.parametrize("command", [["run"], ["evaluate", "samples=x.npy"], ["list"], ["data", "list"]])
+@pytest.mark.parametrize(
+    "command",
+    [["run", "model=gaussian", "data=two_moons"], ["evaluate", "samples=x.npy"], ["list"], ["data", "list"]],
+)
 @pytest.mark.parametrize(
     ("given", "said"),
     [
