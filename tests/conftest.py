@@ -41,9 +41,9 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(autouse=True)
 def _own_search_path() -> Iterator[None]:
     """Trust lets packages of the working folder be found, in this process for good: no later test may find them."""
-    before = list(sys.path)
+    path, finders = list(sys.path), list(sys.meta_path)
     yield
-    sys.path[:] = before
+    sys.path[:], sys.meta_path[:] = path, finders
 
 
 @pytest.fixture
