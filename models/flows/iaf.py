@@ -27,7 +27,7 @@ class IAF(Flow):
     maximum likelihood.
 
     Integer data are dequantized and mapped to the reals by a logit first; images are flattened. Differs from the paper:
-    log-scales are bounded, in place of its gate; hidden units are SiLU.
+    log-scales are bounded, in place of its gate.
 
     Arguments:
         shape: Of one example.
@@ -35,7 +35,8 @@ class IAF(Flow):
         optimizer: Makes the optimizer from the parameters.
         layers: Number of autoregressive layers.
         hidden, depth: Units and hidden layers of each MADE.
-        activation: Of its hidden units, a name of ``models.nn.activation``.
+        activation: Of its hidden units, a name of ``models.nn.activation``. The default is that of checkpoints made
+            before it could be chosen; conf/model has the recommended one.
         alpha: For integer data: the logit's margin.
         classes, conditional: With ``conditional`` the flow is one of p(x|y), mixed over the data's ``classes``.
 

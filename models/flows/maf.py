@@ -24,7 +24,7 @@ class MAF(Flow):
     one pass; samples take D small steps in each layer. Integer data are dequantized and mapped to the reals by a logit
     first; images are flattened.
 
-    Differs from the paper: no batch normalization between layers; log-scales are bounded; hidden units are SiLU.
+    Differs from the paper: no batch normalization between layers; log-scales are bounded.
 
     Arguments:
         shape: Of one example.
@@ -32,7 +32,8 @@ class MAF(Flow):
         optimizer: Makes the optimizer from the parameters.
         layers: Number of autoregressive layers.
         hidden, depth: Units and hidden layers of each MADE.
-        activation: Of its hidden units, a name of ``models.nn.activation``.
+        activation: Of its hidden units, a name of ``models.nn.activation``. The default is that of checkpoints made
+            before it could be chosen; conf/model has the recommended one.
         alpha: For integer data: the logit's margin.
         classes, conditional: With ``conditional`` the flow is one of p(x|y), mixed over the data's ``classes``.
 

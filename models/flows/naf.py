@@ -26,8 +26,7 @@ class NAF(Flow):
     flattened.
 
     Differs from the paper: this is its deep sigmoidal flow, DSF; its dense variant, DDSF, has matrices between several
-    layers of sigmoids, whose entries are mostly weights that depend on no input. Slopes are bounded; hidden units are
-    SiLU.
+    layers of sigmoids, whose entries are mostly weights that depend on no input. Slopes are bounded.
 
     Arguments:
         shape: Of one example.
@@ -36,7 +35,8 @@ class NAF(Flow):
         layers: Number of autoregressive layers.
         units: Sigmoid units of each monotone network.
         hidden, depth: Units and hidden layers of each MADE.
-        activation: Of its hidden units, a name of ``models.nn.activation``.
+        activation: Of its hidden units, a name of ``models.nn.activation``. The default is that of checkpoints made
+            before it could be chosen; conf/model has the recommended one.
         alpha: For integer data: the logit's margin.
         classes, conditional: With ``conditional`` the flow is one of p(x|y), mixed over the data's ``classes``.
 
