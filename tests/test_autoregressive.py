@@ -7,18 +7,22 @@ from collections.abc import Callable
 import pytest
 import torch
 from helpers_density import quadrature, randomize
+from helpers_models import configuration, small_data
 from helpers_transforms import check_bijection, check_log_det, few, normal, prepared
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator, Tensor, nn
 from torch.autograd.functional import jacobian
 
+from bench.config.build import build_model
+from bench.errors import UserError
 from models.flows.base import Flow
 from models.flows.bnaf import BNAF
 from models.flows.iaf import IAF
 from models.flows.maf import MAF
 from models.flows.naf import NAF
 from models.flows.nsf_ar import AutoregressiveNSF
+from models.nn.activation import ACTIVATIONS
 from models.nn.made import MADE
 from models.transforms.actnorm import ActNorm
 from models.transforms.autoregressive import Autoregressive
@@ -380,3 +384,27 @@ def test_layers_read_the_variables_in_turns_from_either_end() -> None:
 
     assert torch.equal(moved(one), torch.ones(4, 4).tril().bool())
     assert moved(two).all()
+
+
+@pytest.mark.parametrize(("model", "recommended"), [("maf", "relu"), ("iaf", "relu"), ("nsf_ar", "relu"),
+                                                    ("naf", "silu"), ("vae_iaf", "silu")])  # fmt: skip
+def test_a_model_stored_before_activations_had_names_is_built_with_silu(model: str, recommended: str) -> None:
+    data = small_data((6,), None)
+    node = configuration(model)["model"]
+    options = node["flow"] if model == "vae_iaf" else node
+    assert options["activation"] == recommended
+    assert activations(build_model(node, data.spec)) == {ACTIVATIONS[recommended]}
+    del options["activation"]  # as in a checkpoint that was trained with SiLU
+    assert activations(build_model(node, data.spec)) == {ACTIVATIONS["silu"]}
+
+
+def activations(model: nn.Module) -> set[type[nn.Module]]:
+    return {type(network.activation) for network in model.modules() if isinstance(network, MADE)}
+
+
+@pytest.mark.parametrize("model", ["maf", "iaf", "nsf_ar", "naf"])
+def test_an_activation_that_does_not_exist_is_refused_in_one_line(model: str) -> None:
+    node = configuration(model, "model.activation=rellu")["model"]
+    with pytest.raises(UserError, match="activation 'rellu': there are relu") as caught:
+        build_model(node, small_data((6,), None).spec)
+    assert "\n" not in str(caught.value)

@@ -135,7 +135,7 @@ class Sizes(TorchDispatchMode):
 @pytest.mark.usefixtures("small_blocks")
 def test_memory_is_one_float_copy_of_what_is_compared() -> None:
     g, n, d = generator(), 300, 1000
-    held_out, samples = (torch.randint(256, (n, d), generator=g).to(torch.uint8) for _ in range(2))
+    held_out, samples = (torch.randint(256, (m, d), generator=g).to(torch.uint8) for m in (2 * n, n))
     # Few samples: of the real examples not even a copy is made.
     few, many = (examples(spec(d, 256), held_out=held_out, samples=samples[:count]) for count in (60, n))
     assert few.held_out.equal(many.held_out), "joined before the memory is watched"
@@ -308,6 +308,102 @@ def test_nan_samples_fail() -> None:
     asked = examples(spec(2), held_out=held_out, samples=samples)
     (estimate,) = evaluate(asked, {"birthday": Birthday(Pixels(), ALL)})["birthday"]
     assert estimate.status is Status.FAILED
+
+
+# Scales: distances neither overflow nor vanish, and of pictures contrast and offset make no difference.
+
+
+def drawn(n: int, copies: int, seed: int) -> Tensor:
+    """Points of which every one is different, but for ``copies`` that stand a second time."""
+    x = torch.randn(n, 2, generator=generator(seed))
+    x[n - copies :] = x[:copies]
+    return x
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1.0, 1e12, 1e18, 1e19, 1e30, 1e36])
+@pytest.mark.parametrize("copies", [0, 30])
+def test_support_is_the_same_in_any_unit(scale: float, copies: int) -> None:
+    real, order = torch.randn(1000, 2, generator=generator()), torch.arange(1000)
+    fake = drawn(600, copies, seed=1)
+    expected = near_duplicate_support(fake, real, order, 1)
+    assert expected.collisions == copies
+    assert near_duplicate_support(fake * scale, real * scale, order, 1) == expected
+
+
+@pytest.mark.parametrize("scale", [1e3, 1e12, 1e19, 1e36])
+@pytest.mark.parametrize("copies", [0, 30])
+def test_samples_far_apart_are_no_copies(scale: float, copies: int) -> None:
+    real = torch.randn(1000, 2, generator=generator())
+    support = near_duplicate_support(drawn(600, copies, seed=1) * scale, real, torch.arange(1000), 1)
+    assert support.collisions == copies
+    assert support.value >= 1
+
+
+@pytest.mark.parametrize("wild", [1e15, 1e25, 1e38])
+def test_one_wild_sample_hides_no_copies_and_makes_none(wild: float) -> None:
+    real = torch.randn(1000, 2, generator=generator())
+    for copies in (0, 30):
+        fake = drawn(600, copies, seed=1)
+        fake[300] = wild
+        assert near_duplicate_support(fake, real, torch.arange(1000), 1).collisions == copies
+
+
+def test_constant_samples_are_a_support_of_one() -> None:
+    real = torch.randn(1000, 2, generator=generator())
+    for value in (0.0, 1.0, 1e19, -1e36):
+        support = near_duplicate_support(torch.full((600, 2), value), real, torch.arange(1000), 1)
+        assert support.value == 1
+
+
+@pytest.mark.parametrize("gain", [0.01, 0.1, 0.5, 3.0])
+@pytest.mark.parametrize("offset", [-500.0, 60.0])
+@pytest.mark.parametrize("n", [1, 200, 4000])
+def test_contrast_and_offset_of_pictures_make_no_difference(
+    digits: tuple[Tensor, Tensor], n: int, gain: float, offset: float
+) -> None:
+    train, held_out = digits
+    pictures = train[torch.randint(n, (300,), generator=generator(n))].flatten(1).double()
+    noisy = pictures + torch.randn(pictures.shape, generator=generator(3)).double()
+    real, order = held_out.flatten(1), torch.randperm(len(held_out), generator=generator(2))
+    expected = near_duplicate_support(noisy, real, order, 1, pictures=True)
+    changed = near_duplicate_support(gain * noisy + offset, real, order, 1, pictures=True)
+    assert changed == expected
+    assert near_duplicate_support(noisy, real, order, 1).collisions == expected.collisions
+
+
+def test_metric_takes_no_notice_of_the_contrast_of_pictures(digits: tuple[Tensor, Tensor]) -> None:
+    train, held_out = digits
+    pale = (train[:300].float() / 10 + 100).round().to(torch.uint8)
+    (estimate,) = Birthday(Pixels(), ALL).compute(examples(mnist5k().spec, held_out=held_out, samples=pale))
+    assert estimate.relation is Relation.LOWER_BOUND
+    assert estimate.value is not None
+    assert estimate.value > 5_000
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_features_that_are_not_finite_fail_in_one_line(bad: float) -> None:
+    for whose in ("samples", "real examples"):
+        made = {"samples": torch.randn(100, 2, generator=generator(1)), "real examples": torch.randn(100, 2)}
+        made[whose][3, 1] = bad
+        asked = examples(spec(2), held_out=made["real examples"], samples=made["samples"])
+        (estimate,) = evaluate(asked, {"birthday": Birthday(Pixels(), ALL)})["birthday"]
+        assert estimate.status is Status.FAILED
+        assert estimate.reason
+        assert "\n" not in estimate.reason
+
+
+def test_real_examples_with_equal_features_are_skipped_with_a_reason() -> None:
+    class Blind(FakeRecipe):
+        """Sees nothing: all features are equal."""
+
+    held_out = torch.randn(100, 2, generator=generator())
+    asked = examples(spec(2), held_out=held_out, samples=torch.randn(100, 2, generator=generator(1)))
+    recipe = Blind()
+    extractor = asked.extractor(recipe)
+    extractor.features = lambda x: torch.zeros_like(x)  # type: ignore[method-assign]
+    (estimate,) = evaluate(asked, {"birthday": Birthday(recipe, ALL)})["birthday"]
+    assert estimate.status is Status.SKIPPED
+    assert "tell copies apart" in estimate.reason
 
 
 def test_options_are_checked() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.functional import jacobian
 from torch.utils.flop_counter import FlopCounterMode
 
+from models.nn.activation import ACTIVATIONS
 from models.nn.made import MADE, MaskedLinear
 from models.nn.masked import n_masked
 from models.nn.substitution import forward_substitution
@@ -203,3 +204,22 @@ def test_forward_substitution_solves_triangular_systems(sizes: list[int]) -> Non
     # What a group brings to later ones is taken away from their right sides.
     [x] = forward_substitution(leaf, [-lower], [bounds], [bounds], [b])
     torch.testing.assert_close(lower @ x, b)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_hidden_units_are_of_the_activation_asked_for_in_both_directions(activation: str) -> None:
+    made = MADE(4, 2, hidden=9, depth=2, activation=activation)
+    randomize(made, 0.5)
+    made.double()
+    x, h = normal(3, 4), 10 * (normal(3, 4) / 10).tanh()
+    first, second, last = made.layers
+    for layer in (first, second):
+        h = ACTIVATIONS[activation]()(layer(h))
+    assert torch.equal(made(x), last(h).unflatten(1, (2, 4)))
+    torch.testing.assert_close(made.generate(squashed_sum, 3), generated_naively(made, 3, None))
+
+
+@pytest.mark.parametrize("name", ["SiLU", "rel", "", None])
+def test_an_unknown_activation_is_refused_with_the_names_there_are(name: str) -> None:
+    with pytest.raises(ValueError, match=r"activation .*: there are relu, silu, elu, gelu, tanh"):
+        MADE(4, 2, hidden=9, depth=2, activation=name)

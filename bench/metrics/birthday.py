@@ -11,6 +11,10 @@ local radius within the batch, because samples with less contrast or detail than
 being copies. This correction is imperfect: among 1000 different digits about 15 pairs count as copies after blurring by
 1 pixel, and about 90 after blurring by 2 pixels. So read an N_eff of several thousand from blurry samples as a lower
 bound.
+
+For pictures the result does not change with the contrast or the offset of the samples, :math:`x \to a x + b` with
+numbers a > 0 and b: before they are compared with real examples, they are given the mean and the standard deviation
+that the real ones have over all entries. Of vectors the scale is kept: points that all lie close together are copies.
 """
 
 import math
@@ -22,7 +26,7 @@ import torch
 from scipy import special
 from torch import Generator, Tensor
 
-from bench.errors import UserError
+from bench.errors import BrokenError, UnavailableError, UserError
 from bench.features.base import Recipe
 from bench.metrics.base import Metric
 from bench.metrics.intervals import Z975
@@ -43,10 +47,10 @@ __all__ = [
     "renyi2_support",
 ]
 
-BLOCK = 1024  # rows at a time; gives 4 MB of distances
+BLOCK = 1024  # rows at a time; gives 8 MB of distances
 PIECE = 2**20  # float64 numbers at a time; 8 MB
 FEWEST = 50  # with fewer real examples no threshold can be calibrated
-ROUNDING = 64 * torch.finfo(torch.float32).eps  # error of squared distances, relative to the squared norms
+ROUNDING = 64 * torch.finfo(torch.float64).eps  # error of squared distances, relative to the squared norms
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ class Birthday(Metric):
 
     The sample size s is the number of distinct held-out real examples or the number of samples, whichever is smaller.
 
+    Version 2 does not depend on the contrast and offset of pictures, and computes distances in float64.
+
     Arguments:
         features: Recipe of the feature space in which distances are measured. On digits, pixels work better than the
             classifier's features: they find more noisy and more distorted copies, and samples without fine detail do
@@ -76,6 +82,8 @@ class Birthday(Metric):
     Raises:
         UserError: ``false_pairs`` is below 1.
     """
+
+    version = 2
 
     def __init__(self, features: Recipe, n_samples: int, false_pairs: int = 1) -> None:
         if false_pairs < 1:
@@ -103,9 +111,10 @@ class Birthday(Metric):
         extractor = examples.extractor(self.recipe)
         real, fake = (examples.features(extractor, x) for x in (examples.held_out, samples))
         fake = fake[:s]
-        if not bool(torch.isfinite(fake).all()):
-            return [Estimate(info, status=Status.FAILED, reason="samples or their features are not finite")]
-        support = near_duplicate_support(fake, real, order, self.false_pairs)
+        for whose, x in (("the samples", fake), ("real examples", real)):
+            if not all(bool(torch.isfinite(piece).all()) for piece in x.split(_piece(x))):
+                return [Estimate(info, status=Status.FAILED, reason=f"features of {whose} are not finite")]
+        support = near_duplicate_support(fake, real, order, self.false_pairs, pictures=len(examples.spec.shape) == 3)
         return [
             Estimate(
                 info, support.value, support.stderr, support.low, support.high, support.relation, n_real=s, n_fake=s,
@@ -114,7 +123,9 @@ class Birthday(Metric):
         ]  # fmt: skip
 
 
-def near_duplicate_support(fake: Tensor, real: Tensor, order: Tensor, false_pairs: int) -> Support:
+def near_duplicate_support(
+    fake: Tensor, real: Tensor, order: Tensor, false_pairs: int, *, pictures: bool = False
+) -> Support:
     """Return the support of ``fake`` (s, F), with the threshold calibrated on s examples of ``real`` (N, F).
 
     Real and fake examples go through the same steps. The threshold is the ``false_pairs``-th smallest distance between
@@ -126,13 +137,26 @@ def near_duplicate_support(fake: Tensor, real: Tensor, order: Tensor, false_pair
         order: Indices of different real examples in random order, ``(n,)`` int64 with n >= s. The first s are compared
             with each other; the local radius is measured among all n.
         false_pairs: Rank of the distance that is the threshold, at least 1.
+        pictures: Whether contrast and offset of the samples make no difference.
+
+    Raises:
+        BrokenError: Distances between samples overflow even relative to the samples' spread.
+        UnavailableError: So many real examples have the same features that there is nothing to tell copies by.
     """
     s = len(fake)
     k = neighbour_rank(s)
     held = real[order[:s]]
-    candidates = [reference_radius(held, real, order, k, itself=True), reference_radius(fake, real, order, k)]
+    gain, offset = _as_contrasted(fake, real) if pictures else (1.0, 0.0)
+    candidates = [
+        reference_radius(held, real, order, k, itself=True),
+        reference_radius(fake, real, order, k, gain=gain, offset=offset),
+    ]
+    if bool((candidates[0] == 0).any()):
+        raise UnavailableError(f"some real example has the features of {k} others; they do not tell copies apart")
     near = closest_distances(held, candidates[0], false_pairs)[-1].item()
     radius = [local_radius(x, near, own, k) for x, own in zip((held, fake), candidates, strict=True)]
+    if not all(bool(torch.isfinite(own).all()) for own in radius):
+        raise BrokenError("distances between samples overflow")
     threshold = closest_distances(held, radius[0], false_pairs)[-1].item()
     return renyi2_support(collision_degrees(fake, radius[1], threshold), false_pairs)
 
@@ -157,27 +181,30 @@ def distinct(x: Tensor) -> Tensor:
     return index[torch.cat([index[:1] >= 0, *((rows[i] != rows[j]).any(dim=1) for i, j in neighbours)])]
 
 
-def reference_radius(x: Tensor, reference: Tensor, order: Tensor, k: int, itself: bool = False) -> Tensor:
+def reference_radius(
+    x: Tensor, reference: Tensor, order: Tensor, k: int, *, itself: bool = False, gain: float = 1.0, offset: float = 0.0
+) -> Tensor:
     """Return the distance of each of ``x`` (s, F) to its k-th neighbour in ``reference[order]``: ``(s,)`` float64.
 
     Arguments:
         order: Indices ``(n,)`` of the rows of ``reference`` (N, F) to use.
         itself: Whether ``x`` is the beginning of ``reference[order]``. Then no example counts as its own neighbour.
+        gain, offset: ``gain * x + offset`` is compared in place of x. The distance is returned in units of x.
     """
-    centre = _mean(reference)
-    centred = _centred(x, centre)
-    squares = _squares(centred)  # (s,)
-    nearest = torch.full((len(x), k), math.inf)
+    frame = _frame(reference)
+    moved = _moved(x, (frame.centre - offset) / gain, frame.unit / gain)
+    squares = _squares(moved)  # (s,)
+    nearest = torch.full((len(x), k), math.inf, dtype=torch.float64)
     for column in range(0, len(order), BLOCK):
-        columns = _centred(reference[order[column : column + BLOCK]], centre)
+        columns = _moved(reference[order[column : column + BLOCK]], frame.centre, frame.unit)
         column_squares = _squares(columns)
         for row in range(0, len(x), BLOCK):
             rows = slice(row, row + BLOCK)
-            distance = _squared(centred[rows], squares[rows], columns, column_squares)
+            distance = _squared(moved[rows], squares[rows], columns, column_squares)
             if itself and row == column:
                 distance.fill_diagonal_(math.inf)
             nearest[rows] = _smallest(nearest[rows], distance)
-    return nearest[:, -1].double().sqrt()
+    return nearest[:, -1].sqrt() * (frame.unit / gain)
 
 
 def local_radius(x: Tensor, near: float, candidate_radius: Tensor, k: int) -> Tensor:
@@ -187,18 +214,19 @@ def local_radius(x: Tensor, near: float, candidate_radius: Tensor, k: int) -> Te
     (N,). They are skipped: in a batch with repetitions the nearest neighbours are copies, and their distance does not
     tell how far apart different examples are. If fewer than k others remain, the radius is the candidate radius.
     """
-    centred = _centred(x, _mean(x))
-    squares = _squares(centred)  # (N,)
-    candidates = near * candidate_radius.float()
-    nearest = torch.full((len(x), k), math.inf)
+    frame = _frame(x)
+    moved = _moved(x, frame.centre, frame.unit)
+    squares = _squares(moved)  # (N,)
+    candidates = near * candidate_radius / frame.unit
+    nearest = torch.full((len(x), k), math.inf, dtype=torch.float64)
     for row in range(0, len(x), BLOCK):
         rows = slice(row, row + BLOCK)
         for column in range(0, len(x), BLOCK):
             columns = slice(column, column + BLOCK)
-            distance = _squared(centred[rows], squares[rows], centred[columns], squares[columns])
+            distance = _squared(moved[rows], squares[rows], moved[columns], squares[columns])
             distance[distance <= candidates[rows, None] * candidates[columns]] = math.inf  # the example itself as well
             nearest[rows] = _smallest(nearest[rows], distance)
-    found = nearest[:, -1].double().sqrt()
+    found = nearest[:, -1].sqrt() * frame.unit
     return torch.where(found.isinf(), candidate_radius, found)
 
 
@@ -206,8 +234,8 @@ def collision_degrees(x: Tensor, radius: Tensor, threshold: float) -> Tensor:
     r"""Return the number of other examples that each example coincides with: ``(N,)`` int64. Their sum is 2 C.
 
     A pair coincides if :math:`\|x_i - x_j\| \le t \sqrt{r_i r_j}`, so exact copies always coincide. C is the number of
-    such pairs. All pairs are compared in float32; those within rounding error of the threshold are compared again in
-    float64. The N x N distances are computed in blocks.
+    such pairs. Distances come from inner products; pairs within rounding error of the threshold are compared again by
+    their differences. The N x N distances are computed in blocks.
 
     Arguments:
         x: Examples ``(N, F)``, any dtype.
@@ -215,11 +243,13 @@ def collision_degrees(x: Tensor, radius: Tensor, threshold: float) -> Tensor:
         threshold: t >= 0.
     """
     degrees = torch.zeros(len(x), dtype=torch.int64)
-    for row, column, distance, rounding in _pairs(x):
-        limit = threshold**2 * torch.outer(radius[row : row + len(distance)], radius[column : column + BLOCK]).float()
+    frame = _frame(x)
+    radius = radius / frame.unit
+    for row, column, distance, rounding in _pairs(x, frame):
+        limit = threshold**2 * torch.outer(radius[row : row + len(distance)], radius[column : column + BLOCK])
         found = distance < limit - rounding
         i, j = ((distance <= limit + rounding) & ~found).nonzero().unbind(dim=1)
-        found[i, j] = _exact(x, i + row, j + column) <= threshold**2 * radius[i + row] * radius[j + column]
+        found[i, j] = _exact(x, i + row, j + column, frame) <= limit[i, j]
         degrees[row : row + BLOCK] += found.sum(dim=1)
         degrees[column : column + BLOCK] += found.sum(dim=0)
     return degrees
@@ -232,15 +262,16 @@ def closest_distances(x: Tensor, radius: Tensor, m: int) -> Tensor:
         x: Examples ``(N, F)``, any dtype, with at least m pairs.
         radius: r > 0, ``(N,)`` float64.
     """
-    inverse = 1 / radius  # (N,)
+    frame = _frame(x)
+    inverse = frame.unit / radius  # (N,)
     best = torch.full((m,), math.inf, dtype=torch.float64)
-    for row, column, distance, rounding in _pairs(x):
-        scale = torch.outer(inverse[row : row + BLOCK], inverse[column : column + BLOCK]).float()
+    for row, column, distance, rounding in _pairs(x, frame):
+        scale = torch.outer(inverse[row : row + BLOCK], inverse[column : column + BLOCK])
         # Compute exactly only the pairs that can be among the best within the rounding error.
         worst = ((distance + rounding) * scale).flatten().topk(min(m, scale.numel()), largest=False).values[-1]
         bound = min(best[-1].item(), worst.item() if scale.numel() >= m else math.inf)
         i, j = (((distance - rounding) * scale <= bound * (1 + 1e-5)) & distance.isfinite()).nonzero().unbind(dim=1)
-        exact = _exact(x, i + row, j + column) * inverse[i + row] * inverse[j + column]
+        exact = _exact(x, i + row, j + column, frame) * inverse[i + row] * inverse[j + column]
         best = torch.cat([best, exact]).sort().values[:m]
     return best.sqrt()
 
@@ -285,20 +316,51 @@ def _piece(x: Tensor) -> int:
     return max(1, PIECE // x.shape[1])
 
 
-def _mean(x: Tensor) -> Tensor:
-    """Return the mean of the rows in float64."""
-    total = torch.zeros(x.shape[1], dtype=torch.float64)
-    for piece in x.split(_piece(x)):
-        total = total + piece.double().sum(dim=0)
-    return total / len(x)
+@dataclass(frozen=True)
+class _Frame:
+    """Where a batch lies, ``(F,)`` float64, and a power of two about as large as it is: to divide by it rounds nothing.
+
+    Both are medians, so that no single example moves them far: near all others little is lost to rounding.
+    """
+
+    centre: Tensor
+    unit: float
 
 
-def _centred(x: Tensor, centre: Tensor) -> Tensor:
-    """Subtract ``centre`` from the rows in float64 and round to float32."""
-    centred = torch.empty(x.shape)
-    for target, piece in zip(centred.split(_piece(x)), x.split(_piece(x)), strict=True):
-        target.copy_(piece.double() - centre)
-    return centred
+def _frame(x: Tensor) -> _Frame:
+    """Return the median of each coordinate, and the median of the distances from it that are not 0 (or 1)."""
+    width = max(1, PIECE // len(x))
+    centre = torch.cat([columns.double().median(dim=0).values for columns in x.split(width, dim=1)])
+    distance = torch.cat([(piece.double() - centre).norm(dim=1) for piece in x.split(_piece(x))])
+    distance = distance[distance > 0]
+    spread = distance.median().item() if len(distance) > 0 else 1.0
+    return _Frame(centre, math.ldexp(0.5, math.frexp(spread)[1]) if math.isfinite(spread) else math.inf)
+
+
+def _as_contrasted(x: Tensor, reference: Tensor) -> tuple[float, float]:
+    """Return a and b with which ``a x + b`` has the mean and the standard deviation of ``reference`` over all entries.
+
+    Where all entries of x are equal, a is 1.
+    """
+    (mean, std), (their_mean, their_std) = _moments(x), _moments(reference)
+    gain = their_std / std if std > 0 else 1.0
+    return gain, their_mean - gain * mean
+
+
+def _moments(x: Tensor) -> tuple[float, float]:
+    """Return the mean and the standard deviation of all entries of ``(N, F)``."""
+    parts = x.split(_piece(x))
+    mean = sum(piece.double().sum().item() for piece in parts) / x.numel()
+    square = sum((piece.double() - mean).square().sum().item() for piece in parts) / x.numel()
+    return mean, math.sqrt(square)
+
+
+def _moved(x: Tensor, centre: Tensor, unit: float) -> Tensor:
+    """Return ``(x - centre) / unit`` in float64."""
+    moved = torch.empty(x.shape, dtype=torch.float64)
+    for target, piece in zip(moved.split(_piece(x)), x.split(_piece(x)), strict=True):
+        target.copy_((piece.double() - centre) / unit)
+    return moved
 
 
 def _squares(x: Tensor) -> Tensor:
@@ -307,7 +369,7 @@ def _squares(x: Tensor) -> Tensor:
 
 
 def _squared(a: Tensor, a_squares: Tensor, b: Tensor, b_squares: Tensor) -> Tensor:
-    """Return the squared distances ``(A, B)`` between rows. Centred rows avoid cancellation of large squares."""
+    """Return the squared distances ``(A, B)`` between rows. Rows about a centre avoid cancellation of large squares."""
     return torch.addmm(a_squares[:, None] + b_squares, a, b.T, alpha=-2).clamp_min_(0)
 
 
@@ -316,27 +378,27 @@ def _smallest(nearest: Tensor, distance: Tensor) -> Tensor:
     return torch.cat([nearest, distance], dim=1).topk(nearest.shape[1], largest=False).values
 
 
-def _pairs(x: Tensor) -> Iterator[tuple[int, int, Tensor, Tensor]]:
+def _pairs(x: Tensor, frame: _Frame) -> Iterator[tuple[int, int, Tensor, Tensor]]:
     """Yield all pairs i < j in blocks.
 
-    Each block is its first row, its first column, the squared float32 distances (infinite for i >= j) and the bound on
-    their rounding errors.
+    Each block is its first row, its first column, the squared distances in units of ``frame.unit`` (infinite for i >=
+    j) and the bound on their rounding errors.
     """
-    centred = _centred(x, _mean(x))
-    squares = _squares(centred)  # (N,)
+    moved = _moved(x, frame.centre, frame.unit)
+    squares = _squares(moved)  # (N,)
     for row in range(0, len(x), BLOCK):
         rows = slice(row, row + BLOCK)
         for column in range(row, len(x), BLOCK):
             columns = slice(column, column + BLOCK)
-            distance = _squared(centred[rows], squares[rows], centred[columns], squares[columns])
+            distance = _squared(moved[rows], squares[rows], moved[columns], squares[columns])
             if column == row:
                 distance.masked_fill_(torch.ones_like(distance, dtype=torch.bool).tril(), math.inf)
             yield row, column, distance, ROUNDING * (squares[rows, None] + squares[columns])
 
 
-def _exact(x: Tensor, i: Tensor, j: Tensor) -> Tensor:
-    """Return the squared float64 distances of the pairs (x_i, x_j)."""
+def _exact(x: Tensor, i: Tensor, j: Tensor, frame: _Frame) -> Tensor:
+    """Return the squared distances of the pairs (x_i, x_j) from their differences, in units of ``frame.unit``."""
     parts = [torch.zeros(0, dtype=torch.float64)]
     for a, b in zip(i.split(_piece(x)), j.split(_piece(x)), strict=True):
-        parts.append((x[a].double() - x[b].double()).square().sum(dim=1))
+        parts.append(((x[a].double() - x[b].double()) / frame.unit).square().sum(dim=1))
     return torch.cat(parts)

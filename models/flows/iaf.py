@@ -27,7 +27,7 @@ class IAF(Flow):
     maximum likelihood.
 
     Integer data are dequantized and mapped to the reals by a logit first; images are flattened. Differs from the paper:
-    log-scales are bounded, in place of its gate; hidden units are SiLU.
+    log-scales are bounded, in place of its gate.
 
     Arguments:
         shape: Of one example.
@@ -35,11 +35,13 @@ class IAF(Flow):
         optimizer: Makes the optimizer from the parameters.
         layers: Number of autoregressive layers.
         hidden, depth: Units and hidden layers of each MADE.
+        activation: Of its hidden units, a name of ``models.nn.activation``. The default is that of checkpoints made
+            before it could be chosen; conf/model has the recommended one.
         alpha: For integer data: the logit's margin.
         classes, conditional: With ``conditional`` the flow is one of p(x|y), mixed over the data's ``classes``.
 
     Raises:
-        ValueError: A number is out of range, or the data have no classes to condition on.
+        ValueError: A number is out of range, no activation has this name, or the data have no classes to condition on.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class IAF(Flow):
         layers: int = 5,
         hidden: int = 256,
         depth: int = 2,
+        activation: str = "silu",
         alpha: float = 1e-6,
         classes: int | None = None,
         conditional: bool = False,
@@ -59,7 +62,9 @@ class IAF(Flow):
         dim = math.prod(shape)
         n_context = class_context(classes, conditional)
         at_least(1, layers=layers)
-        stack = autoregressive_layers(dim, Affine(), layers=layers, hidden=hidden, depth=depth, n_context=n_context)
+        stack = autoregressive_layers(
+            dim, Affine(), layers=layers, hidden=hidden, depth=depth, n_context=n_context, activation=activation
+        )
         stack = [Inverse(layer) for layer in stack]
         parts = [*to_reals(levels, alpha), Flatten(shape), *with_reversals(stack, dim)]
         super().__init__(shape, levels, Chain(*parts), optimizer, classes=n_context)

@@ -24,7 +24,7 @@ class MAF(Flow):
     one pass; samples take D small steps in each layer. Integer data are dequantized and mapped to the reals by a logit
     first; images are flattened.
 
-    Differs from the paper: no batch normalization between layers; log-scales are bounded; hidden units are SiLU.
+    Differs from the paper: no batch normalization between layers; log-scales are bounded.
 
     Arguments:
         shape: Of one example.
@@ -32,11 +32,13 @@ class MAF(Flow):
         optimizer: Makes the optimizer from the parameters.
         layers: Number of autoregressive layers.
         hidden, depth: Units and hidden layers of each MADE.
+        activation: Of its hidden units, a name of ``models.nn.activation``. The default is that of checkpoints made
+            before it could be chosen; conf/model has the recommended one.
         alpha: For integer data: the logit's margin.
         classes, conditional: With ``conditional`` the flow is one of p(x|y), mixed over the data's ``classes``.
 
     Raises:
-        ValueError: A number is out of range, or the data have no classes to condition on.
+        ValueError: A number is out of range, no activation has this name, or the data have no classes to condition on.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class MAF(Flow):
         layers: int = 5,
         hidden: int = 256,
         depth: int = 2,
+        activation: str = "silu",
         alpha: float = 1e-6,
         classes: int | None = None,
         conditional: bool = False,
@@ -56,6 +59,8 @@ class MAF(Flow):
         dim = math.prod(shape)
         n_context = class_context(classes, conditional)
         at_least(1, layers=layers)
-        stack = autoregressive_layers(dim, Affine(), layers=layers, hidden=hidden, depth=depth, n_context=n_context)
+        stack = autoregressive_layers(
+            dim, Affine(), layers=layers, hidden=hidden, depth=depth, n_context=n_context, activation=activation
+        )
         parts = [*to_reals(levels, alpha), Flatten(shape), *with_reversals(stack, dim)]
         super().__init__(shape, levels, Chain(*parts), optimizer, classes=n_context)

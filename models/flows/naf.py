@@ -26,8 +26,7 @@ class NAF(Flow):
     flattened.
 
     Differs from the paper: this is its deep sigmoidal flow, DSF; its dense variant, DDSF, has matrices between several
-    layers of sigmoids, whose entries are mostly weights that depend on no input. Slopes are bounded; hidden units are
-    SiLU.
+    layers of sigmoids, whose entries are mostly weights that depend on no input. Slopes are bounded.
 
     Arguments:
         shape: Of one example.
@@ -36,11 +35,13 @@ class NAF(Flow):
         layers: Number of autoregressive layers.
         units: Sigmoid units of each monotone network.
         hidden, depth: Units and hidden layers of each MADE.
+        activation: Of its hidden units, a name of ``models.nn.activation``. The default is that of checkpoints made
+            before it could be chosen; conf/model has the recommended one.
         alpha: For integer data: the logit's margin.
         classes, conditional: With ``conditional`` the flow is one of p(x|y), mixed over the data's ``classes``.
 
     Raises:
-        ValueError: A number is out of range, or the data have no classes to condition on.
+        ValueError: A number is out of range, no activation has this name, or the data have no classes to condition on.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class NAF(Flow):
         units: int = 16,
         hidden: int = 128,
         depth: int = 2,
+        activation: str = "silu",
         alpha: float = 1e-6,
         classes: int | None = None,
         conditional: bool = False,
@@ -62,7 +64,8 @@ class NAF(Flow):
         n_context = class_context(classes, conditional)
         at_least(1, layers=layers)
         stack = autoregressive_layers(
-            dim, DeepSigmoid(units), layers=layers, hidden=hidden, depth=depth, n_context=n_context, zero_last=False
-        )
+            dim, DeepSigmoid(units), layers=layers, hidden=hidden, depth=depth, n_context=n_context,
+            activation=activation, zero_last=False,
+        )  # fmt: skip
         parts = [*to_reals(levels, alpha), Flatten(shape), *with_reversals(stack, dim)]
         super().__init__(shape, levels, Chain(*parts), optimizer, classes=n_context)

@@ -34,12 +34,14 @@ class AutoregressiveNSF(Flow):
         optimizer: Makes the optimizer from the parameters.
         layers: Number of autoregressive layers.
         hidden, depth: Units and hidden layers of each MADE.
+        activation: Of its hidden units, a name of ``models.nn.activation``. The default is that of checkpoints made
+            before it could be chosen; conf/model has the recommended one.
         bins, bound: Bins of each spline and half the side of its box.
         alpha: For integer data: the logit's margin.
         classes, conditional: With ``conditional`` the flow is one of p(x|y), mixed over the data's ``classes``.
 
     Raises:
-        ValueError: A number is out of range, or the data have no classes to condition on.
+        ValueError: A number is out of range, no activation has this name, or the data have no classes to condition on.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class AutoregressiveNSF(Flow):
         layers: int = 10,
         hidden: int = 256,
         depth: int = 2,
+        activation: str = "silu",
         bins: int = 8,
         bound: float = 3.0,
         alpha: float = 1e-6,
@@ -62,6 +65,8 @@ class AutoregressiveNSF(Flow):
         n_context = class_context(classes, conditional)
         at_least(1, layers=layers)
         spline = RationalQuadraticSpline(bins, bound)
-        stack = autoregressive_layers(dim, spline, layers=layers, hidden=hidden, depth=depth, n_context=n_context)
+        stack = autoregressive_layers(
+            dim, spline, layers=layers, hidden=hidden, depth=depth, n_context=n_context, activation=activation
+        )
         parts = [*to_reals(levels, alpha), Flatten(shape), ActNorm(dim), *with_reversals(stack, dim)]
         super().__init__(shape, levels, Chain(*parts), optimizer, classes=n_context)

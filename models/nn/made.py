@@ -5,8 +5,9 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, silu
+from torch.nn.functional import linear
 
+from .activation import activation_named
 from .context import needed
 from .masked import Masked
 from .substitution import forward_substitution
@@ -46,9 +47,9 @@ class MADE(nn.Module):
     it too. Units stand in the order of their degrees: those that depend on the first m inputs are a prefix of each
     layer, and ``generate`` computes each unit once.
 
-    Hidden units are SiLU, smooth as densities made of them should be. They see x through the soft clamp
-    :math:`10 \tanh(x / 10)`: outputs are bounded whatever the inputs, so that inputs made of earlier outputs
-    (``generate``) cannot grow exponentially from one to the next. Data much larger than 10 should be standardized.
+    Hidden units see x through the soft clamp :math:`10 \tanh(x / 10)`: outputs are bounded whatever the inputs, so that
+    inputs made of earlier outputs (``generate``) cannot grow exponentially from one to the next. Data much larger than
+    10 should be standardized.
 
     Arguments:
         n_in: D.
@@ -57,13 +58,23 @@ class MADE(nn.Module):
         depth: Number of hidden layers; 0 is a linear map.
         n_context: Numbers of the context; 0: none is read. A linear map adds it to the first layer's outputs.
         zero_last: Start the last layer at zero, as conditioners of flows want it.
+        activation: Of hidden units, a name of ``models.nn.activation``. The outputs, and densities made of them, are as
+            smooth as it is.
 
     Raises:
-        ValueError: A number is out of range.
+        ValueError: A number is out of range, or no activation has this name.
     """
 
     def __init__(
-        self, n_in: int, n_out: int, *, hidden: int, depth: int, n_context: int = 0, zero_last: bool = False
+        self,
+        n_in: int,
+        n_out: int,
+        *,
+        hidden: int,
+        depth: int,
+        n_context: int = 0,
+        zero_last: bool = False,
+        activation: str = "silu",
     ) -> None:
         super().__init__()
         if min(n_in, n_out, hidden) < 1 or depth < 0:
@@ -71,6 +82,7 @@ class MADE(nn.Module):
         self.n_in = n_in
         self.n_out = n_out
         self.n_context = n_context
+        self.activation = activation_named(activation)
         lowest = 0 if n_context > 0 or n_in == 1 else 1
         of_units = lowest + torch.arange(hidden) * (n_in - lowest) // hidden
         degrees = [torch.arange(1, n_in + 1), *[of_units] * depth]
@@ -92,7 +104,7 @@ class MADE(nn.Module):
         if self.n_context > 0:
             h = h + self._projected(context)
         for layer in rest:
-            h = layer(silu(h))
+            h = layer(self.activation(h))
         return h.unflatten(1, (self.n_out, self.n_in))
 
     def generate(self, emit: Callable[[int, Tensor], Tensor], batch: int, context: Tensor | None = None) -> Tensor:
@@ -126,7 +138,7 @@ class MADE(nn.Module):
                     read = _clamped(made[-1])[None]
                 activations = [read]
                 for block, p in zip(blocks, hidden, strict=False):
-                    activations.append(silu(torch.addmm(p, block, activations[-1])))
+                    activations.append(self.activation(torch.addmm(p, block, activations[-1])))
                 return activations
 
             forward_substitution(leaf, weights, [*units, outputs], [inputs, *units], start)

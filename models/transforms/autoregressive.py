@@ -69,7 +69,15 @@ class Autoregressive(Transform):
 
 
 def autoregressive_layers(
-    dim: int, univariate: Univariate, *, layers: int, hidden: int, depth: int, n_context: int, zero_last: bool = True
+    dim: int,
+    univariate: Univariate,
+    *,
+    layers: int,
+    hidden: int,
+    depth: int,
+    n_context: int,
+    activation: str = "silu",
+    zero_last: bool = True,
 ) -> list[Transform]:
     """``layers`` autoregressive transforms of vectors ``(dim,)``, each with a MADE of its own.
 
@@ -80,12 +88,14 @@ def autoregressive_layers(
         univariate: What moves a variable, in all layers.
         hidden, depth: Units and hidden layers of each MADE.
         n_context: Numbers of the context; 0: none is read.
+        activation: Of each MADE's hidden units.
         zero_last: Whether the last layer of each MADE starts at zero.
     """
-    return [
-        Autoregressive(
-            MADE(dim, univariate.n_parameters, hidden=hidden, depth=depth, n_context=n_context, zero_last=zero_last),
-            univariate,
+    networks = [
+        MADE(
+            dim, univariate.n_parameters, hidden=hidden, depth=depth, n_context=n_context, zero_last=zero_last,
+            activation=activation,
         )
         for _ in range(layers)
-    ]
+    ]  # fmt: skip
+    return [Autoregressive(network, univariate) for network in networks]

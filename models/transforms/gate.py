@@ -48,7 +48,9 @@ class SigmoidGate(Univariate):
         return value, self.floor + (1 - self.floor) * (raw + 2).sigmoid(), (1 - self.floor) * (-raw - 2).sigmoid()
 
 
-def iaf_layers(dim: int, n_context: int = 0, layers: int = 4, hidden: int = 320, depth: int = 1) -> Chain:
+def iaf_layers(
+    dim: int, n_context: int = 0, layers: int = 4, hidden: int = 320, depth: int = 1, activation: str = "silu"
+) -> Chain:
     """``layers`` gated autoregressive transforms, with the order of the variables reversed between them.
 
     As a VAE's posterior: ``forward(z0, context=h)`` takes z_0 ~ N(mu(x), sigma(x)) and the encoder's h, ``(B,
@@ -58,6 +60,9 @@ def iaf_layers(dim: int, n_context: int = 0, layers: int = 4, hidden: int = 320,
         dim: D.
         n_context: Numbers of h.
         hidden, depth: Units and hidden layers of each MADE.
+        activation: Of its hidden units, a name of ``models.nn.activation``.
     """
-    gated = autoregressive_layers(dim, SigmoidGate(), layers=layers, hidden=hidden, depth=depth, n_context=n_context)
+    gated = autoregressive_layers(
+        dim, SigmoidGate(), layers=layers, hidden=hidden, depth=depth, n_context=n_context, activation=activation
+    )
     return Chain(*with_reversals(gated, dim))
