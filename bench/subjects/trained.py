@@ -85,7 +85,9 @@ class TrainedModel(Subject):
 
     def loads(self) -> dict[str, float]:
         trained = None if self.progress is None else self.progress.load
-        loads = dict.fromkeys(("train_seconds", "seconds_to_best", "train_examples_per_second"), trained)
+        loads: dict[str, float | None] = dict.fromkeys(
+            ("train_seconds", "seconds_to_best", "train_examples_per_second"), trained
+        )
         loads["samples_per_second"] = self._sampling_load
         return {name: load for name, load in loads.items() if load is not None}
 

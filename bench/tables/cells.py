@@ -109,7 +109,7 @@ def _relation(found: list[str | None]) -> Relation | None:
     """How the mean of values with these relations relates to the mean of the truths.
 
     Raises:
-        _NoMeanError: It does not: a mean of an estimate and a bound is neither, nor is that of a lower and an upper bound.
+        _NoMeanError: It does not. A mean of an estimate and a bound is neither, nor is one of bounds of both sides.
     """
     relations = set(found)
     if len(relations) == 1:
