@@ -631,7 +631,8 @@ def test_markdown_says_where_the_numbers_come_from() -> None:
                  "real examples 1\u202f000", "model samples 500, 1\u202f000", "draws K 8, 64", "checkpoint best",
                  "features mnist-cnn #e0"]:  # fmt: skip
         assert fact in facts
-    assert "standard error over the seeds, s/√m" in markdown
+    assert "± standard error over new seeds and new test examples, unless noted" in markdown
+    assert "] ± over the seeds alone: the rows do not hold the part of the test examples" in markdown
     both = to_markdown(make_table([run("a", stderr=1.0), run("b", 0, 1.0), run("b", 1, 2.0)]))
     assert "± standard error over the seeds, s/√m, without the part of the test examples" in both
     assert "| ≈" not in both

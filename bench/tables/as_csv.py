@@ -13,7 +13,8 @@ _CSV_COLUMNS = [
     "dataset", "data_revision", "split", "model", "family", "label", "group", "checkpoint", "metric", "title",
     "metric_version", "unit", "direction", "extractor", "extractor_hash", "n_real", "n_fake", "source", "relation",
     "n_draws", "value", "spread", "spread_kind", "stderr_seeds", "stderr_test", "stderr_draws", "ci_low", "ci_high",
-    "n_seeds", "seeds", "lost_seeds", "best", "unranked", "status", "reason", "device", "load", "budget", "git_commit", "dirty",
+    "n_seeds", "seeds", "lost_seeds", "best", "unranked", "status", "reason", "device", "load", "budget", "git_commit",
+    "dirty",
 ]  # fmt: skip
 
 
