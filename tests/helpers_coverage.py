@@ -1,4 +1,4 @@
-"""How often the 95 % interval of a cell covers what it claims, by simulated rows that go through the project's tables."""
+"""How often the 95 % interval of a cell covers what it claims, by simulated rows in the project's own tables."""
 
 import math
 from collections.abc import Iterator

@@ -361,6 +361,25 @@ def test_a_row_of_version_1_is_read_and_rewritten(tmp_path: Path) -> None:
     assert "config_hash" not in path.read_text()
 
 
+def of_version_2(**changes: Any) -> str:
+    row = json.loads(line_of(make_row()))
+    return json.dumps({name: row[name] for name in row if name not in ("load", "config")} | {"schema": 2} | changes)
+
+
+def test_rows_of_version_2_are_read_beside_those_of_today(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(of_version_2(seed=1) + "\n" + of_version_2(seed=2) + "\n")
+    assert read_rows(path) == [make_row(seed=1), make_row(seed=2)]
+    assert (make_row().schema, make_row().load, make_row().config) == (3, None, "")
+    write_rows(tmp_path / "new.jsonl", [make_row(seed=3, load=0.75, config='{"model.hidden": 32}')])
+    path.write_text(path.read_text() + (tmp_path / "new.jsonl").read_text())
+    assert [row.load for row in read_rows(path)] == [None, None, 0.75]
+    for change in ({"load": 1.0}, {"config": ""}, {"extra": 1}, {"seed": "0"}):
+        path.write_text(of_version_2(**change) + "\n")
+        with pytest.raises(UserError, match=r"rows\.jsonl:1: "):
+            read_rows(path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
