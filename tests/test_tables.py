@@ -636,7 +636,7 @@ def test_markdown_says_where_the_numbers_come_from() -> None:
     both = to_markdown(make_table([run("a", stderr=1.0), run("b", 0, 1.0), run("b", 1, 2.0)]))
     assert "± standard error over the seeds, s/√m, without the part of the test examples" in both
     assert "| ≈" not in both
-    assert "1.0 ± 1.0 [1]" in both
+    assert "**1.0 ± 1.0** [1]" in both
     assert "[1] ± within the run: how much training varies is unknown from one seed" in both
 
 
