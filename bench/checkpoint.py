@@ -30,6 +30,9 @@ class Progress:
     steps: int = 0
     examples_seen: int = 0
     train_seconds: float = 0.0
+    cpu_seconds: float | None = 0.0  # of this process in train_seconds; None where an older version began
+    threads: int = 0  # of torch while training on the CPU; 0 on other devices
+    best_seconds: float | None = None  # train_seconds at the best score
     best_score: float | None = None
     best_examples: int = 0
     validations_since_best: int = 0
@@ -44,7 +47,15 @@ class Progress:
     def of(cls, stored: Mapping[str, Any]) -> "Progress":
         """The progress stored in a checkpoint. What a later version stores besides is passed over."""
         known = {entry.name for entry in fields(cls)}
-        return cls(**{name: value for name, value in stored.items() if name in known})
+        before = {"cpu_seconds": None} if "train_seconds" in stored else {}
+        return cls(**{name: value for name, value in {**before, **stored}.items() if name in known})
+
+    @property
+    def load(self) -> float | None:
+        """CPU seconds over (wall seconds x threads) of training on the CPU; None where they were not recorded."""
+        if self.cpu_seconds is None or self.threads == 0 or self.train_seconds <= 0:
+            return None
+        return self.cpu_seconds / (self.train_seconds * self.threads)
 
     def made_with(self, device: str, data_revision: str) -> None:
         """Note what training goes on with from here. No commit stands for code that changed on the way."""
@@ -52,6 +63,7 @@ class Progress:
         changed = self.commit not in ("", commit)
         self.commit, self.dirty = commit, True if changed or self.dirty else dirty
         self.device, self.data_revision = device, data_revision
+        self.threads = torch.get_num_threads() if "cpu" in device else 0
 
 
 def save_checkpoint(path: Path, payload: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ __all__ = [
     "PROTOCOL", "SCHEMA", "DataSpec", "Estimate", "MetricInfo", "Relation", "ResultRow", "Source", "Status",
 ]  # fmt: skip
 
-SCHEMA = 2
+SCHEMA = 3
 """The version of the rows that are written today."""
 
 
@@ -127,6 +127,8 @@ class Estimate:
         n_draws: Draws K per example of a likelihood bound; 1 where the model is deterministic.
         extractor, extractor_hash: Name and hash of the feature extractor, or empty.
         status, reason: Why there is no value.
+        load: Of a time measured on the CPU: CPU seconds of the process over (wall seconds x threads) while it was
+            timed. It is 1 where the threads never waited for another process. None where it is not known.
     """
 
     info: MetricInfo
@@ -144,9 +146,10 @@ class Estimate:
     reason: str = ""
     stderr_test: float | None = None
     stderr_draws: float | None = None
+    load: float | None = None
 
     def __post_init__(self) -> None:
-        numbers = [self.value, self.stderr, self.stderr_test, self.stderr_draws, self.ci_low, self.ci_high]
+        numbers = [self.value, self.stderr, self.stderr_test, self.stderr_draws, self.ci_low, self.ci_high, self.load]
         if any(number is not None and not math.isfinite(number) for number in numbers):
             raise ValueError(f"{self.info.name}: value, stderr and interval must be finite, not {numbers}")
         if (self.value is not None) != (self.status is Status.OK):
@@ -173,6 +176,7 @@ class ResultRow:
     training_key: str  # names the training: model, data, schedule, hardware, seed
     group: str  # the training key without the seed: runs that may be averaged over seeds, a line of a table
     measuring_key: str = ""  # what was measured and how; empty in rows of version 1
+    config: str = ""  # what the group is a hash of: a JSON object with dotted keys; empty in rows before version 3
     git_commit: str = ""
     dirty: bool | None = None
     model: str
@@ -207,6 +211,7 @@ class ResultRow:
     stderr_draws: float | None = None  # the part from this run's own draws: samples, or draws of a likelihood
     ci_low: float | None = None
     ci_high: float | None = None
+    load: float | None = None  # of a time on the CPU: CPU seconds / (wall seconds x threads), 1 on a quiet machine
     status: Status
     reason: str = ""
     source: Source

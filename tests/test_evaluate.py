@@ -65,7 +65,7 @@ class Unasked(InDomainClassifier):
 
 
 def context(model: GenerativeModel, data: Data | None = None, seed: int = 3) -> Examples:
-    subject = TrainedModel(model, Progress(train_seconds=2.0, examples_seen=10), seed, ORIGIN)
+    subject = TrainedModel(model, Progress(train_seconds=2.0, examples_seen=10, best_seconds=1.0), seed, ORIGIN)
     return Examples(subject, small_data((4,), None) if data is None else data, seed=seed)
 
 
@@ -229,7 +229,7 @@ def test_a_failed_run_has_failed_in_what_a_successful_one_would_have(model: str)
     rows = flat(evaluate(failed(model, data, "diverged"), APPLIED))
     assert {row.reason for row in rows if row.status is Status.FAILED} == {"diverged"}
     measured = flat(evaluate(context(new_model(model, data.spec), data), APPLIED))
-    assert len(measured) == 12
+    assert len(measured) == 13
     lacking = [(row.info.name, row.reason) for row in measured if row.status is Status.SKIPPED]
     assert len(lacking) == (8 if model == "dcgan" else 7)
     assert [(row.info.name, row.reason) for row in rows if row.status is Status.SKIPPED] == lacking

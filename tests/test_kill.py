@@ -32,7 +32,7 @@ def final_state(folder: Path) -> tuple[dict[str, torch.Tensor], list[tuple[str, 
     for name in ("final", "best"):
         weights = load_checkpoint(run / f"{name}.ckpt")["state_dict"]
         state |= {f"{name}.{key}": value for key, value in weights.items()}
-    timed = {"train_seconds", "train_examples_per_second", "samples_per_second"}
+    timed = {"train_seconds", "seconds_to_best", "train_examples_per_second", "samples_per_second"}
     rows = [(row.metric, row.value) for row in read_rows(run / "rows.jsonl") if row.metric not in timed]
     assert not list(run.glob("*.tmp"))
     assert not list(run.glob(".genbench-*")), "temporary files of killed writers stay"

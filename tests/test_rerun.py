@@ -160,8 +160,8 @@ def test_the_picture_shows_each_configuration_under_the_name_of_its_line(
     assert len(drawn[1]) == 2
     for (label, data), array in drawn[1].items():
         assert data == "two_moons"
-        (group,) = {row.group for row in read_rows(array.with_name("rows.jsonl")) if row.model == "linear"}
-        assert label == f"linear #{group[:6]}"
+        examples = json.loads(array.with_name("config.json").read_text())["train"]["examples"]
+        assert label == f"linear examples={examples}"
 
 
 def test_convolutions_are_held_to_float32(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,9 +113,9 @@ BAD_LINES = {
     "unknown field": edited(extra=1),
     "columns of newer versions in a text": edited(more='{"extra": 1}'),
     "version of the past": edited(schema=1),
-    "version that is no number": edited(schema="3", extra=1),
-    "infinity in a newer column": edited(schema=3, extra=0).replace('"extra": 0', '"extra": [1e999]'),
-    "doubled key in a newer column": edited(schema=3, extra=0).replace('"extra": 0', '"extra": {"a": 1, "a": 1}'),
+    "version that is no number": edited(schema="4", extra=1),
+    "infinity in a newer column": edited(schema=4, extra=0).replace('"extra": 0', '"extra": [1e999]'),
+    "doubled key in a newer column": edited(schema=4, extra=0).replace('"extra": 0', '"extra": {"a": 1, "a": 1}'),
     "doubled key behind an escape": line_of(make_row())[:-1] + ', "se\\u0065d": 1}',
     "doubled key with colons in the texts": edited(reason="a: b: c")[:-1] + ', "seed": 1}',
     "doubled key and a missing field": line_of(make_row()).replace('"device": "cpu"', '"seed": 0'),
@@ -354,11 +354,30 @@ def test_a_row_of_version_1_is_read_and_rewritten(tmp_path: Path) -> None:
     path.write_text(json.dumps(VERSION_1) + "\n" + line_of(make_row(seed=1)) + "\n")
     rows = read_rows(path)
     assert rows == [make_row(), make_row(seed=1)]
-    assert (rows[0].schema, rows[0].training_key, rows[0].measuring_key, rows[0].rank) == (2, "c0", "", 30)
+    assert (rows[0].schema, rows[0].training_key, rows[0].measuring_key, rows[0].rank) == (3, "c0", "", 30)
     assert rows[0].stderr_test is rows[0].stderr_draws is None
     write_rows(path, rows)
     assert read_rows(path) == rows
     assert "config_hash" not in path.read_text()
+
+
+def of_version_2(**changes: Any) -> str:
+    row = json.loads(line_of(make_row()))
+    return json.dumps({name: row[name] for name in row if name not in ("load", "config")} | {"schema": 2} | changes)
+
+
+def test_rows_of_version_2_are_read_beside_those_of_today(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(of_version_2(seed=1) + "\n" + of_version_2(seed=2) + "\n")
+    assert read_rows(path) == [make_row(seed=1), make_row(seed=2)]
+    assert (make_row().schema, make_row().load, make_row().config) == (3, None, "")
+    write_rows(tmp_path / "new.jsonl", [make_row(seed=3, load=0.75, config='{"model.hidden": 32}')])
+    path.write_text(path.read_text() + (tmp_path / "new.jsonl").read_text())
+    assert [row.load for row in read_rows(path)] == [None, None, 0.75]
+    for change in ({"load": 1.0}, {"config": ""}, {"extra": 1}, {"seed": "0"}):
+        path.write_text(of_version_2(**change) + "\n")
+        with pytest.raises(UserError, match=r"rows\.jsonl:1: "):
+            read_rows(path)
 
 
 @pytest.mark.parametrize(
@@ -375,13 +394,13 @@ def test_a_row_of_version_1_is_read_strictly(tmp_path: Path, change: dict[str, A
         read_rows(tmp_path / "rows.jsonl")
 
 
-def test_a_row_of_version_3_keeps_its_columns(tmp_path: Path) -> None:
+def test_a_row_of_version_4_keeps_its_columns(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     newer = {"energy": 1.5e-300, "tags": ["a: b", None, {"deep": -0.0}], "more": "ü", "large": 10**40}
-    record = json.loads(line_of(make_row(metric="zeta", rank=7))) | {"schema": 3} | newer
+    record = json.loads(line_of(make_row(metric="zeta", rank=7))) | {"schema": 4} | newer
     path.write_text(json.dumps(record) + "\n" + line_of(make_row()) + "\n")
     (row, plain) = read_rows(path)
-    assert row == make_row(schema=3, metric="zeta", rank=7, more=row.more)
+    assert row == make_row(schema=4, metric="zeta", rank=7, more=row.more)
     assert json.loads(row.more) == newer
     assert plain.more == ""
     write_rows(path, [row, plain])
@@ -391,8 +410,8 @@ def test_a_row_of_version_3_keeps_its_columns(tmp_path: Path) -> None:
 
 
 def test_a_newer_row_must_still_be_a_row(tmp_path: Path) -> None:
-    for record in ({"seed": "0"}, {"source": "dreamt"}, {"schema": 2}):
-        text = json.dumps(json.loads(line_of(make_row())) | {"schema": 3, "extra": 1} | record)
+    for record in ({"seed": "0"}, {"source": "dreamt"}, {"schema": 3}, {"schema": 2}):
+        text = json.dumps(json.loads(line_of(make_row())) | {"schema": 4, "extra": 1} | record)
         (tmp_path / "rows.jsonl").write_text(text + "\n")
         with pytest.raises(UserError, match=r"rows\.jsonl:1: "):
             read_rows(tmp_path / "rows.jsonl")
@@ -401,9 +420,9 @@ def test_a_newer_row_must_still_be_a_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize("more", ["{}", "[1]", "x", '{"seed": 1}', '{"a":1}', '{"a": NaN}', '{"a": 1, "a": 1}'])
 def test_columns_that_would_not_come_back_are_not_written(tmp_path: Path, more: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - the messages differ
-        write_rows(tmp_path / "rows.jsonl", [make_row(schema=3, more=more)])
+        write_rows(tmp_path / "rows.jsonl", [make_row(schema=4, more=more)])
     with pytest.raises(ValueError, match="unknown"):
-        write_rows(tmp_path / "rows.jsonl", [make_row(schema=2, more='{"a": 1}')])
+        write_rows(tmp_path / "rows.jsonl", [make_row(schema=3, more='{"a": 1}')])
     assert not (tmp_path / "rows.jsonl").exists()
 
 
@@ -427,7 +446,7 @@ def rows_of_any_kind(draw: st.DrawFn) -> ResultRow:
     low, high = sorted([draw(NUMBERS), draw(NUMBERS)])
     status = draw(st.sampled_from(Status))
     return make_row(
-        schema=draw(st.integers(3, 2**62)) if columns else draw(st.integers(2, 3)),
+        schema=draw(st.integers(4, 2**62)) if columns else draw(st.integers(3, 4)),
         **{name: draw(TEXTS) for name in ("run_id", "training_key", "measuring_key", "model", "metric", "reason")},
         **{name: draw(whole) for name in ("seed", "rank", "examples_seen", "metric_version")},
         **{name: draw(st.none() | whole) for name in ("n_params", "n_real", "n_draws")},
@@ -488,7 +507,7 @@ def test_migration_rewrites_version_1_once(tmp_path: Path, capsys: pytest.Captur
     broken.write_text("{}\n")
     assert migrate.main([str(old)]) == 0
     migrated = old.read_bytes()
-    assert json.loads(migrated)["schema"] == 2
+    assert json.loads(migrated)["schema"] == 3
     assert read_rows(old) == [make_row()]
     assert migrate.main([str(old), str(broken)]) == 2
     assert old.read_bytes() == migrated

@@ -27,7 +27,6 @@ from bench.rows.store import write_rows
 from bench.schema import PROTOCOL, Relation, ResultRow, Source, Status
 from bench.tables.aggregate import make_table
 from bench.tables.as_csv import to_csv
-from bench.tables.cells import _t975
 from bench.tables.certified import certified
 from bench.tables.exact import mean_and_deviation
 from bench.tables.frame import table as wide_frame
@@ -36,6 +35,7 @@ from bench.tables.leaderboard import write_leaderboard
 from bench.tables.markdown import to_markdown
 from bench.tables.model import Cell, Section
 from bench.tables.text import to_text
+from bench.tables.uncertainty import _t975
 from bench.tables.view import ABSENT, format_number
 
 PLAIN: dict[str, Any] = {"stderr": None, "ci_low": None, "ci_high": None}
@@ -228,10 +228,10 @@ def test_samples_of_others_share_the_column_of_measured_ones_and_say_what_they_a
     ]  # fmt: skip
     section = only(rows)
     assert [column.part("source") for column in section.columns] == ["measured", "quoted"]
-    assert [line.label for line in section.lines] == ["ours", "paper", "theirs (external samples)"]
-    assert {key: cell.best for key, cell in section.cells.items()} == {(0, 0): False, (1, 1): False, (2, 0): True}
+    assert [line.label for line in section.lines] == ["theirs (external samples)", "ours", "paper"]
+    assert {key: cell.best for key, cell in section.cells.items()} == {(0, 0): True, (1, 0): False, (2, 1): False}
     assert [(row["model"], row["source"]) for row in csv_rows(rows)] == [
-        ("ours", "measured"), ("paper", "quoted"), ("theirs", "external samples"),
+        ("theirs", "external samples"), ("ours", "measured"), ("paper", "quoted"),
     ]  # fmt: skip
     assert "theirs (external samples)" in to_markdown(make_table(rows))
 
@@ -383,7 +383,8 @@ def test_the_best_is_marked_in_its_direction() -> None:
         markdown = to_markdown(make_table(rows))
         assert markdown.count("**") == 2 * len(best) + 2 * bool(best)  # and in the legend
         assert to_latex(make_table(rows)).count(r"\textbf{") == len(best)
-        assert [row["best"] for row in csv_rows(rows)] == [str(name in best).lower() for name in "abc"]
+        assert {row["model"] for row in csv_rows(rows) if row["best"] == "true"} == best
+        assert [row["model"] for row in csv_rows(rows)] == list("cab" if direction else "abc")
         arrow = {True: "FID ↑", False: "FID ↓", None: "FID |"}[direction]
         assert arrow in markdown
 
@@ -400,9 +401,14 @@ def test_likelihoods_are_ranked_within_one_relation_and_number_of_draws() -> Non
         likelihood("guess", 0.0, Relation.ESTIMATE, 64), likelihood("guess2", -1.0, Relation.ESTIMATE, 64),
     ]  # fmt: skip
     found = cells(only(rows))
-    assert {label for label, cell in found.items() if cell.best} == {"exact", "bound64", "guess"}
+    # The bounds show that two models are better than any of exact likelihood.
+    assert {label for label, cell in found.items() if cell.best} == {"bound64", "guess"}
+    below = [row for row in rows if row.model in ("exact", "exact2")] + [
+        likelihood("low64", -99.0, Relation.LOWER_BOUND, 64), likelihood("low64b", -98.0, Relation.LOWER_BOUND, 64),
+    ]  # fmt: skip
+    assert {label for label, cell in cells(only(below)).items() if cell.best} == {"exact", "low64b"}
     markdown = to_markdown(make_table(rows))
-    for entry in ["= **-90**", "= -95", "≥ **-80 (K=64)**", "≥ -70 (K=8)", "≤ -10 (K=64)", "≈ **0 (K=64)**"]:
+    for entry in ["= -90", "= -95", "≥ **-80 (K=64)**", "≥ -70 (K=8)", "≤ -10 (K=64)", "≈ **0 (K=64)**"]:
         assert f"| {entry} |" in markdown
     assert "$\\geq$ \\textbf{$-$80 (K$=$64)}" in to_latex(make_table(rows))
 
@@ -415,10 +421,43 @@ def test_times_are_ranked_on_one_device_only() -> None:
     assert [cell.best for cell in cells(only(rows)).values()] == [True, False]
 
 
-def test_relations_that_differ_between_seeds_make_an_estimate() -> None:
-    rows = [likelihood("a", -1.0, Relation.EXACT, 1), likelihood("a", -2.0, Relation.LOWER_BOUND, 8, seed=1)]
+@pytest.mark.parametrize(
+    ("relations", "mean"),
+    [
+        ([Relation.EXACT, Relation.LOWER_BOUND], Relation.LOWER_BOUND),
+        ([Relation.UPPER_BOUND, Relation.EXACT, Relation.UPPER_BOUND], Relation.UPPER_BOUND),
+        ([Relation.ESTIMATE, Relation.EXACT], Relation.ESTIMATE),
+        ([Relation.LOWER_BOUND, Relation.LOWER_BOUND], Relation.LOWER_BOUND),
+    ],
+)
+def test_the_mean_of_values_and_bounds_is_a_bound(relations: list[Relation], mean: Relation) -> None:
+    rows = [likelihood("a", -1.0 - seed, one, 8 + seed, seed=seed) for seed, one in enumerate(relations)]
     cell = cells(only(rows))["a"]
-    assert (cell.relation, cell.n_draws) == (Relation.ESTIMATE, None)
+    assert (cell.value, cell.relation, cell.n_draws) == (-(1 + len(rows)) / 2, mean, None)
+
+
+@pytest.mark.parametrize(
+    "relations",
+    [
+        [Relation.LOWER_BOUND, Relation.ESTIMATE], [Relation.LOWER_BOUND, Relation.UPPER_BOUND],
+        [Relation.ESTIMATE, Relation.UPPER_BOUND, Relation.ESTIMATE], [Relation.EXACT, None],
+        [Relation.LOWER_BOUND, Relation.EXACT, Relation.ESTIMATE],
+    ],
+)  # fmt: skip
+def test_bounds_and_estimates_have_no_mean(relations: list[Relation]) -> None:
+    rows = [likelihood("a", 1500.0 * (seed + 1), one, 8, seed=seed) for seed, one in enumerate(relations)]
+    rows += [likelihood("b", 1.0, Relation.ESTIMATE, 8), likelihood("c", 2.0, Relation.ESTIMATE, 8)]
+    section = only(rows)
+    cell = cells(section)["a"]
+    assert (cell.status, cell.value, cell.spread, cell.relation, cell.best) == (Status.OK, None, None, None, False)
+    assert section.lines[-1].label == "a"
+    for view in (to_markdown(make_table(rows)), to_text(make_table(rows), 200), to_latex(make_table(rows))):
+        assert "no mean" in view
+        assert "1500" in view
+        assert "3000" in view
+    (entry,) = [row for row in csv_rows(rows) if row["model"] == "a"]
+    assert (entry["value"], entry["relation"], entry["status"]) == ("", "", "ok")
+    assert wide_frame(rows)["log-likelihood"]["value"].count() == 2
 
 
 def consistent(relation: Relation | None, value: int) -> list[int]:
@@ -555,7 +594,7 @@ def test_a_wide_frame_has_what_the_table_shows() -> None:
     assert wide.loc[("digits", "maf #group "), ("log-likelihood", "relation")] == "exact"
     assert "FID (500 samples)" in wide.columns.get_level_values(0)
     assert list(wide_frame(rows, metrics=["log_likelihood"]).columns) == [
-        ("log-likelihood", "value"), ("log-likelihood", "stderr"), ("log-likelihood", "relation"),
+        ("log-likelihood", part) for part in ("value", "stderr", "stderr_seeds", "stderr_test", "relation")
     ]  # fmt: skip
 
 
@@ -592,9 +631,13 @@ def test_markdown_says_where_the_numbers_come_from() -> None:
                  "real examples 1\u202f000", "model samples 500, 1\u202f000", "draws K 8, 64", "checkpoint best",
                  "features mnist-cnn #e0"]:  # fmt: skip
         assert fact in facts
-    assert "standard error over the seeds, s/√m" in markdown
+    assert "± standard error over new seeds and new test examples, unless noted" in markdown
+    assert "] ± over the seeds alone: the rows do not hold the part of the test examples" in markdown
     both = to_markdown(make_table([run("a", stderr=1.0), run("b", 0, 1.0), run("b", 1, 2.0)]))
-    assert "over the seeds, s/√m (m ≥ 2), within the run (one seed)" in both
+    assert "± standard error over the seeds, s/√m, without the part of the test examples" in both
+    assert "| ≈" not in both
+    assert "**1.0 ± 1.0** [1]" in both
+    assert "[1] ± within the run: how much training varies is unknown from one seed" in both
 
 
 def test_every_view_has_every_line_and_cell() -> None:
@@ -648,7 +691,7 @@ def test_nothing_can_be_injected_through_any_string(payload: str) -> None:
         table = make_table(rows)
         # CSV: the same shape, no cell that a spreadsheet would run; numbers as they are.
         lines = list(csv.reader(io.StringIO(to_csv(table))))
-        assert {len(line) for line in lines} == {34}
+        assert {len(line) for line in lines} == {40}
         numbers = {lines[0].index(one) for one in ("value", "ci_low", "ci_high")}
         assert name == "all" or "-2.0" in {line[lines[0].index("value")] for line in lines}
         for line in lines:

@@ -28,6 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metric", action="append", default=[], metavar="NAME", help="show only this metric; can be repeated"
     )
+    parser.add_argument(
+        "--model", action="append", default=[], metavar="GLOB",
+        help="show only the models of this name or pattern, as 'real*'; can be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--sort", default="", metavar="METRIC", help="sort the lines by this metric; default: the first of quality"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write to this file instead of the terminal")
 
 
@@ -44,7 +51,9 @@ def main(args: argparse.Namespace) -> int:
     from bench.rows.frame import read_frame
     from bench.tables.aggregate import make_table
 
-    table = make_table(read_frame(args.paths), checkpoint=args.checkpoint, metrics=args.metric)
+    table = make_table(
+        read_frame(args.paths), checkpoint=args.checkpoint, metrics=args.metric, models=args.model, sort=args.sort
+    )
     if args.out is not None:
         durable_write(args.out, _WRITERS[args.format](table))
     elif args.format == "text" and sys.stdout.isatty():

@@ -233,6 +233,16 @@ class RunSpec:
         """The training key without the seed: runs of one group may be averaged over seeds."""
         return digest(self._trained())
 
+    @cached_property
+    def flat(self) -> str:
+        """What the group is a hash of, for the rows: a JSON object whose keys are dotted, as on the command line.
+
+        Rows are published, so paths of this machine stay out.
+        """
+        whole = _flattened({**self._trained(), "train": asdict(self.schedule), "trainer": asdict(self.hardware)})
+        public = {key: value for key, value in whole.items() if not str(value).startswith(("/", "~"))}
+        return json.dumps(public, sort_keys=True, ensure_ascii=False)
+
     def _trained(self) -> dict[str, Any]:
         return {
             "model": self.model, "data": self.data, "train": _changed(self.schedule), "trainer": _changed(self.hardware)
@@ -259,6 +269,14 @@ class RunSpec:
             for name, node in self.metrics.items()
         ]
         return tuple({measurement.key: measurement for measurement in reversed(asked)}.values())[::-1]
+
+
+def _flattened(node: Node, prefix: str = "") -> dict[str, Any]:
+    """The leaves of a configuration by their dotted keys."""
+    leaves: dict[str, Any] = {}
+    for key, value in node.items():
+        leaves |= _flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return leaves
 
 
 def digest(content: object) -> str:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 
-from bench.checkpoint import Progress, load_weights
+from bench.checkpoint import Progress, load_checkpoint, load_weights
 from bench.config.build import build_metrics, build_model
 from bench.config.spec import Measurement, Node, RunSpec, digest
 from bench.data.base import Data
+from bench.errors import UserError
 from bench.evaluation.evaluate import evaluate
 from bench.evaluation.pictures import Landscape, draw_samples, landscape
 from bench.evaluation.rows import rows_of
@@ -44,7 +45,22 @@ def trained_model(spec: RunSpec, data: Data, checkpoint: str, path: Path) -> Tra
         model = build_model(spec.model, data.spec)
     progress = load_weights(model, path)
     model.to("cuda" if spec.hardware.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
-    return TrainedModel(model, progress, spec.seed, _origin(spec, model, checkpoint, progress))
+    return TrainedModel(model, _whole(progress, path), spec.seed, _origin(spec, model, checkpoint, progress))
+
+
+def _whole(progress: Progress, path: Path) -> Progress | None:
+    """The progress at the end of a checkpoint's training: its own, or that of ``final.ckpt`` beside it, or None."""
+    if progress.finished:
+        return progress
+    final = path.with_name("final.ckpt")
+    if not final.is_file():
+        return None
+    try:
+        whole = Progress.of(load_checkpoint(final)["progress"])
+    except (UserError, KeyError, TypeError, AttributeError):
+        return None
+    same = (whole.best_examples, whole.best_score) == (progress.best_examples, progress.best_score)
+    return whole if same else None
 
 
 def failed_run(spec: RunSpec, data: Data, checkpoint: str, reason: str) -> FailedModel:
@@ -146,4 +162,5 @@ def _origin(spec: RunSpec, model: GenerativeModel, checkpoint: str, progress: Pr
         examples_seen=progress.best_examples if checkpoint == "best" else progress.examples_seen,
         train_seconds=progress.train_seconds, git_commit=progress.commit or commit,
         dirty=True if progress.dirty else dirty, device=device, precision=hardware.precision, versions=libraries,
+        config=spec.flat,
     )  # fmt: skip

@@ -94,7 +94,8 @@ class Birthday(Metric):
 
     def infos(self, examples: Examples) -> tuple[MetricInfo, ...]:
         name = self.recipe.name(examples.spec)
-        return (MetricInfo(f"support[{name}]", "", True, self.version, "N_eff", rank=50),)
+        # No direction: more is better only up to what the data have, and noise has more than any data.
+        return (MetricInfo(f"support[{name}]", "", None, self.version, "N_eff", rank=50),)
 
     def compute(self, examples: Examples) -> list[Estimate]:
         (info,) = self.infos(examples)

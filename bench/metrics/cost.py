@@ -14,8 +14,11 @@ __all__ = ["Cost"]
 
 INFOS = (
     MetricInfo("parameters", "", None, title="parameters", rank=200),
-    MetricInfo("train_seconds", "s", False, title="train s", rank=210),
-    MetricInfo("train_examples_per_second", "1/s", True, title="train ex/s", rank=220),
+    # Version 1 of both stopped the clock at the checkpoint that was measured.
+    MetricInfo("train_seconds", "s", False, 2, title="train s", rank=210),
+    # A run that soon stops getting better has a short time to its best: the order says nothing alone.
+    MetricInfo("seconds_to_best", "s", None, title="s to best", rank=215),
+    MetricInfo("train_examples_per_second", "1/s", True, 2, title="train ex/s", rank=220),
     MetricInfo("samples_per_second", "1/s", True, title="samples/s", rank=230),
 )
 
@@ -29,6 +32,9 @@ COUNTS = {
 class Cost(Metric):
     """Reports the subject's costs as rows. Times depend on the machine and its load during the run.
 
+    ``train_seconds`` is the time of the whole training and ``seconds_to_best`` that until the best validation score;
+    validation and checkpoints count in neither. Times on the CPU carry the ``load`` that they were measured under.
+
     A model with counts (``models.base.ReportsCost``) adds a row for each: network evaluations (NFE) in one call for a
     batch of test examples or samples, or terms of a power series. Counts do not depend on the machine. They are not
     ranked, because the networks of different models differ in size.
@@ -36,6 +42,8 @@ class Cost(Metric):
     Arguments:
         n_samples: Number of samples drawn to time sampling.
     """
+
+    version = 2
 
     def __init__(self, n_samples: int) -> None:
         self.n_samples = n_samples
@@ -46,9 +54,9 @@ class Cost(Metric):
     def compute(self, examples: Examples) -> list[Estimate]:
         with contextlib.suppress(UnavailableError):  # the other costs do not need samples
             examples.samples(self.n_samples)  # the time of sampling is one of the costs
-        costs = examples.subject.costs(examples.real)
+        costs, loads = examples.subject.costs(examples.real), examples.subject.loads()
         return [
-            Estimate(info, costs[info.name])
+            Estimate(info, costs[info.name], load=loads.get(info.name))
             if info.name in costs
             else Estimate(info, status=Status.SKIPPED, reason="was not measured in this run")
             for info in self.infos(examples)

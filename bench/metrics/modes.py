@@ -52,7 +52,10 @@ class ModeCounts(Metric):
         on = f"[{self.recipe.name(modes.labelled.spec)}]" if isinstance(modes, ClassifiedModes) else ""
         hit = MetricInfo(f"modes{on}", "", True, self.version, f"modes{on}")
         quality = MetricInfo("high_quality", "", True, self.version, "high quality")
-        divergence = MetricInfo(f"mode_kl{on}", "nats", False, self.version, f"KL of modes{on}")
+        # Where samples may lie outside every mode, the divergence is that of those inside, however few: its order says
+        # nothing alone.
+        better = False if on else None
+        divergence = MetricInfo(f"mode_kl{on}", "nats", better, self.version, f"KL of modes{on}")
         return (hit, divergence) if on else (hit, divergence, quality)
 
     def compute(self, examples: Examples) -> list[Estimate]:

@@ -1,7 +1,7 @@
 """Lines of a file of rows: decoded strictly by msgspec, encoded so that they read back as the same rows.
 
-A block of complete lines of the present version takes msgspec's fast way. Other lines (an older or newer version,
-missing fields, a mistake) are parsed one by one with the standard library, which can say what is wrong.
+A block of complete lines of the present version, or of the one before, takes msgspec's fast way. Other lines (another
+version, missing fields, a mistake) are parsed one by one with the standard library, which can say what is wrong.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import msgspec
 
-from bench.rows.version1 import upgraded
+from bench.rows import version1, version2
 from bench.schema import SCHEMA, Relation, ResultRow, Source, Status
 
 __all__ = ["STORED", "decode", "decode_block", "encode", "is_torn", "to_row"]
@@ -30,9 +30,8 @@ _DEFAULTS = {
 }
 _HINTS = typing.get_type_hints(ResultRow)
 _ENUMS: dict[str, type[StrEnum]] = {"relation": Relation, "status": Status, "source": Source}
-_TEXTS = [place for place, name in enumerate(STORED) if _HINTS[name] is str]
 # The smallest numbers that mean something.
-_LOWEST = {"schema": SCHEMA, "stderr": 0, "stderr_test": 0, "stderr_draws": 0}
+_LOWEST = {"schema": SCHEMA, "stderr": 0, "stderr_test": 0, "stderr_draws": 0, "load": 0}
 
 
 def _wire_type(name: str, annotation: Any) -> Any:
@@ -56,36 +55,42 @@ def _check(row: Any) -> None:
         raise ValueError(f"ci_low {row.ci_low!r} is above ci_high {row.ci_high!r}")
 
 
-# The stored fields, all of them required, so that a line of as many keys has each key once.
-_Stored = msgspec.defstruct(
-    "_Stored",
-    [(name, _wire_type(name, _HINTS[name])) for name in STORED],
-    namespace={"__post_init__": _check},
-    forbid_unknown_fields=True,
-    gc=False,
-)
+def _struct(names: list[str], **kinds: Any) -> Any:
+    """A struct of these fields, all of them required, so that a line of as many keys has each key once."""
+    fields = [(name, kinds.get(name) or _wire_type(name, _HINTS[name])) for name in names]
+    checked = {"__post_init__": _check}
+    return msgspec.defstruct("_Stored", fields, namespace=checked, forbid_unknown_fields=True, gc=False)
+
+
+_Stored = _struct(STORED)
 _DECODER = msgspec.json.Decoder(_Stored)
+_STORED_2 = [name for name in STORED if name not in version2.SINCE]
+_DECODER_2 = msgspec.json.Decoder(_struct(_STORED_2, schema=Literal[2]))
 
 
 def decode_block(block: bytes) -> list[tuple[Any, ...]] | None:
     """The columns of whole lines: the fields of ``STORED``, enumerations as text, then ``more``.
 
-    None if there is a line among them that is not a complete row of the present version, or may be too long.
+    None if its lines are not all complete rows of the present version or all of the one before, or may be too long.
     """
     if len(block) > _MAX_LINE_BYTES:
         return None
     lines = block.removesuffix(b"\n").split(b"\n")
-    try:
-        rows = list(map(_DECODER.decode, lines))
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-    columns = list(zip(*map(msgspec.structs.astuple, rows), strict=True))
-    # msgspec keeps the last of doubled keys. A line has a colon for each key and those in its texts, where an escape
-    # may hide one.
-    colons = len(lines) * len(STORED) + sum("".join(columns[place]).count(":") for place in _TEXTS)
-    if block.count(b":") != colons or (b"\\" in block and b"\\u" in block):
-        return None
-    return [*columns, ("",) * len(lines)]
+    for decoder, names in ((_DECODER, STORED), (_DECODER_2, _STORED_2)):
+        try:
+            rows = list(map(decoder.decode, lines))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            continue
+        columns = dict(zip(names, zip(*map(msgspec.structs.astuple, rows), strict=True), strict=True))
+        # msgspec keeps the last of doubled keys. A line has a colon for each key and those in its texts, where an
+        # escape may hide one.
+        texts = sum("".join(columns[name]).count(":") for name in names if _HINTS[name] is str)
+        if block.count(b":") != len(lines) * len(names) + texts or (b"\\" in block and b"\\u" in block):
+            return None
+        if names is _STORED_2:
+            columns |= {name: (value,) * len(lines) for name, value in version2.upgraded({}).items()}
+        return [*(columns[name] for name in STORED), ("",) * len(lines)]
+    return None
 
 
 def decode(line: bytes) -> tuple[Any, ...]:
@@ -99,7 +104,9 @@ def decode(line: bytes) -> tuple[Any, ...]:
         raise ValueError(f"a line of {len(line)} bytes is no row")
     record = _parse(line)
     if "schema" not in record:
-        record = upgraded(record)
+        record = version1.upgraded(record)
+    if record["schema"] == 2:
+        record = version2.upgraded(record)
     is_newer = type(record["schema"]) is int and record["schema"] > SCHEMA
     unknown = {name: value for name, value in record.items() if name not in STORED}
     missing = sorted(name for name in STORED if name not in record and name not in _DEFAULTS)

@@ -40,6 +40,7 @@ class Origin:
     precision: str = "32-true"
     versions: str = ""
     source: Source = Source.MEASURED
+    config: str = ""
 
 
 class Subject(ABC):
@@ -77,3 +78,7 @@ class Subject(ABC):
             x: Examples on which calls are counted.
         """
         raise UnavailableError("there is no model")
+
+    def loads(self) -> dict[str, float]:
+        """The load under which costs were timed on the CPU, by their names; as in ``bench.schema.Estimate``."""
+        return {}

@@ -20,11 +20,11 @@ class TrainedModel(Subject):
 
     Arguments:
         model: With its weights.
-        progress: Of its training, for the costs.
+        progress: At the end of its training, for the costs; None where that is not known.
         seed: The run's; samples, draws and counts come from streams derived from it.
     """
 
-    def __init__(self, model: GenerativeModel, progress: Progress, seed: int, origin: Origin) -> None:
+    def __init__(self, model: GenerativeModel, progress: Progress | None, seed: int, origin: Origin) -> None:
         self.model = model.eval()
         self.progress = progress
         self.seed = seed
@@ -32,13 +32,17 @@ class TrainedModel(Subject):
         self.relation = model.relation if isinstance(model, HasLikelihood) else ""
         self.cost_names = model.cost_names if isinstance(model, ReportsCost) else ()
         self._samples_per_second: float | None = None
+        self._sampling_load: float | None = None
 
     def samples(self, n: int, report: Report = silent) -> Tensor:
         if self.model.cannot_sample:
             raise UnavailableError(f"the model cannot be sampled: {self.model.cannot_sample}")
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         drawn = draw_samples(self.model, n, self._generator("samples"), lambda done: report("sampling", done, n))
-        self._samples_per_second = n / max(time.perf_counter() - start, 1e-9)
+        seconds, cpu = max(time.perf_counter() - start, 1e-9), time.process_time() - cpu
+        self._samples_per_second = n / seconds
+        if self.model.device.type == "cpu":
+            self._sampling_load = cpu / (seconds * torch.get_num_threads())
         return drawn
 
     def log_weights(self, x: Tensor, draws: int, report: Report = silent) -> Tensor:
@@ -64,9 +68,13 @@ class TrainedModel(Subject):
     def costs(self, x: Tensor) -> dict[str, float]:
         """Samples per second are those of the last ``samples``; a batch of up to 250 of ``x`` is counted."""
         progress = self.progress
-        costs = {"parameters": float(self.model.n_parameters), "train_seconds": progress.train_seconds}
-        if progress.train_seconds > 0:
-            costs["train_examples_per_second"] = progress.examples_seen / progress.train_seconds
+        costs = {"parameters": float(self.model.n_parameters)}
+        if progress is not None:
+            costs["train_seconds"] = progress.train_seconds
+            if progress.train_seconds > 0:
+                costs["train_examples_per_second"] = progress.examples_seen / progress.train_seconds
+            if progress.best_seconds is not None:
+                costs["seconds_to_best"] = progress.best_seconds
         if self._samples_per_second is not None:
             costs["samples_per_second"] = self._samples_per_second
         if isinstance(self.model, ReportsCost):
@@ -74,6 +82,14 @@ class TrainedModel(Subject):
             with torch.no_grad():
                 costs |= self.model.cost_report(batch, generator=self._generator("costs"))
         return costs
+
+    def loads(self) -> dict[str, float]:
+        trained = None if self.progress is None else self.progress.load
+        loads: dict[str, float | None] = dict.fromkeys(
+            ("train_seconds", "seconds_to_best", "train_examples_per_second"), trained
+        )
+        loads["samples_per_second"] = self._sampling_load
+        return {name: load for name, load in loads.items() if load is not None}
 
     def _generator(self, use: str) -> Generator:
         generator = Generator(device=self.model.device)

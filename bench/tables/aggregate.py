@@ -5,19 +5,22 @@ samples, with other features or on another split is another column. A line is on
 differ in nothing but the seed are averaged, and different configurations of one model never are.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from typing import Any
+from fnmatch import fnmatchcase
 
 import numpy as np
 import pandas as pd
 
+from bench.did_you_mean import nearest
 from bench.errors import UserError
 from bench.rows.frame import as_frame
 from bench.schema import ResultRow
-from bench.tables.cells import distinct, made_cells, mark_best
+from bench.tables.cells import distinct, made_cells
 from bench.tables.columns import in_columns, numbered
+from bench.tables.labels import labelled
 from bench.tables.model import CHECKPOINTS, Line, Section, Table
+from bench.tables.ranking import line_order, mark_best
 
 __all__ = ["make_table"]
 
@@ -25,8 +28,13 @@ _CONFIGURATION = ["model_family", "model", "group", "external"]
 
 
 def make_table(
-    rows: pd.DataFrame | Iterable[ResultRow], checkpoint: str = "best", metrics: Sequence[str] = ()
-) -> Table:  # fmt: skip
+    rows: pd.DataFrame | Iterable[ResultRow],
+    checkpoint: str = "best",
+    metrics: Sequence[str] = (),
+    *,
+    models: Sequence[str] = (),
+    sort: str = "",
+) -> Table:
     """Put rows into cells. The result depends on the set of rows alone, never on their order.
 
     Where one configuration was run twice with the same seed, one row stands in the cell: one that has a value before
@@ -36,9 +44,11 @@ def make_table(
         rows: Of any data sets, models and protocols; a frame as in ``bench.rows.frame``.
         checkpoint: ``best`` or ``final`` (a run that has no such checkpoint shows the other), or ``both`` as two lines.
         metrics: Names to keep; ``fid`` keeps ``fid[mnist-cnn]`` too. All where empty.
+        models: Names of models to keep, or patterns like ``real*``. All where empty.
+        sort: Name or title of the metric that orders the lines; the first of quality where empty.
 
     Raises:
-        UserError: There are no rows, or none of a metric asked for, or a value that is not finite.
+        UserError: There are no rows, or none of a metric or model asked for, or a value that is not finite.
     """
     if checkpoint not in CHECKPOINTS:
         raise UserError(f"checkpoint is {checkpoint!r}; choose one of {', '.join(CHECKPOINTS)}")
@@ -50,9 +60,13 @@ def make_table(
         raise UserError(f"run {row.run_id}: {row.metric} is {row.value} with status ok; evaluate the run again")
     if metrics:
         frame = _of_metrics(frame, metrics)
+    if models:
+        frame = _of_models(frame, models)
     frame = frame.assign(external=frame["source"].to_numpy() == "external samples")
     by_dataset = {str(dataset): rows for dataset, rows in frame.groupby("dataset", observed=True)}
-    sections = [_section(dataset, by_dataset[dataset], checkpoint) for dataset in sorted(by_dataset)]
+    sections = [_section(dataset, by_dataset[dataset], checkpoint, sort) for dataset in sorted(by_dataset)]
+    if sort:
+        _check_sort(sections, sort)
     return Table(tuple(sections), checkpoint)
 
 
@@ -64,12 +78,31 @@ def _of_metrics(frame: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     return frame[frame["metric"].isin([one for one in known if one in metrics or _base(one) in metrics])]
 
 
+def _of_models(frame: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
+    known = sorted(frame["model"].unique())
+    kept = []
+    for pattern in models:
+        found = [name for name in known if fnmatchcase(name, pattern)]
+        if not found:
+            raise UserError(f"no row has a model {pattern!r}{nearest(pattern, known)}; there are {', '.join(known)}")
+        kept += found
+    return frame[frame["model"].isin(kept)]
+
+
+def _check_sort(sections: Sequence[Section], sort: str) -> None:
+    columns = [column for section in sections for column in section.columns]
+    if not any(sort in column.names for column in columns):
+        known = sorted({name for column in columns for name in column.names})
+        shown = ", ".join(dict.fromkeys(column.title for column in columns))
+        raise UserError(f"no metric to sort by is called {sort!r}{nearest(sort, known)}; there are {shown}")
+
+
 def _base(metric: str) -> str:
     """``fid`` of ``fid[mnist-cnn]``."""
     return metric.split("[", 1)[0]
 
 
-def _section(dataset: str, rows: pd.DataFrame, checkpoint: str) -> Section:
+def _section(dataset: str, rows: pd.DataFrame, checkpoint: str, sort: str) -> Section:
     """Columns, lines and cells of one data set; with ``both`` each checkpoint has its own line."""
     rows = _at_checkpoint(rows, checkpoint).reset_index(drop=True)
     placed, columns = in_columns(rows, numbered(rows, _CONFIGURATION))
@@ -80,9 +113,13 @@ def _section(dataset: str, rows: pd.DataFrame, checkpoint: str) -> Section:
     places = chosen[["line", "column"]].drop_duplicates()
     made = made_cells(rows.iloc[chosen["row"]], numbered(chosen, ["line", "column"]))
     cells = dict(zip(places.itertuples(index=False, name=None), made, strict=True))
-    mark_best(cells, columns)
+    mark_best(cells, columns, lines)
+    order, sorted_by = line_order(cells, columns, lines, sort)
+    place = {line: number for number, line in enumerate(order)}
+    moved = {(place[line], column): cell for (line, column), cell in cells.items()}
+    cells = {key: moved[key] for key in sorted(moved)}
     behind = rows.iloc[np.unique(chosen["row"])]
-    return Section(dataset, columns, lines, cells, behind, repeated)
+    return Section(dataset, columns, tuple(lines[line] for line in order), cells, behind, repeated, sorted_by)
 
 
 def _at_checkpoint(rows: pd.DataFrame, checkpoint: str) -> pd.DataFrame:
@@ -126,8 +163,8 @@ def _one_per_seed(placed: pd.DataFrame, rows: pd.DataFrame) -> tuple[pd.DataFram
     return chosen, len(set(contents.values()) - shown)
 
 
-def _lines(rows: pd.DataFrame, asked: str) -> tuple["np.ndarray[Any, Any]", tuple[Line, ...]]:
-    """The number of each row's line, and the lines by family, model, group and checkpoint."""
+def _lines(rows: pd.DataFrame, asked: str) -> tuple["np.ndarray[tuple[int], np.dtype[np.int64]]", tuple[Line, ...]]:
+    """The number of each row's line, and the lines by family, model, group and checkpoint, with their labels."""
     key = [*_CONFIGURATION, "checkpoint"] if asked == "both" else _CONFIGURATION
     number = numbered(rows, key)
     first = rows.iloc[np.unique(number, return_index=True)[1]]
@@ -156,28 +193,8 @@ def _lines(rows: pd.DataFrame, asked: str) -> tuple["np.ndarray[Any, Any]", tupl
         )
     place = np.empty(len(keys), np.int64)
     place[order] = np.arange(len(order))
-    return place[number], _labelled(lines)
-
-
-def _labelled(lines: list[Line]) -> tuple[Line, ...]:
-    """Names that tell the lines apart: the model's, with the group's hash and the checkpoint where they are needed."""
-    show_checkpoint = len({line.checkpoint for line in lines if not line.external}) > 1
-    groups: dict[str, set[str]] = {line.model: set() for line in lines}
-    for line in lines:
-        groups[line.model].add(line.group)
-    lengths = {model: _distinct_length(names) for model, names in groups.items()}
-    labelled = []
-    for line in lines:
-        hashes = f" #{line.group[: lengths[line.model]]}" if len(groups[line.model]) > 1 else ""
-        external = " (external samples)" if line.external else ""
-        checkpoint = f" ({line.checkpoint})" if show_checkpoint and not line.external else ""
-        labelled.append(replace(line, label=line.model + hashes + external + checkpoint))
-    return tuple(labelled)
-
-
-def _distinct_length(names: set[str]) -> int:
-    """How many first characters, 6 or more, tell the names apart."""
-    length = 6
-    while len({name[:length] for name in names}) < len(names):
-        length += 1
-    return length
+    stated = rows[["group", "config"]].drop_duplicates()
+    configs: dict[str, list[str]] = defaultdict(list)
+    for group, config in stated.itertuples(index=False, name=None):
+        configs[group].append(config)
+    return place[number], labelled(lines, configs)

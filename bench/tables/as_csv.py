@@ -5,23 +5,27 @@ import io
 
 from bench.schema import PROTOCOL
 from bench.tables.model import Cell, Column, Line, Table
-from bench.tables.view import plain
+from bench.tables.notes import plain
 
 __all__ = ["to_csv"]
 
 _CSV_COLUMNS = [
-    "dataset", "data_revision", "split", "model", "family", "group", "checkpoint", "metric", "title", "metric_version",
-    "unit", "direction", "extractor", "extractor_hash", "n_real", "n_fake", "source", "relation", "n_draws", "value",
-    "spread", "spread_kind", "ci_low", "ci_high", "n_seeds", "seeds", "lost_seeds", "best", "status", "reason",
-    "device", "budget", "git_commit", "dirty",
+    "dataset", "data_revision", "split", "model", "family", "label", "group", "checkpoint", "metric", "title",
+    "metric_version", "unit", "direction", "extractor", "extractor_hash", "n_real", "n_fake", "source", "relation",
+    "n_draws", "value", "spread", "spread_kind", "stderr_seeds", "stderr_test", "stderr_draws", "ci_low", "ci_high",
+    "n_seeds", "seeds", "lost_seeds", "best", "unranked", "status", "reason", "device", "load", "budget", "git_commit",
+    "dirty",
 ]  # fmt: skip
 
 
 def to_csv(table: Table) -> str:
     """One line a cell, numbers in full precision; texts that a spreadsheet would run as formulas begin with ``'``.
 
-    ``spread_kind`` is ``seeds`` (standard error over the seeds) or ``run`` (standard error within the one run);
-    ``direction`` is ``higher``, ``lower`` or empty.
+    ``spread`` is the standard error behind ±. Its ``spread_kind`` is ``total`` (over new seeds and new test examples),
+    ``seeds`` (over the seeds alone, because the rows do not hold the part of the test examples) or ``run`` (within the
+    one run). Its parts are ``stderr_seeds``, which contains what the runs' own draws contribute (``stderr_draws``), and
+    ``stderr_test``. ``unranked`` says why a cell takes no part in the ranking; ``direction`` is ``higher``, ``lower``
+    or empty.
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -38,6 +42,7 @@ def _csv_record(line: Line, column: Column, cell: Cell) -> dict[str, object]:
         **dict(zip(PROTOCOL, column.protocol, strict=True)),
         "model": line.model,
         "family": line.family,
+        "label": line.label,
         "group": line.group,
         "checkpoint": cell.checkpoint,
         "source": cell.source,
@@ -49,15 +54,20 @@ def _csv_record(line: Line, column: Column, cell: Cell) -> dict[str, object]:
         "value": cell.value,
         "spread": cell.spread,
         "spread_kind": cell.spread_kind,
+        "stderr_seeds": cell.stderr_seeds,
+        "stderr_test": cell.stderr_test,
+        "stderr_draws": cell.stderr_draws,
         "ci_low": cell.ci_low,
         "ci_high": cell.ci_high,
         "n_seeds": len(cell.seeds),
         "seeds": " ".join(str(seed) for seed in cell.seeds),
         "lost_seeds": " ".join(str(seed) for seed in cell.lost),
         "best": cell.best,
+        "unranked": cell.unranked,
         "status": str(cell.status),
         "reason": cell.reason,
         "device": cell.device,
+        "load": cell.load,
         "budget": cell.budget,
         "git_commit": cell.git_commit,
         "dirty": cell.dirty,

@@ -1,9 +1,8 @@
-"""What stands in a cell: the mean over seeds, how sure it is, and whether it is the best of the comparable ones."""
+"""What stands in a cell: the mean over seeds, and how sure it is."""
 
-import functools
 import math
 from collections import defaultdict
-from dataclasses import replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,10 @@ import pandas as pd
 from bench.schema import Relation, Status
 from bench.tables.columns import plain_value
 from bench.tables.exact import mean_and_deviation
-from bench.tables.model import Cell, Column
+from bench.tables.model import Cell
+from bench.tables.uncertainty import error_parts, quantile
 
-__all__ = ["distinct", "made_cells", "mark_best"]
+__all__ = ["distinct", "made_cells"]
 
 
 def made_cells(rows: pd.DataFrame, cell: "np.ndarray[Any, Any]") -> list[Cell]:
@@ -37,7 +37,15 @@ def made_cells(rows: pd.DataFrame, cell: "np.ndarray[Any, Any]") -> list[Cell]:
     failed = set(missing_cell[(missing["status"] == "failed").to_numpy()].tolist())
     lost = _lists(missing["seed"], missing_cell)
     seeds = _lists(behind["seed"], behind_cell)
-    numbers = behind[["value", "stderr", "ci_low", "ci_high"]].to_numpy()
+    numbers = np.column_stack(
+        [
+            *(behind[name].to_numpy(np.float64) for name in ("value", "stderr", "ci_low", "ci_high")),
+            *error_parts(behind),
+            behind["n_real"].to_numpy(np.float64, na_value=np.nan),
+        ]
+    )
+    loads = behind["load"].to_numpy(np.float64)
+    external = set(behind_cell[(behind["source"] == "external samples").to_numpy()].tolist())
     starts = np.searchsorted(behind_cell, np.arange(len(has_value) + 1)).tolist()
     relations, draws = distinct(behind["relation"], behind_cell), distinct(behind["n_draws"], behind_cell)
     dirty = distinct(behind["dirty"], behind_cell)
@@ -47,21 +55,27 @@ def made_cells(rows: pd.DataFrame, cell: "np.ndarray[Any, Any]") -> list[Cell]:
     }
     cells = []
     for number, is_valued in enumerate(has_value.tolist()):
-        value, spread, kind, low, high = _mean(numbers[starts[number] : starts[number + 1]] if is_valued else [])
+        of_cell = slice(starts[number], starts[number + 1])
         status = Status.OK if is_valued else Status.FAILED if number in failed else Status.SKIPPED
+        relation, mean, reason = None, _Mean(), "; ".join(sorted(why.get(number, ())))
+        if is_valued:
+            try:
+                relation = _relation(relations[number])
+                mean = _mean(numbers[of_cell], number in external)
+            except _NoMeanError:
+                each = [plain_value(one) for one in behind["relation"].iloc[of_cell]]
+                reason = _listed_values(seeds[number], numbers[of_cell, 0].tolist(), each)
+        load = loads[of_cell].min().item()
         cells.append(
             Cell(
+                **asdict(mean),
                 status=status,
-                value=value,
-                spread=spread,
-                spread_kind=kind,
-                ci_low=low,
-                ci_high=high,
-                relation=_relation(relations[number]) if is_valued else None,
+                relation=relation,
                 n_draws=draws[number][0] if is_valued and len(draws[number]) == 1 else None,
                 seeds=tuple(seeds[number]),
                 lost=tuple(lost.get(number, ())) if is_valued else (),
-                reason="; ".join(sorted(why.get(number, ()))),
+                load=None if math.isnan(load) else load,
+                reason=reason,
                 dirty=True in dirty[number],
                 checkpoint=texts["checkpoint"][number],
                 device=texts["device"][number],
@@ -71,24 +85,6 @@ def made_cells(rows: pd.DataFrame, cell: "np.ndarray[Any, Any]") -> list[Cell]:
             )
         )
     return cells
-
-
-def mark_best(cells: dict[tuple[int, int], Cell], columns: tuple[Column, ...]) -> None:
-    """Mark the best cells of each column, each among those it may be compared with. Where all are equal, none is best.
-
-    Arguments:
-        cells: By line and column; marked in place.
-    """
-    rivals: dict[tuple[Any, ...], dict[tuple[int, int], float]] = defaultdict(dict)
-    for key, cell in cells.items():
-        direction = columns[key[1]].higher_is_better
-        if direction is not None and cell.value is not None and not cell.lost:
-            rivals[key[1], *_comparable(cell, columns[key[1]])][key] = cell.value if direction else -cell.value
-    for merits in rivals.values():
-        worst, best = min(merits.values()), max(merits.values())
-        for key, merit in merits.items():
-            if worst < merit == best:
-                cells[key] = replace(cells[key], best=True)
 
 
 def distinct(values: pd.Series, cell: "np.ndarray[Any, Any]") -> dict[int, list[Any]]:
@@ -110,41 +106,94 @@ def _lists(values: pd.Series, cell: "np.ndarray[Any, Any]") -> dict[int, list[An
 
 
 def _relation(found: list[str | None]) -> Relation | None:
-    if len(found) > 1:
-        return Relation.ESTIMATE
-    return None if found[0] is None else Relation(found[0])
+    """How the mean of values with these relations relates to the mean of the truths.
 
-
-def _mean(rows: Any) -> tuple[float | None, float | None, str, float | None, float | None]:
-    """Value, spread, its kind, and interval of rows (value, standard error, interval), NaN where there is none. Sums
-    are exact: equal values have themselves as mean and a spread of 0, and the order of rows cannot move the last digit.
+    Raises:
+        _NoMeanError: It does not. A mean of an estimate and a bound is neither, nor is one of bounds of both sides.
     """
-    if len(rows) == 0:
-        return None, None, "", None, None
-    if len(rows) == 1:
-        value, stderr, low, high = map(plain_value, rows[0].tolist())
-        return value, stderr, "run" if stderr is not None else "", low, high
-    mean, deviation = mean_and_deviation(rows[:, 0].tolist())
+    relations = set(found)
+    if len(relations) == 1:
+        return None if found[0] is None else Relation(found[0])
+    for relation in (Relation.LOWER_BOUND, Relation.UPPER_BOUND, Relation.ESTIMATE):
+        if relations <= {Relation.EXACT, relation}:  # an exact value is a bound of either direction, too
+            return relation
+    raise _NoMeanError
+
+
+class _NoMeanError(Exception):
+    """The values of several seeds have no mean that says something."""
+
+
+@dataclass(frozen=True)
+class _Mean:
+    """The numbers of a cell, as in ``Cell``."""
+
+    value: float | None = None
+    spread: float | None = None
+    spread_kind: str = ""
+    stderr_seeds: float | None = None
+    stderr_test: float | None = None
+    stderr_draws: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+
+
+def _mean(rows: Any, external: bool) -> _Mean:
+    """The numbers of one cell.
+
+    Sums of values are exact: equal values have themselves as mean and s = 0, and the order of rows cannot move the last
+    digit.
+
+    Arguments:
+        rows: ``(m, 7)`` value, standard error, interval, part of the test, part of the draws, number of test examples;
+            NaN where there is none.
+        external: Whether all seeds are the same samples of others.
+    """
+    m = len(rows)
+    values, stderrs, lows, highs, tests, draws, counts = rows.T.tolist()
+    test, drawn = _root_mean_square(tests), _root_mean_square(draws)
+    own = _root_mean_square(stderrs)
+    if m == 1:
+        low, high = plain_value(lows[0]), plain_value(highs[0])
+        return _Mean(values[0], own, "" if own is None else "run", None, test, drawn, low, high)
+    mean, deviation = mean_and_deviation(values)
+    if external:  # other seeds are the same samples in another order
+        return _Mean(mean, own, "" if own is None else "run", None, test, drawn, *_around(mean, own, 1.959964))
+    drawn = None if drawn is None else drawn / math.sqrt(m)
     if deviation is None:
-        return mean, None, "", None, None
-    spread = deviation / math.sqrt(len(rows))
-    reach = _t975(len(rows) - 1) * spread
-    low, high = mean - reach, mean + reach
-    return mean, spread, "seeds", low if math.isfinite(low) else None, high if math.isfinite(high) else None
+        return _Mean(mean, stderr_test=test, stderr_draws=drawn)
+    seeds = deviation / math.sqrt(m)
+    total = math.hypot(seeds, test or 0.0)
+    if not math.isfinite(total):
+        return _Mean(mean, stderr_test=test, stderr_draws=drawn)
+    known = [int(count) for count in counts if count == count]
+    reach = quantile(seeds, test or 0.0, m, min(known) if known else None)
+    kind = "seeds" if test is None else "total"
+    return _Mean(mean, total, kind, seeds, test, drawn, *_around(mean, total, reach))
 
 
-@functools.cache
-def _t975(degrees: int) -> float:
-    """The 97.5 % quantile of Student's t."""
-    # Imported here because a table of single runs has no need of it.
-    from scipy.special import stdtrit
+def _root_mean_square(errors: list[float]) -> float | None:
+    """None where one is not known, or the result is beyond the largest float."""
+    if any(math.isnan(error) for error in errors):
+        return None
+    largest = max(errors)
+    if largest == 0.0 or len(errors) == 1:
+        return largest
+    # Equal errors have themselves as result, however large or small.
+    return largest * math.sqrt(math.fsum((error / largest) ** 2 for error in errors) / len(errors))
 
-    return float(stdtrit(degrees, 0.975))
+
+def _around(mean: float, spread: float | None, factor: float) -> tuple[float | None, float | None]:
+    if spread is None:
+        return None, None
+    low, high = mean - factor * spread, mean + factor * spread
+    return low if math.isfinite(low) else None, high if math.isfinite(high) else None
 
 
-def _comparable(cell: Cell, column: Column) -> tuple[Any, ...]:
-    """What two cells of a column must share to be ranked. Times count on the same device only; an exact value needs no
-    draws, a bound is as good as its number of draws."""
-    timed = column.part("unit") == "s" or column.part("unit").endswith("/s")
-    draws = None if cell.relation in (None, Relation.EXACT) else cell.n_draws
-    return (cell.relation, draws, cell.device if timed else None)
+def _listed_values(seeds: list[int], values: list[float], relations: list[str | None]) -> str:
+    """The values of seeds that have no mean, as a reason."""
+    listed = [
+        f"seed {seed} {Relation(relation).symbol if relation else ''} {value:.4g}"
+        for seed, value, relation in zip(seeds, values, relations, strict=True)
+    ]
+    return f"no mean of bounds and estimates: {', '.join(listed)}"

@@ -1,8 +1,11 @@
 """Whether one measured number is beyond doubt better than another. Standard library only."""
 
-from bench.schema import Relation, ResultRow
+from dataclasses import dataclass
 
-__all__ = ["certified"]
+from bench.schema import Relation, ResultRow
+from bench.tables.model import Cell
+
+__all__ = ["certainly_better", "certified"]
 
 
 def certified(a: ResultRow, b: ResultRow) -> bool:
@@ -15,19 +18,36 @@ def certified(a: ResultRow, b: ResultRow) -> bool:
     """
     if a.protocol != b.protocol or a.higher_is_better is None or a.higher_is_better is not b.higher_is_better:
         return False
-    if a.higher_is_better:
-        floor, ceiling = _limit(a, Relation.LOWER_BOUND), _limit(b, Relation.UPPER_BOUND)
-    else:
-        floor, ceiling = _limit(b, Relation.LOWER_BOUND), _limit(a, Relation.UPPER_BOUND)
-    return floor is not None and ceiling is not None and floor > ceiling
+    return _is_better(_known(a, a.stderr), _known(b, b.stderr), a.higher_is_better)
 
 
-def _limit(row: ResultRow, side: Relation) -> float | None:
-    """The number that the truth does not fall below (side: lower bound) or rise above (upper bound), or None."""
-    if row.value is None or row.relation not in (Relation.EXACT, side):
+def certainly_better(a: Cell, b: Cell, higher_is_better: bool) -> bool:
+    """The same of two cells of one column of a table."""
+    return _is_better(_known(a, a.spread), _known(b, b.spread), higher_is_better)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A number with its relation to the truth and the limits of its uncertainty."""
+
+    relation: Relation | None
+    low: float
+    high: float
+
+
+def _known(number: ResultRow | Cell, stderr: float | None) -> _Known | None:
+    if number.value is None:
         return None
-    lower = side is Relation.LOWER_BOUND
-    limit = row.ci_low if lower else row.ci_high
-    if limit is not None:
-        return limit
-    return row.value + (-1.96 if lower else 1.96) * (row.stderr or 0.0)
+    reach = 1.96 * (stderr or 0.0)
+    low = number.value - reach if number.ci_low is None else number.ci_low
+    high = number.value + reach if number.ci_high is None else number.ci_high
+    return _Known(number.relation, low, high)
+
+
+def _is_better(a: _Known | None, b: _Known | None, higher_is_better: bool) -> bool:
+    above, below = (a, b) if higher_is_better else (b, a)
+    if above is None or below is None:
+        return False
+    has_floor = above.relation in (Relation.EXACT, Relation.LOWER_BOUND)
+    has_ceiling = below.relation in (Relation.EXACT, Relation.UPPER_BOUND)
+    return has_floor and has_ceiling and above.low > below.high

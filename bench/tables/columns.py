@@ -107,11 +107,14 @@ def _described(rows: pd.DataFrame, placed: pd.DataFrame, stated: list[tuple[Any,
     columns = {}
     for number, found in of_column.items():
         titles, extractors, directions, ranks = (set(values) for values in zip(*found, strict=True))
+        metric: str = stated[number][PROTOCOL.index("metric")]
+        # The order of these says nothing of quality alone. Rows before version 3 gave them a direction.
+        is_directed = not (metric.startswith("support[") or metric == "mode_kl")
         columns[number] = Column(
             protocol=stated[number],
-            title=min(titles - {""}, default=stated[number][PROTOCOL.index("metric")]),
+            title=min(titles - {""}, default=metric),
             extractor=max(extractors),
-            higher_is_better=directions.pop() if len(directions) == 1 else None,
+            higher_is_better=directions.pop() if len(directions) == 1 and is_directed else None,
             rank=min(ranks),
         )
     return {number: _distinguished(column, list(columns.values())) for number, column in columns.items()}

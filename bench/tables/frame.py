@@ -12,16 +12,19 @@ from bench.tables.view import head_of
 
 __all__ = ["table"]
 
+_PARTS = ("value", "stderr", "stderr_seeds", "stderr_test", "relation")
+
 
 def table(
     rows: pd.DataFrame | Iterable[ResultRow], checkpoint: str = "best", metrics: Sequence[str] = ()
 ) -> pd.DataFrame:  # fmt: skip
-    """The table of rows as a wide frame: a line for each model of a data set, ``value``, ``stderr`` and ``relation`` of
-    each metric.
+    """The table of rows as a wide frame: a line for each model of a data set, ``value``, ``stderr`` with its parts
+    ``stderr_seeds`` and ``stderr_test``, and ``relation`` of each metric.
 
     The index is (dataset, model), the model's name as in a printed table. The first level of the columns is the
-    metric's title, with what tells it from the metric's other protocols, and ``stderr`` is the standard error over the
-    seeds, or within the run where there is one seed. What is missing is NaN, a missing relation None.
+    metric's title, with what tells it from the metric's other protocols. ``stderr`` is the standard error over new
+    seeds and new test examples, or within the run where there is one seed, as in ``bench.tables.model.Cell``. What is
+    missing is NaN, a missing relation None.
 
     >>> from bench.schema import Relation, ResultRow, Source, Status
     >>> def row(model, seed, value):
@@ -33,10 +36,10 @@ def table(
     ...     )
     >>> table([row("maf", 0, -2.5), row("maf", 1, -2.7), row("nsf", 0, -2.4)])  # doctest: +NORMALIZE_WHITESPACE
                     log-likelihood
-                             value stderr relation
+                             value stderr stderr_seeds stderr_test relation
     dataset   model
-    two_moons maf             -2.6    0.1    exact
-              nsf             -2.4    NaN    exact
+    two_moons nsf             -2.4    NaN          NaN         0.0    exact
+              maf             -2.6    0.1          0.1         0.0    exact
 
     Arguments:
         rows: A frame of ``load_rows``, or rows.
@@ -62,9 +65,11 @@ def table(
             entries = lines[section.dataset, section.lines[number].label]
             entries[names[index], "value"] = cell.value
             entries[names[index], "stderr"] = cell.spread
+            entries[names[index], "stderr_seeds"] = cell.stderr_seeds
+            entries[names[index], "stderr_test"] = cell.stderr_test
             entries[names[index], "relation"] = None if cell.relation is None else str(cell.relation)
     names = sorted(places, key=places.__getitem__)
-    columns = [(name, part) for name in names for part in ("value", "stderr", "relation")]
+    columns = [(name, part) for name in names for part in _PARTS]
     frame = pd.DataFrame(
         [[entries.get(column) for column in columns] for entries in lines.values()],
         index=pd.MultiIndex.from_tuples(lines, names=["dataset", "model"]),

@@ -25,7 +25,7 @@ def _markdown_section(view: View) -> str:
     grid = "\n".join("| " + " | ".join(entries) + " |" for entries in [headings, rules, *lines])
     notes = "".join(f"\n[{number}] {_escape_markdown(note)}  " for number, note in enumerate(view.notes, start=1))
     notes = f"{notes}\n" if notes else ""
-    legend = view.legend.replace("{best}", "**bold**")
+    legend = _escape_markdown(view.legend).replace("{best}", "**bold**", 1)
     return f"## {_escape_markdown(view.title)}\n\n{_escape_markdown(view.facts)}\n\n{grid}\n{notes}\n{legend}\n"
 
 

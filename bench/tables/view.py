@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.schema import Relation, Status
-from bench.tables.model import Cell, Column, Line, Section
+from bench.tables.model import Column, Line, Section
+from bench.tables.notes import notes_of, plain, spread_kinds
 
-__all__ = ["ABSENT", "THIN", "Shown", "View", "format_number", "head_of", "plain", "view_of"]
+__all__ = ["ABSENT", "THIN", "Shown", "View", "format_number", "head_of", "view_of"]
 
 THIN = "\N{NARROW NO-BREAK SPACE}"
 ABSENT = "\N{EN DASH}"
@@ -80,23 +81,55 @@ class View:
 
 
 def view_of(section: Section, checkpoint: str) -> View:
-    """Columns that apply to no model of the section are named among its facts, and left out where others remain."""
-    notes: dict[str, int] = {}
+    """Columns that apply to no model of the section are named among its facts, and left out where others remain.
+
+    A note that all numbers of a column share stands at its heading.
+    """
     kept = _applicable(section)
     draws = _draws(section)
+    notes = notes_of(section)
+    marks = _Marks()
+    heads = []
+    for column in kept:
+        shared = _shared([notes[key] for key in notes if key[1] == column and _speaks(section, key)])
+        title, detail = head_of(section.columns[column])
+        heads.append((" ".join([title, *map(marks.of, shared)]), detail))
+        for key in notes:
+            if key[1] == column:
+                notes[key] = [note for note in notes[key] if note not in shared]
     cells = [
-        [_shown(section, line, column, len(draws[column]) > 1, notes) for column in kept]
+        [_shown(section, (line, column), len(draws[column]) > 1, notes, marks) for column in kept]
         for line in range(len(section.lines))
     ]
     return View(
         title=plain(section.dataset),
         facts=_facts(section, checkpoint),
         lead=_lead(section.lines),
-        heads=[head_of(section.columns[column]) for column in kept],
+        heads=heads,
         cells=cells,
-        notes=list(notes),
+        notes=list(marks.numbers),
         legend=_legend(section),
     )
+
+
+class _Marks:
+    """Footnotes in the order in which they are first needed, the first with the mark [1]."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, int] = {}
+
+    def of(self, note: str) -> str:
+        return f"[{self.numbers.setdefault(note, len(self.numbers) + 1)}]"
+
+
+def _speaks(section: Section, key: tuple[int, int]) -> bool:
+    """Whether a cell is one of a model's numbers, and not that of the data's own density."""
+    return section.cells[key].status is Status.OK and section.lines[key[0]].family != "data"
+
+
+def _shared(notes: list[list[str]]) -> list[str]:
+    """The notes that all cells of a column have, where there are several cells."""
+    return [note for note in notes[0] if all(note in other for other in notes)] if len(notes) > 1 else []
 
 
 def _applicable(section: Section) -> list[int]:
@@ -105,31 +138,20 @@ def _applicable(section: Section) -> list[int]:
     return kept or list(range(len(section.columns)))
 
 
-def _shown(section: Section, line: int, column: int, draws_differ: bool, notes: dict[str, int]) -> Shown:
-    cell = section.cells.get((line, column))
+def _shown(
+    section: Section, key: tuple[int, int], draws_differ: bool, notes: dict[tuple[int, int], list[str]], marks: _Marks
+) -> Shown:
+    cell = section.cells.get(key)
     if cell is None:
         return Shown("", ABSENT, "", False)
-    note = _note(cell, section.lines[line])
-    mark = f"[{notes.setdefault(note, len(notes) + 1)}]" if note else ""
+    mark = " ".join(map(marks.of, notes[key]))
     if cell.value is None:
-        return Shown("", "failed" if cell.status is Status.FAILED else "n/a", mark, False)
+        words = {Status.FAILED: "failed", Status.SKIPPED: "n/a", Status.OK: "no mean"}
+        return Shown("", words[cell.status], mark, False)
     body = format_number(cell.value, cell.spread)
     if draws_differ and cell.relation not in (None, Relation.EXACT):
         body += f" (K={cell.n_draws or '?'})"
     return Shown(cell.relation.symbol if cell.relation is not None else "", body, mark, cell.best)
-
-
-def _note(cell: Cell, line: Line) -> str:
-    """The footnote of a cell whose number is missing, or stands for fewer seeds than its line."""
-    reason = plain(cell.reason)
-    reason = reason if len(reason) <= 160 else reason[:157] + "..."
-    if cell.status is not Status.OK:
-        return f"{'failed' if cell.status is Status.FAILED else 'n/a'}: {reason}"
-    if cell.lost:
-        return f"mean without the seeds {_listed(cell.lost)} ({reason}); not ranked"
-    if len(cell.seeds) < len(line.seeds):
-        return f"of the seeds {_listed(cell.seeds)} only"
-    return ""
 
 
 def _facts(section: Section, checkpoint: str) -> str:
@@ -211,30 +233,27 @@ def head_of(column: Column) -> tuple[str, str]:
 
 def _legend(section: Section) -> str:
     cells = section.cells.values()
-    kinds = {cell.spread_kind for cell in cells if cell.spread}
+    kinds = spread_kinds(section)
     relations = [one for one in Relation if any(cell.relation is one for cell in cells)]
     meaning = {"exact": "exact", "lower_bound": "lower bound", "upper_bound": "upper bound", "estimate": "estimate"}
     spreads = {
-        "seeds": "over the seeds, s/√m" + (" (m ≥ 2)" if "run" in kinds else ""),
-        "run": "within the run" + (" (one seed)" if "seeds" in kinds else ""),
+        "total": "over new seeds and new test examples",
+        "seeds": "over the seeds, s/√m, without the part of the test examples, which the rows do not hold",
+        "run": "within the run: how much training varies is unknown from one seed",
     }
     parts = ["↑ higher is better, ↓ lower is better"]
     if any(cell.best for cell in cells):
         parts.append("{best}: best of the comparable cells (same protocol, relation and K; times: same device)")
+    if any(line.family == "data" for line in section.lines):
+        parts.append("the data's own density is not ranked")
     if relations:
         parts.append("the truth against the value: " + ", ".join(f"{one.symbol} {meaning[one]}" for one in relations))
-    if kinds - {""}:
-        parts.append("± standard error " + ", ".join(spreads[kind] for kind in sorted(kinds - {""}, reverse=True)))
+    if kinds:
+        parts.append(f"± standard error {spreads[kinds[0]]}{', unless noted' if len(kinds) > 1 else ''}")
     if len(cells) < len(section.lines) * len(section.columns):
         parts.append(f"{ABSENT} not measured")
-    return "; ".join([*parts, "sorted by family and model"]) + "."
-
-
-def plain(text: str) -> str:
-    """Without characters that act on a terminal or on the lines of a file."""
-    if text.isprintable():
-        return text
-    return "".join(character if character.isprintable() else " " for character in text)
+    by = "name" if section.sorted_by is None else section.columns[section.sorted_by].title
+    return "; ".join([*parts, f"sorted by {plain(by)}"]) + "."
 
 
 def _plain_but_thin(text: str) -> str:

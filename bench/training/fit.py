@@ -127,10 +127,13 @@ def _fit_closed_form(
 ) -> Progress:
     """Fit a closed-form model in one pass over the training set. There is nothing to resume or to select."""
     assert isinstance(model, ClosedForm)
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     model.fit(data.train.x.split(1024))
-    seconds = time.perf_counter() - start
-    progress = Progress(examples_seen=len(data.train), train_seconds=seconds, finished="closed form")
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    progress = Progress(
+        examples_seen=len(data.train), train_seconds=seconds, cpu_seconds=cpu, best_seconds=seconds,
+        finished="closed form",
+    )  # fmt: skip
     progress.made_with(device_name(hardware.accelerator, hardware.devices), data.spec.revision)
     check_finite(model, progress.examples_seen)
     progress.best_examples = progress.examples_seen

@@ -73,6 +73,7 @@ class Supervisor(Callback):
         self._loss_sum: Tensor | None = None
         self._outputs: dict[str, Any] = {}
         self._clock = 0.0
+        self._cpu = 0.0
 
     # State of training
 
@@ -107,7 +108,7 @@ class Supervisor(Callback):
                 self._ema.load_state_dict(self._restored["ema"])
         for seen, score in self.progress.history:  # every process starts a new CSV file of curves
             _log_curve(trainer, {"validation_score": score}, int(seen))
-        self._clock = time.perf_counter()
+        self._clock, self._cpu = time.perf_counter(), time.process_time()
 
     # One step
 
@@ -130,9 +131,11 @@ class Supervisor(Callback):
             if not math.isfinite(self._loss_sum):
                 raise DivergedError(progress.examples_seen, "the loss")
             self._loss_sum = None
-        now = time.perf_counter()
+        now, cpu = time.perf_counter(), time.process_time()
         progress.train_seconds += now - self._clock
-        self._clock = now
+        if progress.cpu_seconds is not None:
+            progress.cpu_seconds += cpu - self._cpu
+        self._clock, self._cpu = now, cpu
         for probe in self.probes:
             probe.step(_generative(module), progress, outputs)
         if self.schedule.seconds is not None:
@@ -140,7 +143,7 @@ class Supervisor(Callback):
             spent = spent or trainer.strategy.reduce_boolean_decision(late, all=False)
         if spent or progress.steps % self.interval == 0:
             self._end_of_interval(trainer, _generative(module), "budget spent" if spent else "")
-            self._clock = time.perf_counter()
+            self._clock, self._cpu = time.perf_counter(), time.process_time()
 
     def _end_of_interval(self, trainer: Trainer, model: GenerativeModel, finished: str) -> None:
         progress, patience = self.progress, self.schedule.patience
@@ -151,6 +154,7 @@ class Supervisor(Callback):
             _log_curve(trainer, {**self._outputs, **probed, "validation_score": score}, progress.examples_seen)
             if progress.best_score is None or score is None or score < progress.best_score:
                 progress.best_score, progress.best_examples = score, progress.examples_seen
+                progress.best_seconds = progress.train_seconds
                 progress.validations_since_best = 0
                 self._export(trainer, model, BEST)
             else:
