@@ -22,6 +22,7 @@ from bench.runs.ddp import run_workers, tell_parent
 WORKER = """\
 import fcntl, os, signal, sys, threading, time
 from pathlib import Path
+from bench.processes import Place, become_worker
 from bench.runs.ddp import follow_parent, tell_parent
 
 def wait_for_ever():
@@ -34,7 +35,8 @@ def wait_for(name):
         time.sleep(0.01)
 
 follow_parent()
-rank, pipe = int(os.environ["LOCAL_RANK"]), int(sys.argv[2])
+pipe, rank, size, port = map(int, sys.argv[2:])
+become_worker(Place(rank, size, port))
 held = open(f"{rank}.lock", "w")
 fcntl.flock(held, fcntl.LOCK_EX)
 Path(f"{rank}.ready").touch()

@@ -2,9 +2,9 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from bench.files import durable_write
+from bench.paths import at_home
 from bench.tables.as_csv import to_csv
 from bench.tables.latex import to_latex
 from bench.tables.markdown import to_markdown
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metric", action="append", default=[], metavar="NAME", help="show only this metric; can be repeated"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write to this file instead of the terminal")
+    parser.add_argument("--out", metavar="FILE", help="write to this file instead of the terminal")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -46,7 +46,7 @@ def main(args: argparse.Namespace) -> int:
 
     table = make_table(read_frame(args.paths), checkpoint=args.checkpoint, metrics=args.metric)
     if args.out is not None:
-        durable_write(args.out, _WRITERS[args.format](table))
+        durable_write(at_home("--out", args.out), _WRITERS[args.format](table))
     elif args.format == "text" and sys.stdout.isatty():
         from rich.console import Console
 
