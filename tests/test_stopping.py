@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: wherever a command is at work it ends within seconds, with one line, and leaves nothing behind."""
+"""Ctrl-C and SIGTERM: wherever a command is at work it ends within seconds, says so in one line, and goes on later."""
 
 import signal
 import subprocess
