@@ -34,6 +34,8 @@ printed again. Without metric=[...] the metrics of each run are meant.
 
 Samples are a .npy, .npz or .pt file or a folder of images, in the data's own space (images: levels 0 .. L-1).
 rerun=true measures again; out=FILE.jsonl writes the rows that were asked for; trust=[PACKAGE] allows your own package.
+Exit codes: 0 all well, 1 a metric failed, 2 a mistake in the command, 75 the run is being run by another process,
+130 Ctrl-C, 143 SIGTERM.
 """
 
 _KEY = re.compile(r"(\+{0,2}|~)[A-Za-z_][\w.@/]*=")
@@ -46,7 +48,7 @@ def main(arguments: list[str]) -> int:
     """Measure what the arguments ask for.
 
     Returns:
-        0, or 1 if a metric failed.
+        0, or 1 if a metric failed. The command ends with 75 if another process is at work on the run.
 
     Raises:
         UserError: A mistake in the command, or nothing to measure.
