@@ -50,16 +50,14 @@ def test_the_rest_of_a_sweep_is_run(workplace: Path, capsys: pytest.CaptureFixtu
     with at_work("model=gaussian", "seed=0", *TINY):
         assert main(["run", "-m", "model=gaussian", "seed=0,1", *TINY]) == 75
     assert "two_moons-gaussian-s0" in capsys.readouterr().err
-    assert [path.parent.name[17:19] for path in workplace.glob("runs/*/*/done.json")] == ["-s"] or len(
-        list(workplace.glob("runs/*/*-s1-*/done.json"))
-    ) == 1
+    assert len(list(workplace.glob("runs/*/*-s1-*/done.json"))) == 1
+    assert not list(workplace.glob("runs/*/*-s0-*/done.json"))
 
 
 def test_what_fails_besides_counts_more(workplace: Path) -> None:
-    lost = ["model=realnvp", "model.couplings=1", "model.optimizer.lr=1e30"]
-    with at_work("model=realnvp", "model.couplings=1", "model.optimizer.lr=1e-3", *TINY):
-        values = "model.optimizer.lr=1e-3,1e30"
-        assert main(["run", "-m", *lost[:2], values, *TINY]) == 1
+    model = ["model=realnvp", "model.couplings=1"]
+    with at_work(*model, "model.optimizer.lr=1e-3", *TINY):
+        assert main(["run", "-m", *model, "model.optimizer.lr=1e-3,1e30", *TINY]) == 1
 
 
 def test_evaluate_says_it_too(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,7 +77,7 @@ def test_whatever_lies_in_a_lock_it_is_one_plain_line(left: str, tmp_path: Path)
         held.write(left)
         held.flush()
         with (
-            pytest.raises(BusyError, match="is being run by (another )?process") as caught,
+            pytest.raises(BusyError, match=r"is being run by (another )?process") as caught,
             RunFolder(tmp_path).locked(),
         ):
             pass
