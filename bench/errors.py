@@ -1,6 +1,6 @@
 """Errors that speak to the user."""
 
-__all__ = ["BrokenError", "DivergedError", "UnavailableError", "UserError"]
+__all__ = ["BrokenError", "BusyError", "DivergedError", "UnavailableError", "UserError"]
 
 
 class UserError(Exception):
@@ -8,6 +8,10 @@ class UserError(Exception):
 
     The message says what is wrong, where, and what to do.
     """
+
+
+class BusyError(UserError):
+    """Another process is at work on the same run. Exit code 75, "try again later" (EX_TEMPFAIL of sysexits.h)."""
 
 
 class DivergedError(Exception):

@@ -1,6 +1,7 @@
 """What all tests share: a cache of their own, and one thread a process."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a script; commands would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "spaces(names): the kinds of data that a contract test runs on")
     if config.getoption("searchpath"):
         config.option.searchpath = config.option.searchpath.resolve()

@@ -14,7 +14,6 @@ from helpers_models import names
 from bench.checkpoint import save_checkpoint
 from bench.cli.main import main
 from bench.config.compose import compose_runs
-from bench.config.spec import RunSpec
 from bench.rows.store import read_rows
 from bench.schema import Status
 
@@ -161,30 +160,6 @@ def test_a_sweep_goes_on_after_a_divergence_and_the_table_shows_it(
     assert {"log_likelihood", "train_seconds"} <= {row.metric for row in lost}
     assert all(row.reason.startswith("diverged at example") for row in lost)
     assert {row.metric for row in rows if row.status is Status.SKIPPED} == {"bits_per_dim"}, "of reals there are none"
-
-
-def test_two_processes_never_share_a_folder(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import fcntl
-
-    folder = workplace / RunSpec.parse(compose_runs(["model=vae", *TINY])[0]).folder
-    folder.mkdir(parents=True)
-    with (folder / ".lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        assert main(["run", "model=vae", *TINY]) == 2
-    assert "another process is at work there" in capsys.readouterr().err
-
-
-def test_two_commands_of_several_processes_never_share_a_folder(workplace: Path) -> None:
-    import fcntl
-
-    command = ["model=vae", "trainer=ddp", "trainer.accelerator=cpu", *TINY]
-    folder = workplace / RunSpec.parse(compose_runs(command)[0]).folder
-    folder.mkdir(parents=True)
-    with (folder / ".lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        done = genbench("run", *command, cwd=workplace)
-    assert done.returncode == 2
-    assert done.stderr.count("another process is at work there") == 1, done.stderr
 
 
 def test_changed_seed_gives_other_numbers_and_the_same_group(workplace: Path) -> None:

@@ -10,18 +10,19 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from helpers_cli import genbench
+from helpers_cli import PATIENCE, command_line, genbench, started, wait_until
 
+from bench.processes import Place
 from bench.runs import ddp as processes
 from bench.runs.ddp import run_workers, tell_parent
 
 WORKER = """\
 import fcntl, os, signal, sys, threading, time
 from pathlib import Path
+from bench.processes import Place, become_worker
 from bench.runs.ddp import follow_parent, tell_parent
 
 def wait_for_ever():
@@ -34,7 +35,8 @@ def wait_for(name):
         time.sleep(0.01)
 
 follow_parent()
-rank, pipe = int(os.environ["LOCAL_RANK"]), int(sys.argv[2])
+pipe, rank, size, port = map(int, sys.argv[2:])
+become_worker(Place(rank, size, port))
 held = open(f"{rank}.lock", "w")
 fcntl.flock(held, fcntl.LOCK_EX)
 Path(f"{rank}.ready").touch()
@@ -67,33 +69,19 @@ def held(lock: Path) -> bool:
         return False
 
 
-def wait(seconds: float, until: list[Path]) -> None:
-    deadline = time.monotonic() + seconds
-    while not all(path.exists() for path in until):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_no_worker_outlives_its_parent(number: signal.Signals, workplace: Path) -> None:
     Path("tiny.py").write_text(WORKER + "wait_for_ever()\n")
     locks = [workplace / "0.lock", workplace / "1.lock"]
-    parent = subprocess.Popen([sys.executable, "-c", PARENT], stderr=subprocess.DEVNULL)
-    try:
-        wait(30, [workplace / "0.ready", workplace / "1.ready"])
+    with started([sys.executable, "-c", PARENT], workplace) as parent:
+        wait_until(lambda: all((workplace / f"{rank}.ready").exists() for rank in range(2)), parent)
         assert [held(lock) for lock in locks] == [True, True]
         parent.send_signal(number)
-        code = parent.wait(10)
-    finally:
-        parent.kill()
-        parent.wait()
+        code = parent.wait(PATIENCE)
+        if number in (signal.SIGTERM, signal.SIGINT):  # it waits for their end, so that the same command can follow
+            assert [held(lock) for lock in locks] == [False, False]
+        wait_until(lambda: not any(held(lock) for lock in locks))
     assert code == (128 + number if number == signal.SIGTERM else -number)
-    if number in (signal.SIGTERM, signal.SIGINT):  # it waits for their end, so that the same command can follow
-        assert [held(lock) for lock in locks] == [False, False]
-    deadline = time.monotonic() + 5
-    while any(held(lock) for lock in locks):
-        assert time.monotonic() < deadline, "a worker goes on"
-        time.sleep(0.01)
 
 
 def test_ctrl_c_at_a_terminal_reaches_the_parent_alone(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,14 +94,11 @@ def test_a_worker_ends_by_sigterm_whoever_handles_it(workplace: Path, monkeypatc
     # As Lightning, whose handler waits in a collective.
     code = """
 if rank == 1:
-    signal.signal(signal.SIGTERM, lambda number, frame: time.sleep(60))
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(9))
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(5)
 wait_for_ever()
 """
-    start = time.monotonic()
     assert work(code, monkeypatch) == (1, "process 1 of 2 ended without a word, by exit code 143")
-    assert time.monotonic() - start < 4
 
 
 def test_a_worker_tells_why_and_the_others_are_ended(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +149,7 @@ def test_all_well_is_what_the_first_process_says(workplace: Path, monkeypatch: p
 
 @pytest.mark.parametrize("letter", ["a", "é", "\n", "\0", "\U0001f600", "\udcff", '"'])
 def test_a_long_word_is_one_line_that_no_other_can_break(letter: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(processes, "place", lambda: Place(rank=3))
     out, into = os.pipe()
     os.set_blocking(into, False)
     tell_parent(into, 1, letter * 100_000)
@@ -180,16 +165,13 @@ def test_a_long_word_is_one_line_that_no_other_can_break(letter: str, monkeypatc
 
 def test_the_real_worker_follows_its_parent_from_the_start(workplace: Path) -> None:
     os.mkfifo("config.json")  # which nobody ever writes: the main thread waits
-    command = [sys.executable, "-m", "bench.runs.worker", "config.json", "1"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, env={**os.environ, "LOCAL_RANK": "0"}) as worker:
+    command = [sys.executable, "-m", "bench.runs.worker", "config.json", "1", "0", "1", "0"]
+    with started(command, workplace, stdin=subprocess.PIPE) as worker:
         with pytest.raises(subprocess.TimeoutExpired):
             worker.wait(0.5)
         assert worker.stdin is not None
         worker.stdin.close()
-        try:
-            assert worker.wait(10) == 128 + signal.SIGTERM
-        finally:
-            worker.kill()
+        assert worker.wait(PATIENCE) == 128 + signal.SIGTERM
 
 
 def test_the_real_worker_tells_its_parent(workplace: Path) -> None:
@@ -206,14 +188,10 @@ def test_two_processes_that_lost_their_parent_go_on_by_the_same_command(
 ) -> None:
     command = ["run", "model=realnvp", "model.couplings=2", "data=two_moons", "metric=[likelihood]", "trainer=ddp",
                "trainer.accelerator=cpu", "train.examples=64000", "train.validate_every=640"]  # fmt: skip
-    process = subprocess.Popen([sys.executable, "-W", "ignore", "-m", "bench", *command], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list(workplace.glob("runs/*/*/last.ckpt")):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(number)
-    assert process.wait(10) in (-signal.SIGKILL, 128 + number)
+    with started(command_line(*command), workplace) as process:
+        wait_until(lambda: list(workplace.glob("runs/*/*/last.ckpt")), process)
+        process.send_signal(number)
+        assert process.wait(PATIENCE) in (-signal.SIGKILL, 128 + number)
     assert not list(workplace.glob("runs/*/*/done.json"))
     done = genbench(*command, cwd=workplace)
     assert done.returncode == 0, done.stderr

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.config.compose import compose_evaluation, overridden
 from bench.errors import UserError
+from bench.paths import at_home
 
 if TYPE_CHECKING:
     from bench.runs.evaluate import Target
@@ -33,6 +34,8 @@ printed again. Without metric=[...] the metrics of each run are meant.
 
 Samples are a .npy, .npz or .pt file or a folder of images, in the data's own space (images: levels 0 .. L-1).
 rerun=true measures again; out=FILE.jsonl writes the rows that were asked for; trust=[PACKAGE] allows your own package.
+Exit codes: 0 all well, 1 a metric failed, 2 a mistake in the command, 75 the run is being run by another process,
+130 Ctrl-C, 143 SIGTERM.
 """
 
 _KEY = re.compile(r"(\+{0,2}|~)[A-Za-z_][\w.@/]*=")
@@ -45,7 +48,7 @@ def main(arguments: list[str]) -> int:
     """Measure what the arguments ask for.
 
     Returns:
-        0, or 1 if a metric failed.
+        0, or 1 if a metric failed. The command ends with 75 if another process is at work on the run.
 
     Raises:
         UserError: A mistake in the command, or nothing to measure.
@@ -57,9 +60,9 @@ def main(arguments: list[str]) -> int:
     keys = {key: value for text in overrides for key, value in [overridden(text)]}
     if "samples" in keys and places:
         raise UserError(f"{places[0]}: either runs or samples=... can be measured, not both at once")
-    out = keys.get("out")
-    if out is not None and not Path(str(out)).absolute().parent.is_dir():  # before the minutes that the rows take
-        raise UserError(f"out={out}: there is no folder {Path(str(out)).parent}; make it first")
+    out = None if keys.get("out") is None else at_home("out", str(keys["out"]))
+    if out is not None and not out.absolute().parent.is_dir():  # before the minutes that the rows take
+        raise UserError(f"out={out}: there is no folder {out.parent}; make it first")
     if "samples" in keys:
         found = _samples(overrides)
     elif places:
@@ -117,23 +120,23 @@ def _runs(places: list[str], overrides: list[str], keys: dict[str, Any]) -> _Fou
             raise UserError(f"{key}: a run is measured as it was trained; `genbench run` trains with another {group}")
     data = {key.removeprefix("data."): value for key, value in keys.items() if key.startswith("data.")}
     if isinstance(data.get("path"), str):
-        data["path"] = str(Path(data["path"]).expanduser().absolute())
+        data["path"] = str(at_home("data.path", data["path"]).absolute())
     ours = [text for text in overrides if not overridden(text)[0].startswith("data.")]
     asked = Asked(lambda defaults: compose_evaluation(ours, defaults), frozenset(keys), data)
     found = _Found()
+    errors: list[UserError] = []
     targets = _targets(places)
     for target in targets:
         try:
             measured, spec, folder = evaluate_run(target, asked)
         except UserError as error:
-            if len(targets) == 1:
-                raise
-            found.refused.append(str(error))  # the others are measured all the same
+            errors.append(error)  # the others are measured all the same
             continue
         found.rows += measured
         found.leaderboards.add((folder.parent, spec.results_dir))
     if not found.leaderboards:
-        raise UserError(found.refused[0])
+        raise errors[0]
+    found.refused += map(str, errors)
     return found
 
 
@@ -143,7 +146,7 @@ def _targets(places: Iterable[str]) -> list["Target"]:
 
     targets = []
     for place in places:
-        path = Path(place).expanduser()
+        path = at_home("evaluate", place)
         found = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
         if not found:
             what = "no such file or folder" if not glob.has_magic(place) else "nothing matches"
@@ -168,7 +171,7 @@ def _samples(overrides: list[str]) -> _Found:
     from bench.runs.evaluate import evaluate_samples
 
     config = compose_evaluation(overrides, [])
-    path = Path(str(config["samples"])).expanduser()
+    path = Path(str(config["samples"]))
     label = str(config["label"] or path.stem)
 
     def read(data: Any) -> Any:
@@ -179,13 +182,13 @@ def _samples(overrides: list[str]) -> _Found:
     return _Found(rows, {(folder.parent, Path(config["results_dir"]))})
 
 
-def _finish(found: _Found, out: Any) -> int:
+def _finish(found: _Found, out: Path | None) -> int:
     from bench.rows.store import write_rows
     from bench.schema import Status
     from bench.tables.leaderboard import publish
 
     if out is not None:
-        write_rows(Path(str(out)), found.rows)
+        write_rows(out, found.rows)
     for folder, results in sorted(found.leaderboards):
         publish(folder, results, folder.name)
     failed = [f"{row.run_id}: {row.metric} failed: {row.reason}" for row in found.rows if row.status is Status.FAILED]

@@ -5,8 +5,9 @@ import sys
 
 from bench import __version__
 from bench.cli.streams import with_output
-from bench.errors import UserError
+from bench.errors import BusyError, UserError
 from bench.ours import working_folder_last
+from bench.stopping import end_by_signals, stopped
 
 __all__ = ["main"]
 
@@ -24,10 +25,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Dispatch a command line.
 
     Returns:
-        0 for success, 1 for a failed run, 2 for a mistake of the user's, 130 after Ctrl-C, 141 where the reader of
-        the output has gone.
+        0 for success, 1 for a failed run, 2 for a mistake of the user's, 75 where what is left is being run by
+        another process, 130 after Ctrl-C, 141 where the reader of the output has gone, 143 after SIGTERM.
     """
     if arguments is None:  # this process is the command's
+        end_by_signals()
         working_folder_last()
     given = sys.argv[1:] if arguments is None else arguments
     return with_output(lambda: _main(given))
@@ -47,10 +49,9 @@ def _main(arguments: list[str]) -> int:
         return _dispatch(_parser().parse_args(arguments))
     except UserError as error:
         print(f"genbench: {error}", file=sys.stderr)
-        return 2
+        return 75 if isinstance(error, BusyError) else 2
     except KeyboardInterrupt:
-        print("genbench: interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
+        return stopped()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,6 +12,7 @@ from pathlib import Path
 import conf
 from bench.did_you_mean import nearest
 from bench.errors import UserError
+from bench.paths import at_home
 
 __all__ = ["FAMILIES", "Home", "add_arguments", "main", "new_model"]
 
@@ -61,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Write the files and print what to run next. Returns 0."""
-    home = _home(args.into, args.family)
+    home = _home(None if args.into is None else at_home("--into", args.into), args.family)
     for file in new_model(args.name, args.family, home):
         print(f"wrote {file}")
     print("\n".join(_next(args.name, home)))

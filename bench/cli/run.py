@@ -4,7 +4,7 @@ from bench.config.compose import compose_runs, flags_of, launch
 from bench.config.spec import RunSpec
 from bench.config.trust import check_targets
 from bench.errors import UserError
-from bench.runs.folder import Outcome, RunFolder
+from bench.runs.folder import Ended, Outcome, RunFolder
 from bench.runs.sweep import report
 
 __all__ = ["main", "run_missing", "specs_of"]
@@ -23,6 +23,8 @@ Train and evaluate one model, or with -m every combination of comma-separated va
 `genbench list` names the models, data sets and metrics; conf/run.yaml holds every key with its default.
 Of a run that is trained, only what is not measured yet is measured: another metric, another n, other features.
 Results: runs/NAME/RUN/ for each run, results/leaderboard/NAME.{{md,csv,tex}} for the comparison.
+Exit codes: 0 all well, 1 a run failed, 2 a mistake in the command, 75 what is left is being run by another process,
+130 Ctrl-C, 143 SIGTERM (the same command goes on).
 """
 
 
@@ -30,7 +32,8 @@ def main(arguments: list[str]) -> int:
     """Run what the arguments ask for.
 
     Returns:
-        0 if every run ended well, 1 if one failed, 2 for a mistake in the command.
+        0 if every run ended well, 1 if one failed, 2 for a mistake in the command, 75 if other processes are at work
+        on all that is left.
 
     Raises:
         UserError: A mistake in the command; nothing was started.
@@ -88,6 +91,10 @@ def run_missing(specs: list[RunSpec], arguments: list[str]) -> dict[str, Outcome
         seen[spec.run_id] = execute(spec)
 
     launch(arguments, task)
+    for spec in left:
+        outcome = seen.get(spec.run_id)
+        if outcome is not None and outcome.ended is Ended.BUSY and RunFolder(spec.folder).finished(spec):
+            seen[spec.run_id] = Outcome(spec.run_id, Ended.OK)  # the other process has come to its end meanwhile
     return {**done, **seen}
 
 

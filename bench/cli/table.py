@@ -2,9 +2,9 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from bench.files import durable_write
+from bench.paths import at_home
 from bench.tables.as_csv import to_csv
 from bench.tables.latex import to_latex
 from bench.tables.markdown import to_markdown
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sort", default="", metavar="METRIC", help="sort the lines by this metric; default: the first of quality"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write to this file instead of the terminal")
+    parser.add_argument("--out", metavar="FILE", help="write to this file instead of the terminal")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -55,7 +55,7 @@ def main(args: argparse.Namespace) -> int:
         read_frame(args.paths), checkpoint=args.checkpoint, metrics=args.metric, models=args.model, sort=args.sort
     )
     if args.out is not None:
-        durable_write(args.out, _WRITERS[args.format](table))
+        durable_write(at_home("--out", args.out), _WRITERS[args.format](table))
     elif args.format == "text" and sys.stdout.isatty():
         from rich.console import Console
 

@@ -9,7 +9,6 @@ import re
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_module
@@ -30,12 +29,14 @@ from bench.config.explain import explained
 from bench.config.trust import check_targets, look_here_too
 from bench.did_you_mean import nearest
 from bench.errors import UserError
+from bench.paths import at_home
 
 __all__ = [
     "compose_evaluation", "compose_runs", "flags_of", "launch", "overridden", "plain", "searched", "trusted_by",
 ]  # fmt: skip
 
 _GROUPS = ("model", "data", "trainer")  # whose chosen names are kept
+_PATHS = ("runs_dir", "results_dir", "samples", "out")
 _SEARCHPATH = re.compile(r"\+{0,2}hydra\.searchpath=")
 _TRUST = re.compile(r"\+{0,2}trust=")
 _FLAGS = ("config_name", "config_path", "config_dir", "experimental_rerun", "hydra_help")
@@ -65,7 +66,8 @@ def launch(arguments: list[str], task: Callable[[dict[str, Any]], None]) -> None
         task(plain(config, hydra.runtime.choices, Catalogue.of(hydra.searchpath)))
 
     before = sys.argv
-    sys.argv = ["genbench run", *_searching(arguments, searched(arguments))]
+    # Paths are relative to the folder in which the command starts, whatever hydra.job.chdir says.
+    sys.argv = ["genbench run", *_searching(arguments, searched(arguments)), "hydra.job.chdir=false"]
     try:
         hydra_main(version_base="1.3", config_path="pkg://conf", config_name="run")(composed)()
     finally:
@@ -258,8 +260,8 @@ def _sweep(overrides: list[str], whole: DictConfig) -> list[list[str]]:
 def plain(config: DictConfig, choices: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any]:
     """What a run needs to know, as JSON can hold it: values, and the names under which they were chosen.
 
-    Paths of data are made absolute, because the checkpoint that stores them may be read from another folder; names of
-    features are replaced by their configurations.
+    In every path ``~`` is the user's home. Paths of data are made absolute, because the checkpoint that stores them may
+    be read from another folder; names of features are replaced by their configurations.
     """
     content = {key: value for key, value in config.items_ex(resolve=False) if key != "hydra"}
     made = OmegaConf.to_container(OmegaConf.create(content), resolve=True, throw_on_missing=True)
@@ -274,14 +276,17 @@ def plain(config: DictConfig, choices: Mapping[str, Any], catalogue: Catalogue) 
     if name is None:
         name = chosen.get("data", "").replace("/", "-")
     run["name"] = str(name) if isinstance(name, int) else name
+    for key in _PATHS:
+        if isinstance(run.get(key), str):
+            run[key] = str(at_home(key, run[key]))
     if isinstance(run.get("data"), dict):
-        _make_absolute(run["data"], "path")
+        _make_absolute("data", run["data"], "path")
     if isinstance(run.get("metric"), dict):
         for metric, node in run["metric"].items():
             if isinstance(node, dict) and isinstance(node.get("features"), str):
                 node["features"] = _features(f"metric.{metric}.features", node["features"], catalogue)
             if isinstance(node, dict) and isinstance(node.get("features"), dict):
-                _make_absolute(node["features"], "weights")
+                _make_absolute(f"metric.{metric}.features", node["features"], "weights")
     return run
 
 
@@ -299,6 +304,10 @@ def _features(path: str, name: str, catalogue: Catalogue) -> dict[str, Any]:
     return node
 
 
-def _make_absolute(node: dict[str, Any], key: str) -> None:
+def _make_absolute(path: str, node: dict[str, Any], key: str) -> None:
+    """Make a key's path absolute, in a node and in those inside it."""
     if isinstance(node.get(key), str):
-        node[key] = str(Path(node[key]).expanduser().absolute())
+        node[key] = str(at_home(f"{path}.{key}", node[key]).absolute())
+    for name, inside in node.items():
+        if isinstance(inside, dict):
+            _make_absolute(f"{path}.{name}", inside, key)

@@ -14,6 +14,7 @@ from typing import Any
 
 from bench.errors import UserError
 from bench.files import durable_write
+from bench.paths import at_home
 from bench.rows.wire import decode, decode_block, encode, is_torn, to_row
 from bench.schema import ResultRow
 
@@ -99,7 +100,7 @@ def find_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     Raises:
         UserError: A path leads to no file.
     """
-    return sorted({file.resolve() for path in paths for file in _find(os.fspath(path))})
+    return sorted({file.resolve() for path in paths for file in _find(str(at_home("rows", path)))})
 
 
 def _find(path: str) -> list[Path]:

@@ -23,22 +23,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
 
 from bench.ours import python_path
+from bench.processes import place
 
-__all__ = ["follow_parent", "is_worker", "run_workers", "tell_parent"]
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore
+
+__all__ = ["follow_parent", "run_workers", "tell_parent"]
 
 WORKER = "bench.runs.worker"  # the module that each process runs
 POLL_SECONDS = 0.2
 LONGEST_REASON = 600  # characters; lines of up to PIPE_BUF (4096) bytes from several writers are never mixed
-
-
-def is_worker() -> bool:
-    """Return whether this process is one of several that train one model."""
-    return "LOCAL_RANK" in os.environ
 
 
 def follow_parent() -> None:
@@ -67,7 +66,7 @@ def _end_by_sigterm() -> None:
 
 def tell_parent(pipe: int, exit_code: int, reason: str) -> None:
     """Report a worker's exit code and reason to its parent through ``pipe``."""
-    line = json.dumps([int(os.environ["LOCAL_RANK"]), exit_code, reason[:LONGEST_REASON]], ensure_ascii=False)
+    line = json.dumps([place().rank, exit_code, reason[:LONGEST_REASON]], ensure_ascii=False)
     os.write(pipe, line.encode(errors="replace") + b"\n")
 
 
@@ -81,24 +80,21 @@ def run_workers(config: Path, processes: int) -> tuple[int, str]:
         process 0.
 
     Raises:
-        SystemExit: This process received SIGTERM.
+        SystemExit: This process received SIGTERM and has no handler of its own for it.
         KeyboardInterrupt: The user pressed Ctrl-C.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
-    shared["WORLD_SIZE"] = str(processes)
-    shared["PYTHONPATH"] = python_path()
+    store = _store()
+    environment = {**os.environ, "PYTHONPATH": python_path()}
     life, our_life = os.pipe()
     told, tell = os.pipe()
     workers: list[subprocess.Popen[bytes]] = []
     try:
         with _sigterm_unwinds():
             for rank in range(processes):
-                command = [sys.executable, "-P", "-m", WORKER, str(config), str(tell)]
-                environment = {**shared, "LOCAL_RANK": str(rank)}
-                workers.append(subprocess.Popen(command, env=environment, stdin=life, pass_fds=[tell]))
+                numbers = map(str, (tell, rank, processes, store.port))
+                command = [sys.executable, "-P", "-m", WORKER, str(config), *numbers]
+                with _signals_blocked():
+                    workers.append(subprocess.Popen(command, env=environment, stdin=life, pass_fds=[tell]))
             codes = [worker.poll() for worker in workers]
             while None in codes and not any(codes):
                 time.sleep(POLL_SECONDS)
@@ -111,13 +107,41 @@ def run_workers(config: Path, processes: int) -> tuple[int, str]:
             worker.wait()
         for pipe in (life, our_life, told, tell):
             os.close(pipe)
+        del store
         Console(stderr=True).show_cursor()  # the progress bar of a killed worker leaves the cursor hidden
+
+
+def _store() -> "TCPStore":
+    """Return the store at which the workers meet, on a port of this machine alone that is bound from the beginning."""
+    from torch.distributed import TCPStore
+
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        port = listening.getsockname()[1]
+        return TCPStore(
+            "127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
+        )  # fmt: skip
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Let a new process inherit blocked signals: until ``follow_parent`` they would end it with a traceback."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
 def _sigterm_unwinds() -> Iterator[None]:
-    """Make SIGTERM end this process through its ``finally`` clauses. Has no effect outside the main thread."""
-    if threading.current_thread() is not threading.main_thread():
+    """Make SIGTERM end this process through its ``finally`` clauses, where it has no handler and would end at once.
+
+    Has no effect outside the main thread.
+    """
+    here = threading.current_thread() is threading.main_thread()
+    if not here or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
     before = signal.signal(signal.SIGTERM, _exit_as_terminated)

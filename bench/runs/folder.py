@@ -8,6 +8,8 @@ import fcntl
 import hashlib
 import json
 import os
+import socket
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bench.config.spec import CHECKPOINTS, Measurement, Node, RunSpec, fingerprint
-from bench.errors import UserError
+from bench.errors import BusyError, UserError
 from bench.files import durable_write, sweep_orphans
 from bench.rows.store import read_rows, write_rows
 from bench.schema import ResultRow, Status
@@ -34,11 +36,17 @@ class Ended(StrEnum):
     OUT_OF_MEMORY = "out of memory"
     INTERRUPTED = "interrupted"
     REFUSED = "refused"  # a mistake that the user can mend; nothing was measured
+    BUSY = "busy"  # another process is running it
 
     @property
     def exit_code(self) -> int:
-        """0 for ok, 2 for a mistake that the user can mend, 130 after Ctrl-C, else 1."""
-        return {Ended.OK: 0, Ended.REFUSED: 2, Ended.INTERRUPTED: 130}.get(self, 1)
+        """0 for ok, 2 for a mistake that the user can mend, 75 for busy, 130 after Ctrl-C, else 1."""
+        return {Ended.OK: 0, Ended.REFUSED: 2, Ended.BUSY: 75, Ended.INTERRUPTED: 130}.get(self, 1)
+
+    @classmethod
+    def of(cls, exit_code: int) -> "Ended":
+        """How a process of this exit code ended."""
+        return next((ended for ended in (cls.OK, cls.REFUSED, cls.BUSY) if ended.exit_code == exit_code), cls.FAILED)
 
 
 @dataclass(frozen=True)
@@ -86,14 +94,16 @@ class RunFolder:
         return self.path / f"samples-{checkpoint}"
 
     @contextlib.contextmanager
-    def locked(self, *, follower: bool = False) -> Iterator[None]:
+    def locked(self, *, follower: bool = False, owner: int | None = None) -> Iterator[None]:
         """Make the folder and hold it: two runs of one configuration would overwrite each other's checkpoints.
 
         Arguments:
             follower: Another process of the same run holds it.
+            owner: The process that others are told of; this one unless given.
 
         Raises:
-            UserError: Another process is at work there, or the folder cannot be made.
+            BusyError: Another process is at work there; names it.
+            UserError: The folder cannot be made.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -107,9 +117,8 @@ class RunFolder:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    raise UserError(
-                        f"run folder {self.path}: another process is at work there; wait for it to end"
-                    ) from None
+                    raise BusyError(f"{self.path} is being run by {_owner(self._lock)}; wait for it to end") from None
+                _own(lock, os.getpid() if owner is None else owner)
                 sweep_orphans(self.path)
             yield
 
@@ -247,6 +256,30 @@ def open_here(path: Path) -> IO[str]:
         OSError: It is a link, or cannot be opened.
     """
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666), "a")
+
+
+def _own(lock: IO[str], process: int) -> None:
+    """Write into a held lock file who holds it, for people alone: the lock is the system's and ends with its holder."""
+    with contextlib.suppress(OSError):  # a full disk
+        os.ftruncate(lock.fileno(), 0)
+        start = time.strftime("%Y-%m-%d %H:%M:%S")
+        os.write(lock.fileno(), json.dumps({"pid": process, "host": socket.gethostname(), "start": start}).encode())
+
+
+def _owner(path: Path) -> str:
+    """Who holds a lock file, in words. The folder may be a stranger's, and hold anything."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(descriptor) as file:
+            owner = json.loads(file.read(1000))
+        pid, host, start = (
+            int(owner["pid"]),
+            ascii(str(owner["host"])[:80])[1:-1],
+            ascii(str(owner["start"])[:30])[1:-1],
+        )
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return "another process"
+    return f"process {pid} on host {host} (since {start})"
 
 
 def _key(row: ResultRow) -> tuple[object, ...]:

@@ -15,13 +15,15 @@ import torch
 from bench.config.build import build_data, build_logger, build_metrics, build_model, build_probes
 from bench.config.spec import Measurement, RunSpec
 from bench.data.base import Data
-from bench.errors import DivergedError, UserError
+from bench.errors import BusyError, DivergedError, UserError
 from bench.evaluation.measure import failed_run, known_density, measure, measure_density, save_picture, trained_model
+from bench.processes import is_worker, place
 from bench.rng import seeded
-from bench.runs.ddp import is_worker, run_workers
+from bench.runs.ddp import run_workers
 from bench.runs.folder import Ended, Outcome, RunFolder, open_here
 from bench.schema import ResultRow, Status
 from bench.seeds import derive_seed
+from bench.stopping import is_stopping
 from bench.subjects.examples import Examples
 from bench.subjects.trained import TrainedModel
 from bench.training.console import Reporter
@@ -37,23 +39,26 @@ def execute(spec: RunSpec) -> Outcome:
     """Do what is left of a run. A failure is a row, a line and an exit code, never an exception.
 
     Raises:
-        KeyboardInterrupt: After Ctrl-C; the same call goes on.
+        KeyboardInterrupt: After Ctrl-C or SIGTERM; the same call goes on.
     """
     folder = RunFolder(spec.folder)
     if not spec.rerun and folder.finished(spec):
         return Outcome(spec.run_id, Ended.OK, before=True)
     try:
         if spec.hardware.devices > 1 and not is_worker():
-            with folder.locked():  # before there are several who read the folder
+            with folder.locked(owner=_owner()):  # before there are several who read the folder
                 trained = _prepare(spec, folder, lambda: build_data(spec.data))
             if not trained:
                 return _with_workers(spec, folder)
-        with folder.locked(follower=_is_follower()), logged(folder), Reporter(spec.run_id, log, spec.schedule) as say:
+        held = folder.locked(follower=_is_follower(), owner=_owner())
+        with held, logged(folder), Reporter(spec.run_id, log, spec.schedule) as say:
             outcome = _guarded(spec, folder, say)
             if not _is_follower():
                 folder.end(outcome)
         return outcome
-    except UserError as error:  # the folder is another's, or cannot be written: nothing is left there
+    except BusyError as error:
+        return Outcome(spec.run_id, Ended.BUSY, str(error))
+    except UserError as error:  # the folder cannot be written: nothing is left there
         return Outcome(spec.run_id, Ended.REFUSED, str(error))
 
 
@@ -67,6 +72,8 @@ def _guarded(spec: RunSpec, folder: RunFolder, say: Reporter) -> Outcome:
         ended, reason = Ended.DIVERGED, str(error)
         log.error(reason)
     except Exception as error:
+        if is_stopping():  # a library made another error of it
+            raise KeyboardInterrupt from error
         ended = Ended.OUT_OF_MEMORY if isinstance(error, MemoryError | torch.OutOfMemoryError) else Ended.FAILED
         reason = f"{type(error).__name__}: {' '.join(str(error).split())} (details in {folder.log})"
         log.exception("%s failed", spec.run_id)
@@ -123,7 +130,8 @@ def _with_workers(spec: RunSpec, folder: RunFolder) -> Outcome:
     told = folder.outcome(spec.run_id)
     if told.ended.exit_code == exit_code and folder.ended:
         return told
-    return Outcome(spec.run_id, Ended.REFUSED if exit_code == 2 else Ended.FAILED, reason)
+    ended = Ended.of(exit_code)
+    return Outcome(spec.run_id, Ended.FAILED if ended is Ended.OK else ended, reason)
 
 
 def _train(spec: RunSpec, folder: RunFolder, data: Data, say: Reporter) -> str:
@@ -181,7 +189,12 @@ def no_tf32() -> None:
 
 def _is_follower() -> bool:
     """Whether another process of this run writes what there is to write."""
-    return os.environ.get("LOCAL_RANK", "0") != "0"
+    return place().rank > 0
+
+
+def _owner() -> int:
+    """The process that was started by hand, and that ends the others of this run with it."""
+    return os.getppid() if is_worker() else os.getpid()
 
 
 @contextlib.contextmanager

@@ -4,7 +4,8 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from bench.config.spec import RunSpec
-from bench.runs.folder import Outcome, RunFolder
+from bench.processes import one_of_tasks
+from bench.runs.folder import Ended, Outcome, RunFolder
 from bench.tables.leaderboard import publish
 
 __all__ = ["outcomes_of", "report"]
@@ -36,7 +37,12 @@ def report(specs: Sequence[RunSpec], seen: Mapping[str, Outcome]) -> int:
             print(f"genbench: {before} of {len(outcomes)} runs were finished before; after a change of code "
                   "rerun=true runs them again", file=sys.stderr)  # fmt: skip
         for outcome in outcomes:
-            if outcome.exit_code:
+            if outcome.ended is Ended.BUSY:
+                print(f"genbench: {outcome.run_id} was passed over: {outcome.reason}{one_of_tasks()}", file=sys.stderr)
+            elif outcome.exit_code:
                 print(f"genbench: {outcome.run_id} failed: {outcome.reason}", file=sys.stderr)
-    codes = [outcome.exit_code for outcome in outcomes if outcome.exit_code]
-    return 0 if not codes else codes[0] if len(outcomes) == 1 else 1
+    codes = {outcome.exit_code for outcome in outcomes} - {Ended.OK.exit_code}
+    busy = Ended.BUSY.exit_code
+    if codes <= {busy} or len(outcomes) == 1:
+        return codes.pop() if codes else 0
+    return 1

@@ -19,10 +19,12 @@ from bench.data.base import Data
 from bench.data.loader import Batches
 from bench.errors import UserError
 from bench.probe import Probe
+from bench.processes import place
 from bench.provenance import device_name
 from bench.rng import seeded
 from bench.seeds import derive_seed
 from bench.training.checkpoint import DurableCheckpointIO
+from bench.training.cluster import OwnProcesses
 from bench.training.supervisor import BEST, FINAL, LAST, Score, Supervisor, check_finite, scored
 from models.base import ClosedForm, GenerativeModel
 from models.transforms.base import checkpoint_activations
@@ -183,7 +185,7 @@ def _trainer(
             max_epochs=1,  # the loader ends with the budget, after any number of passes over the data
             gradient_clip_val=schedule.clip_norm if model.automatic_optimization else None,
             callbacks=[supervisor],
-            plugins=[DurableCheckpointIO()],
+            plugins=[DurableCheckpointIO(), OwnProcesses(place())],
             logger=False if logger is None else logger,
             default_root_dir=folder,
             use_distributed_sampler=False,
