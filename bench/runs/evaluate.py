@@ -14,7 +14,9 @@ from torch import Tensor
 
 from bench.checkpoint import load_checkpoint, stored_config
 from bench.config.build import build_data, build_metrics, check_arguments
-from bench.config.spec import CHECKPOINTS, KEYS, Evaluation, Measurement, Node, RunSpec, check_name, digest, typed
+from bench.config.spec import (
+    CHECKPOINTS, KEYS, Evaluation, Measurement, Node, RunSpec, called, check_name, digest, typed,
+)  # fmt: skip
 from bench.config.trust import check_targets, look_here_too
 from bench.data.base import Data
 from bench.errors import UserError
@@ -258,7 +260,7 @@ def evaluate_samples(
     data = build_data(config["data"])
     x, sha256 = read(data)
     subject = given_samples(
-        x, sha256, label, data=config["data"], data_name=config["choices"]["data"], revision=data.spec.revision,
+        x, sha256, label, data=config["data"], data_name=called(config["data"], config["choices"]), revision=data.spec.revision,
         seed=config["seed"],
     )  # fmt: skip
     folder = RunFolder(Path(config["runs_dir"]) / config["name"] / subject.origin.run_id)
