@@ -73,6 +73,7 @@ class Data:
         train, val, test: The splits. Models are selected on val and reported on test.
         log_density: The true log-density ``(B, *shape) -> (B,)`` in nats (float64), if it has a closed form.
         modes: The modes of the distribution, if they are known.
+        notes: Lines for the user about data of the user's own: what is unusual and may be a mistake.
     """
 
     spec: DataSpec
@@ -81,6 +82,7 @@ class Data:
     test: Split
     log_density: Callable[[Tensor], Tensor] | None = None
     modes: Modes | ClassifiedModes | None = None
+    notes: tuple[str, ...] = ()
 
 
 def titled(kind: str, title: str | None) -> str:
