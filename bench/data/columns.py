@@ -122,7 +122,7 @@ def check_dependence(name: str, columns: Sequence[str], values: Reals, whole: ND
     design = np.column_stack([np.ones(len(rows)), rows])
     remaining = np.abs(np.diag(np.linalg.qr(design, mode="r")))[1:] / np.sqrt(len(rows))
     half_steps = np.zeros(d)
-    near = [j for j in np.flatnonzero(remaining < _NEAR) if j > 0]
+    near = [int(j) for j in np.flatnonzero(remaining < _NEAR) if j > 0]
     if near:
         half_steps[~whole] = [_half_step(x) for x in values[:, ~whole].T]
         half_steps /= std
@@ -131,9 +131,11 @@ def check_dependence(name: str, columns: Sequence[str], values: Reals, whole: ND
         others = np.flatnonzero(np.abs(weights[1:]) > 1e-6)
         predicted = weights[0] + ((values[:, others] - mean[others]) / std[others]) @ weights[1:][others]
         z = (values[:, j] - mean[j]) / std[j]
-        rounding = (0 if whole[j] else half_steps[j]) + float(np.abs(weights[1:]) @ half_steps[:j])
+        # A tenth more, because the weights are fitted to rounded numbers.
+        rounding = 1.1 * float((0 if whole[j] else half_steps[j]) + np.abs(weights[1:]) @ half_steps[:j])
         if np.abs(z - predicted).max() <= rounding + _FLOAT32 * max(1.0, float(np.abs(z).max())):
-            relation = _relation(columns, values, j, others, weights[1:])
+            named = others[np.abs(weights[1:][others]) > remaining[j]]  # others have a weight by chance
+            relation = _relation(columns, values, j, named, weights[1:])
             raise UserError(
                 f"{name}: column {shown(columns, j)} {relation}, so the table has no density and the likelihood grows "
                 f"without limit; {leave_out(columns, j)}"
