@@ -54,7 +54,8 @@ def test_data_agree_with_their_specification(name: str, tmp_path: Path) -> None:
         data = build_data(config["data"])
     except UserError as error:
         pytest.skip(f"its bytes cannot be had here: {error}")
-    check_data(data, name)
+    title = config["data"].get("title")
+    check_data(data, name if title is None else f"{name}-{title}")
     again = build_data(configuration("gaussian", f"data={name}", "seed=99", *given)["data"])
     assert torch.equal(data.train.x, again.train.x), "a split never moves with the run's seed"
     assert torch.equal(data.test.x, again.test.x)

@@ -230,7 +230,7 @@ def test_data_that_changed_are_not_measured_unasked(workplace: Path, capsys: pyt
     table_file(workplace / "t.csv", 3)
     capsys.readouterr()
     assert main([*evaluate, "rerun=true"]) == 2
-    assert "was trained on csv of revision" in capsys.readouterr().err
+    assert "was trained on csv-t of revision" in capsys.readouterr().err
     assert len(values()) == 3
 
 

@@ -26,10 +26,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bench.config.catalogue import GROUPS, Catalogue, is_name
 from bench.config.explain import explained
+from bench.config.spec import called
 from bench.config.trust import check_targets, look_here_too
 from bench.did_you_mean import nearest
 from bench.errors import UserError
 from bench.paths import at_home
+from bench.titles import title_of
 
 __all__ = [
     "compose_evaluation", "compose_runs", "flags_of", "launch", "overridden", "plain", "searched", "trusted_by",
@@ -261,7 +263,8 @@ def plain(config: DictConfig, choices: Mapping[str, Any], catalogue: Catalogue) 
     """What a run needs to know, as JSON can hold it: values, and the names under which they were chosen.
 
     In every path ``~`` is the user's home. Paths of data are made absolute, because the checkpoint that stores them may
-    be read from another folder; names of features are replaced by their configurations.
+    be read from another folder; names of features are replaced by their configurations. Data of the user's own (those
+    that take a title) get the name of their file or folder as title, if they have no other.
     """
     content = {key: value for key, value in config.items_ex(resolve=False) if key != "hydra"}
     made = OmegaConf.to_container(OmegaConf.create(content), resolve=True, throw_on_missing=True)
@@ -271,16 +274,19 @@ def plain(config: DictConfig, choices: Mapping[str, Any], catalogue: Catalogue) 
     run["probe"] = run.get("probe") or {}
     chosen = {group: name for group, name in choices.items() if group in _GROUPS and name is not None}
     run["choices"] = chosen
-    name = run.get("name")
-    # A number is a name too: name=2024.
-    if name is None:
-        name = chosen.get("data", "").replace("/", "-")
-    run["name"] = str(name) if isinstance(name, int) else name
+    data = run["data"] if isinstance(run.get("data"), dict) else {}
+    _make_absolute("data", data, "path")
+    if "title" in data and data["title"] is None and isinstance(data.get("path"), str):  # the user's own data
+        data["title"] = title_of(data["path"])
+    # A number is a name too: name=2024, data.title=2024.
+    for node, key in ((run, "name"), (data, "title")):
+        if isinstance(node.get(key), int):
+            node[key] = str(node[key])
+    if run.get("name") is None:
+        run["name"] = called(data, chosen)
     for key in _PATHS:
         if isinstance(run.get(key), str):
             run[key] = str(at_home(key, run[key]))
-    if isinstance(run.get("data"), dict):
-        _make_absolute("data", run["data"], "path")
     if isinstance(run.get("metric"), dict):
         for metric, node in run["metric"].items():
             if isinstance(node, dict) and isinstance(node.get("features"), str):

@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bench.did_you_mean import nearest
 from bench.errors import UserError
+from bench.titles import is_title
 
 __all__ = [
     "CHECKPOINTS",
@@ -33,6 +34,7 @@ __all__ = [
     "Node",
     "RunSpec",
     "Schedule",
+    "called",
     "digest",
     "fingerprint",
     "typed",
@@ -250,10 +252,9 @@ class RunSpec:
 
     @property
     def run_id(self) -> str:
-        """``mnist5k-vae-s0-1a2b3c4d``: data set, model, seed, and the beginning of the training key."""
-        # A file in a subfolder of a group has a name with slashes; a run has one folder.
-        names = [self.choices[group].replace("/", "-") for group in ("data", "model")]
-        return f"{names[0]}-{names[1]}-s{self.seed}-{self.training_key[:8]}"
+        """``mnist5k-vae-s0-1a2b3c4d``: data set or title, model, seed, and the beginning of the training key."""
+        model = self.choices["model"].replace("/", "-")
+        return f"{called(self.data, self.choices)}-{model}-s{self.seed}-{self.training_key[:8]}"
 
     @property
     def folder(self) -> Path:
@@ -298,6 +299,16 @@ def fingerprint(path: object) -> str:
     except OSError:
         return ""
     return digest(found)
+
+
+def called(data: Node, choices: Node) -> str:
+    """What folders and tables call the data: the title of a data set of the user's own, else the name it was chosen by.
+
+    A title that could be a path is not used: a stranger's checkpoint may hold any text.
+    """
+    title = data.get("title")
+    # A file in a subfolder of a group has a name with slashes; a run has one folder.
+    return str(title if is_title(title) else choices.get("data", "")).replace("/", "-")
 
 
 def typed(schema: type[_T], node: Node, path: str) -> _T:

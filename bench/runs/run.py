@@ -85,6 +85,9 @@ def _guarded(spec: RunSpec, folder: RunFolder, say: Reporter) -> Outcome:
 def _run(spec: RunSpec, folder: RunFolder, say: Reporter) -> Outcome:
     no_tf32()
     data = build_data(spec.data)
+    if not _is_follower():
+        for note in data.notes:
+            say.warn(note)
     build_metrics(spec.metrics)  # a metric that cannot be made is told before hours of training
     trained = folder.trained(spec) if is_worker() else _prepare(spec, folder, lambda: data)
     why = "measured what was missing" if trained else _train(spec, folder, data, say)
