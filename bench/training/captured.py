@@ -188,9 +188,10 @@ class _Replayed:
         return {name: value.clone() if isinstance(value, Tensor) else value for name, value in self.outputs.items()}
 
     def show_gradients(self) -> None:
-        """Make the parameters show the gradients of this graph."""
+        """Make the parameters show the gradients of this graph. Those that it does not write stay, as they would."""
         for parameter, gradient in self.gradients:
-            parameter.grad = gradient
+            if gradient is not None:
+                parameter.grad = gradient
 
 
 class _Unread:
