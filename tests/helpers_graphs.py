@@ -1,4 +1,4 @@
-"""A stand-in for CUDA graphs on the CPU: operations are recorded one by one, and replayed without running any Python."""
+"""A stand-in for CUDA graphs on the CPU: operations are recorded, and replayed without running any Python."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence

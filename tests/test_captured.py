@@ -40,7 +40,8 @@ def momentum(parameters: Any) -> torch.optim.Optimizer:
 def model_of(name: str, optimizer: Optimizers = momentum, seed: int = 0) -> GenerativeModel:
     """A small model with another optimizer: on a CPU, Adam counts its steps where no graph can."""
     model = new_model(name, DATA.spec, seed=seed)
-    for attribute in ("make_optimizer", "optimizer", "generator_optimizer", "discriminator_optimizer", "critic_optimizer"):
+    networks = ("generator", "discriminator", "critic")
+    for attribute in ("make_optimizer", "optimizer", *(f"{network}_optimizer" for network in networks)):
         if hasattr(model, attribute):
             setattr(model, attribute, optimizer)
     return model
@@ -199,7 +200,7 @@ def test_a_loss_that_becomes_nan_in_a_replay_ends_training(tmp_path: Path) -> No
 # What cannot be captured
 
 CASES: dict[str, tuple[Callable[[VAE, Batch, Any], float | Tensor], str]] = {
-    "a value is read": (lambda model, batch, idx: batch[0].abs().sum().item() * 0, r"synchronizing operation \(aten::_local_scalar_dense"),
+    "a value is read": (lambda model, batch, idx: batch[0].sum().item() * 0, "synchronizing operation"),
     "a shape depends on values": (lambda model, batch, idx: batch[0][batch[0] > 0].sum() * 0, "synchronizing"),
     "the number of the batch": (lambda model, batch, idx: 0.1 * (idx % 3), "reads batch_idx"),
     "Python's random numbers": (lambda model, batch, idx: 0 * random.random(), "random numbers"),
@@ -267,9 +268,7 @@ def test_a_hook_of_the_model_at_every_step_keeps_its_steps_eager(
     assert hook in said()[0]
 
 
-def test_an_optimizer_that_counts_on_the_host_keeps_steps_eager(
-    tmp_path: Path, said: Callable[[], list[str]]
-) -> None:
+def test_an_optimizer_that_counts_on_the_host_keeps_steps_eager(tmp_path: Path, said: Callable[[], list[str]]) -> None:
     class Counting(torch.optim.SGD):
         def step(self, closure: Any = None) -> Any:
             made = super().step(closure)
@@ -348,7 +347,7 @@ def test_buffers_are_filled_with_the_batches_of_the_loader(resident: bool, redra
     batches = Batches(data, 8, seed=1, last_step=20, resident_bytes=limit)
     buffers = batches.buffers()
     places = [None if part is None else part.data_ptr() for part in buffers]
-    wanted = [batch for batch in Batches(data, 8, seed=1, last_step=20, resident_bytes=limit)]
+    wanted = list(Batches(data, 8, seed=1, last_step=20, resident_bytes=limit))
     steps = batches.into(buffers, 3)
     for step, (x, y) in zip(steps, wanted[3:], strict=False):
         assert torch.equal(buffers[0], x)

@@ -7,6 +7,7 @@ memory-mapped, and one thread gathers the next batches while the model trains. B
 
 import itertools
 from collections import deque
+from collections.abc import Generator as Generated
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -98,7 +99,7 @@ class Batches:
             None if y is None else torch.empty(size, *y.shape[1:], dtype=y.dtype, device=self.device),
         )
 
-    def into(self, buffers: Batch, first_step: int) -> Iterator[int]:
+    def into(self, buffers: Batch, first_step: int) -> Generated[int, None, None]:
         """Write one batch after the other into the same tensors, endlessly; yields the number of the batch.
 
         The batches are those of ``__iter__``.

@@ -7,7 +7,7 @@ validates and stops as after any other step.
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,6 @@ from pathlib import Path
 from traceback import extract_tb
 from typing import Any, NoReturn
 
-import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
@@ -94,7 +93,7 @@ class CapturedSteps(Callback):
         self._train(trainer, model, batch, known, {kind: first})
 
     def _train(
-        self, trainer: Trainer, model: GenerativeModel, batch: Batch, known: set[Hashable], ways: dict[Hashable, Take]
+        self, trainer: Trainer, model: GenerativeModel, batch: Batch, known: set[int], ways: dict[int, Take]
     ) -> None:
         """Take steps until the supervisor stops.
 
@@ -200,7 +199,7 @@ class _Unread:
     def _refuse(self, *_: object) -> NoReturn:
         raise Uncapturable("training_step reads batch_idx, which a recorded step cannot follow")
 
-    __bool__ = __int__ = __index__ = __float__ = __eq__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse  # type: ignore[assignment]
+    __bool__ = __int__ = __index__ = __float__ = __eq__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __floordiv__ = __mod__ = _refuse
 
 
@@ -239,7 +238,7 @@ def _change_learning_rates(trainer: Trainer, steps: int) -> None:
     """Step the schedulers of learning rates that go by steps, as Lightning's loop does after every batch."""
     for config in trainer.lr_scheduler_configs:
         if config.interval == "step" and steps % config.frequency == 0:
-            config.scheduler.step()
+            config.scheduler.step()  # type: ignore[call-arg] - no ReduceLROnPlateau gets here
 
 
 @contextmanager
@@ -252,13 +251,13 @@ def _numbered(model: GenerativeModel, step: int) -> Iterator[None]:
         model.train_step = None
 
 
-def _first(n: int, steps: Iterator[int]) -> Iterator[int]:
+def _first(n: int, steps: Generator[int, None, None]) -> Iterator[int]:
     """The first n elements. The iterator is closed, not left waiting with a thread."""
     try:
         for _ in range(n):
             yield next(steps)
     finally:
-        steps.close()  # type: ignore[attr-defined]
+        steps.close()
 
 
 def _reason(error: BaseException) -> str:

@@ -73,8 +73,9 @@ def differs(ours: State, theirs: State, start: State) -> str:
     r"""In what two states differ, both reached from ``start`` by the same steps; empty if in nothing but rounding.
 
     For all floating-point tensors of a kind together (weights, buffers, averages, an entry of the optimizers' state),
-    the distance may be :math:`10^{-3}` of the way that the steps went, plus :math:`10^{-6}` of the tensors' norm, the rounding of
-    float32. Integers and random generators are equal. What is NaN or infinite is not compared: training will end there.
+    the distance may be :math:`10^{-3}` of the way that the steps went, plus :math:`10^{-6}` of the tensors' norm, the
+    rounding of float32. Integers and random generators are equal. What is NaN or infinite is not compared: training
+    will end there.
     """
     if ours.tensors.keys() != theirs.tensors.keys():
         return "the optimizer's state"

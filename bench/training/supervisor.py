@@ -134,7 +134,7 @@ class Supervisor(Callback):
         self._outputs = outputs
         while self.to_compile:
             self.to_compile.pop().compile()
-        # A sum keeps every NaN and infinity, so we need not wait for the GPU at every step. Before a validation we wait:
+        # A sum keeps every NaN and infinity, so we need not wait for the GPU at every step. Before a validation we do:
         # the steps that are still under way belong to the time of training.
         self._loss_sum = loss if self._loss_sum is None else self._loss_sum + loss
         spent = progress.steps == self.total_steps

@@ -105,7 +105,7 @@ class WGAN(ImplicitModel):
         with torch.no_grad():
             for parameter in self.critic.parameters():
                 parameter.clamp_(-self.clip, self.clip)
-        # Asking the device for its count would wait for it, so where the trainer knows the number it is taken from there.
+        # Asking the device for its count would wait for it, so the trainer's number is taken where there is one.
         step = int(self.critic_steps) if self.train_step is None else self.train_step
         self.critic_steps += 1
 

@@ -10,6 +10,7 @@ requirements: data are synthetic. Rows are written as they come, and a check tha
 
 import argparse
 import csv
+import itertools
 import logging
 import statistics
 import sys
@@ -86,7 +87,7 @@ class Clock(Probe):
 
     @property
     def milliseconds(self) -> float:
-        return 100 * statistics.median(b - a for a, b in zip(self.marks, self.marks[1:], strict=False))
+        return 100 * statistics.median(b - a for a, b in itertools.pairwise(self.marks))
 
 
 class Lines(logging.Handler):
@@ -191,7 +192,7 @@ def bare_loop(name: str, steps: int = 300) -> float:
             torch.cuda.synchronize()
             marks.append(time.perf_counter())
         graph.replay()
-    return 100 * statistics.median(b - a for a, b in zip(marks, marks[1:], strict=False))
+    return 100 * statistics.median(b - a for a, b in itertools.pairwise(marks))
 
 
 def apart(ours: dict[str, Tensor], theirs: dict[str, Tensor], start: dict[str, Tensor]) -> float:
@@ -242,7 +243,8 @@ def resume(name: str) -> Iterator[tuple[str, float, str, str]]:
     said = LINES.said
     largest = max(float((parts[key].double() - value.double()).abs().max()) for key, value in whole.items())
     equal = all(torch.equal(parts[key], value) for key, value in whole.items())
-    yield "resumed - whole run, largest difference", largest, "", f"{'equal to the bit' if equal else 'differs'}; {said}"
+    how = "equal to the bit" if equal else "differs"
+    yield "resumed - whole run, largest difference", largest, "", f"{how}; {said}"
     if not equal:
         again = train(name, 60, **settings)[1]
         same = all(torch.equal(again[key], value) for key, value in whole.items())
@@ -378,7 +380,7 @@ def peers(name: str) -> Iterator[tuple[str, float, str, str]]:
         optimizer.zero_grad()
         (-flow().log_prob(x).mean()).backward()
         optimizer.step()
-    yield f"step, zuko {name}, eager", 100 * min(b - a for a, b in zip(marks, marks[1:], strict=False)), "ms", ""
+    yield f"step, zuko {name}, eager", 100 * min(b - a for a, b in itertools.pairwise(marks)), "ms", ""
 
 
 def plan(names: list[str]) -> list[tuple[str, Check]]:
@@ -406,8 +408,9 @@ def run(names: list[str], seconds: float, out: Path) -> list[dict[str, Any]]:
         writer.writeheader()
 
         def write(model: str, what: str, value: float | None, unit: str, status: str, note: str) -> None:
-            row = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "model": model, "what": what,
-                   "value": "" if value is None else f"{value:.5g}", "unit": unit, "status": status, "note": note}  # fmt: skip
+            shown = "" if value is None else f"{value:.5g}"
+            entries = (torch.cuda.get_device_name(), torch.__version__, model, what, shown, unit, status, note)
+            row = dict(zip(FIELDS, entries, strict=True))
             rows.append(row)
             writer.writerow(row)
             stream.flush()
