@@ -110,6 +110,8 @@ class CapturedSteps(Callback):
                         ways[kind] = self._recorded(trainer, model, batch, step)
                     except Uncapturable as reason:
                         log.info("training steps of kind %s are not captured: %s", kind, reason)
+                        # A recording that failed may have given the generators a new state, which others do not know.
+                        ways = {other: way for other, way in ways.items() if not isinstance(way, _Replayed)}
                         ways[kind] = partial(_eager, trainer, model, batch)
                     shown = None
                     list(_first(1, self.batches.into(batch, step)))  # the comparison has used other batches
