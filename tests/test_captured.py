@@ -27,6 +27,7 @@ from bench.training import fit as fit_module
 from bench.training.captured import _reason
 from bench.training.fit import fit
 from models.base import Batch, GenerativeModel
+from models.gans.wgan import WGAN
 from models.vaes.vae import VAE
 
 DATA = small_data((4,), None, n=100)
@@ -253,6 +254,31 @@ def test_the_line_of_the_log_names_the_line_of_the_model() -> None:
     with pytest.raises(RuntimeError) as failed:
         model()
     assert re.match(r"test_captured\.py, line \d+, `return torch\.zeros\(2\) @ .*`: \S", _reason(failed.value))
+
+
+def test_a_kind_of_step_that_cannot_be_recorded_runs_eagerly_among_recorded_ones(
+    tmp_path: Path, said: Callable[[], list[str]]
+) -> None:
+    class Half(WGAN):
+        def training_step(self, batch: Batch, batch_idx: int) -> Any:
+            made = super().training_step(batch, batch_idx)
+            if self.train_step is not None and self.kind_of_step(self.train_step):
+                made["loss"].item()
+            return made
+
+    def run(folder: Path, graphs: TapeGraphs | None) -> dict[str, Tensor]:
+        model = model_of("wgan")
+        model.__class__ = Half
+        assert train(model, folder, graphs).steps == 20
+        return weights(folder)
+
+    graphs = TapeGraphs()
+    eager, captured = run(tmp_path / "eager", None), run(tmp_path / "captured", graphs)
+    assert [line.split(":")[0] for line in said()] == [
+        "training steps are replayed from a CUDA graph", "training steps of kind 1 are not captured",
+    ]  # fmt: skip
+    assert graphs.recorded == 2, "the other kind, once more"
+    assert same(eager, captured)
 
 
 @pytest.mark.parametrize("hook", ["on_train_batch_start", "on_train_batch_end"])

@@ -240,7 +240,7 @@ def _change_learning_rates(trainer: Trainer, steps: int) -> None:
     """Step the schedulers of learning rates that go by steps, as Lightning's loop does after every batch."""
     for config in trainer.lr_scheduler_configs:
         if config.interval == "step" and steps % config.frequency == 0:
-            config.scheduler.step()  # type: ignore[call-arg] - no ReduceLROnPlateau gets here
+            config.scheduler.step()  # type: ignore[call-arg]
 
 
 @contextmanager
