@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import torch
 from helpers_graphs import TapeGraphs
-from helpers_models import new_model, small_data
+from helpers_models import configuration, new_model, small_data
 from test_probes import Largest, Watch
 from torch import Tensor
 
 from bench.checkpoint import Progress, load_checkpoint
-from bench.config.spec import Hardware, Schedule
+from bench.config.spec import Hardware, RunSpec, Schedule, typed
 from bench.data.base import Data, Split
 from bench.data.loader import Batches
 from bench.errors import DivergedError, UserError
@@ -321,6 +321,19 @@ def test_capture_can_be_required_or_switched_off(tmp_path: Path, said: Callable[
 
     with pytest.raises(UserError, match=r"trainer.capture=on: .*synchronizing"):
         train(model_of("vae", adam), tmp_path / "refused", TapeGraphs(), capture="on")
+
+
+@pytest.mark.parametrize(("given", "meant"), [("on", "on"), ("off", "off"), (True, "on"), (False, "off")])
+def test_yaml_may_read_on_and_off_as_truth(given: object, meant: str) -> None:
+    assert typed(Hardware, {"capture": given}, "trainer").capture == meant
+
+
+def test_the_default_of_capture_leaves_training_keys_alone() -> None:
+    key = RunSpec.parse(configuration("vae")).training_key
+    assert RunSpec.parse(configuration("vae", "trainer.capture=off")).training_key != key
+    without = configuration("vae")
+    del without["trainer"]["capture"]  # as in checkpoints of before
+    assert RunSpec.parse(without).training_key == key
 
 
 def test_a_schedule_of_the_learning_rate_goes_on(tmp_path: Path) -> None:
