@@ -56,6 +56,7 @@ class GenerativeModel(LightningModule, ABC):
         train_generator: The stream of random numbers that ``training_step`` draws from. The trainer sets it, and
             checkpoints it; None means torch's global generator.
         clip_norm: Largest gradient norm, or None. Set by the trainer for models that optimize by hand.
+        train_step: Number of this training step, from 0, where the trainer tells it; else None.
     """
 
     family: ClassVar[str]
@@ -66,6 +67,7 @@ class GenerativeModel(LightningModule, ABC):
         self.levels = levels
         self.train_generator: Generator | None = None
         self.clip_norm: float | None = None
+        self.train_step: int | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes the name of the running hook here some forty times a step. Looking for parameters and
@@ -104,6 +106,13 @@ class GenerativeModel(LightningModule, ABC):
             temperature: Factor on the standard deviation of the latent noise; 1 is the model itself.
             generator: Where every random number comes from. The same seed gives the same samples.
         """
+
+    def kind_of_step(self, step: int) -> int:
+        """Which kind of training step number ``step`` (from 0) is. Steps of one kind do the same operations.
+
+        A model whose ``training_step`` does more at every n-th step overrides this, and asks it about ``train_step``.
+        """
+        return 0
 
     def averaged(self) -> nn.Module:
         """The part whose weights a moving average tracks: the whole model, or of a GAN the generator."""

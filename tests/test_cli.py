@@ -66,6 +66,7 @@ def one_run(folder: Path, name: str = "two_moons") -> Path:
         (["train.examples=null", "train.seconds=nan"], r"train\.seconds=nan"),
         (["train.clip_norm=inf"], r"train\.clip_norm=inf"),
         (["trainer.devices=0"], r"trainer\.devices=0"),
+        (["trainer.capture=maybe"], r"trainer\.capture=maybe: must be auto, on or off"),
         (["evaluate.checkpoints=[best,best]"], r"evaluate\.checkpoints"),
         (["--config-name=other"], r"--config-name: not an option"),
         (["--cfg", "job", "model=relnvp"], r"model 'relnvp'"),

@@ -108,9 +108,11 @@ class Hardware:
     Attributes:
         checkpoint_activations: Spend about one more forward pass a step to keep a flow's activations out of memory.
             Gradients are the same. Models without chains of transforms have nothing to checkpoint.
+        capture: Replay training steps from a CUDA graph: ``auto``, on one CUDA device where a recorded step agrees
+            with an eager one; ``on``, or else end with an error; ``off``.
 
     Raises:
-        UserError: There is less than one device.
+        UserError: There is less than one device, or ``capture`` is none of the three.
     """
 
     accelerator: str = "cpu"
@@ -119,10 +121,15 @@ class Hardware:
     precision: str = "32-true"
     compile: bool = False
     checkpoint_activations: bool = False
+    capture: str = "auto"
 
     def __post_init__(self) -> None:
         if self.devices < 1:
             raise UserError(f"trainer.devices={self.devices}: must be at least 1")
+        # YAML reads on and off as true and false.
+        object.__setattr__(self, "capture", {"true": "on", "false": "off"}.get(self.capture.lower(), self.capture))
+        if self.capture not in ("auto", "on", "off"):
+            raise UserError(f"trainer.capture={self.capture}: must be auto, on or off")
 
 
 @dataclass(frozen=True)

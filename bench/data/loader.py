@@ -7,6 +7,7 @@ memory-mapped, and one thread gathers the next batches while the model trains. B
 
 import itertools
 from collections import deque
+from collections.abc import Generator as Generated
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -88,6 +89,38 @@ class Batches:
         steps = itertools.count(self.first_step) if self.last_step is None else range(self.first_step, self.last_step)
         return map(self._gather, steps) if self.resident else self._read_ahead(iter(steps))
 
+    def buffers(self) -> Batch:
+        """Empty tensors of a batch, on the device."""
+        x, y = self.x, self.y
+        size = self.batch_size
+        dtype = x.dtype if self.redraw is None else self._gather(0)[0].dtype
+        return (
+            torch.empty(size, *x.shape[1:], dtype=dtype, device=self.device),
+            None if y is None else torch.empty(size, *y.shape[1:], dtype=y.dtype, device=self.device),
+        )
+
+    def into(self, buffers: Batch, first_step: int) -> Generated[int, None, None]:
+        """Write one batch after the other into the same tensors, endlessly; yields the number of the batch.
+
+        The batches are those of ``__iter__``.
+        """
+        x, y = buffers
+        steps = itertools.count(first_step)
+        if self.resident and self.redraw is None:
+            for step in steps:
+                index = self._index(step)
+                torch.index_select(self.x, 0, index, out=x)
+                if y is not None and self.y is not None:
+                    torch.index_select(self.y, 0, index, out=y)
+                yield step
+        else:
+            batches = map(self._gather, itertools.count(first_step)) if self.resident else self._read_ahead(steps)
+            for step, (new_x, new_y) in enumerate(batches, first_step):
+                x.copy_(new_x)
+                if y is not None and new_y is not None:
+                    y.copy_(new_y)
+                yield step
+
     def _read_ahead(self, steps: Iterator[int]) -> Iterator[Batch]:
         """Yield the batches of the steps, gathered by a thread that is ``AHEAD`` batches ahead of the loop."""
         with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
@@ -100,9 +133,7 @@ class Batches:
 
     def _gather(self, step: int) -> Batch:
         """Return batch number ``step`` on the device of the data, in pinned memory if it goes to a GPU."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        start = position * self.global_batch + self.rank * self.batch_size
-        index = self._order(epoch)[start : start + self.batch_size]
+        index = self._index(step)
         y = None if self.y is None else self.y.index_select(0, index)
         if self.redraw is None:
             x = self.x.index_select(0, index)
@@ -112,6 +143,12 @@ class Batches:
             return x, y
         with torch.cuda.device(self.device):  # a new thread would pin memory for the first GPU
             return x.pin_memory(), None if y is None else y.pin_memory()
+
+    def _index(self, step: int) -> Tensor:
+        """Return which examples batch number ``step`` holds."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        start = position * self.global_batch + self.rank * self.batch_size
+        return self._order(epoch)[start : start + self.batch_size]
 
     def _order(self, epoch: int) -> Tensor:
         """Return the permutation of an epoch. It is kept until another epoch is asked for."""

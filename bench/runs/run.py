@@ -18,6 +18,7 @@ from bench.data.base import Data
 from bench.errors import BusyError, DivergedError, UserError
 from bench.evaluation.measure import failed_run, known_density, measure, measure_density, save_picture, trained_model
 from bench.processes import is_worker, place
+from bench.provenance import device_name
 from bench.rng import seeded
 from bench.runs.ddp import run_workers
 from bench.runs.folder import Ended, Outcome, RunFolder, open_here
@@ -141,6 +142,8 @@ def _train(spec: RunSpec, folder: RunFolder, data: Data, say: Reporter) -> str:
     """Train to the end of the budget; return why it ended."""
     with seeded(derive_seed(spec.seed, "init")):
         model = build_model(spec.model, data.spec)
+    if spec.hardware.accelerator == "auto":
+        say.note(f"trainer=auto: training on {device_name('auto', spec.hardware.devices)}")
     progress = fit(
         model, data, spec.schedule, spec.hardware, seed=spec.seed, folder=folder.path, config=spec.config,
         validate=validation_score(data, spec.seed, say.note), probes=[say, *build_probes(spec.probes)],

@@ -25,13 +25,18 @@ class EMA:
         module: The module whose parameters are averaged.
         optimizers: All optimizers; those that own parameters of the module trigger the averaging.
         decay: d in (0, 1).
+        capturable: Count t on the parameters' device, so that an update that is replayed from a graph counts on.
     """
 
-    def __init__(self, module: nn.Module, optimizers: list[Optimizer], decay: float) -> None:
+    def __init__(
+        self, module: nn.Module, optimizers: list[Optimizer], decay: float, *, capturable: bool = False
+    ) -> None:
         self.parameters: list[Tensor] = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self.average = [parameter.detach().clone() for parameter in self.parameters]
         self.decay = decay
-        self.updates = 0
+        self.updates: int | Tensor = 0
+        if capturable:
+            self.updates = torch.zeros((), dtype=torch.int64, device=self.average[0].device)
         owned = {id(parameter) for parameter in self.parameters}
         for optimizer in optimizers:
             if any(id(p) in owned for group in optimizer.param_groups for p in group["params"]):
@@ -40,8 +45,20 @@ class EMA:
     @torch.no_grad()
     def _update(self, *_: Any) -> None:
         self.updates += 1
-        decay = min(self.decay, (self.updates - 1) / (self.updates + 8))
-        torch._foreach_lerp_(self.average, self.parameters, 1 - decay)
+        if isinstance(self.updates, Tensor):
+            count = self.updates.double()
+            weight = 1 - ((count - 1) / (count + 8)).clamp(max=self.decay)
+            steps = torch._foreach_sub(self.parameters, self.average)
+            torch._foreach_mul_(steps, weight.to(steps[0].dtype))
+            torch._foreach_add_(self.average, steps)
+        else:
+            decay = min(self.decay, (self.updates - 1) / (self.updates + 8))
+            torch._foreach_lerp_(self.average, self.parameters, 1 - decay)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What an update changes on the device."""
+        return [*self.average, *([self.updates] if isinstance(self.updates, Tensor) else [])]
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
@@ -60,10 +77,13 @@ class EMA:
             average.copy_(kept)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"average": self.average, "updates": self.updates}
+        return {"average": self.average, "updates": int(self.updates)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.updates = int(state["updates"])
+        if isinstance(self.updates, Tensor):
+            self.updates.fill_(int(state["updates"]))
+        else:
+            self.updates = int(state["updates"])
         saved: list[Tensor] = state["average"]
         for average, value in zip(self.average, saved, strict=True):
             average.copy_(value)

@@ -23,8 +23,10 @@ from bench.processes import place
 from bench.provenance import device_name
 from bench.rng import seeded
 from bench.seeds import derive_seed
+from bench.training.captured import CapturedSteps
 from bench.training.checkpoint import DurableCheckpointIO
 from bench.training.cluster import OwnProcesses
+from bench.training.graphs import recorder_for
 from bench.training.supervisor import BEST, FINAL, LAST, Score, Supervisor, check_finite, scored
 from models.base import ClosedForm, GenerativeModel
 from models.transforms.base import checkpoint_activations
@@ -65,7 +67,7 @@ def fit(
         logger: Lightning logger for the training curves, or None.
 
     Raises:
-        UserError: The batch size does not fit, or the trainer cannot be made.
+        UserError: The batch size does not fit, the trainer cannot be made, or steps must be captured and cannot be.
         DivergedError: A loss, weight or score became NaN or infinite. ``best.ckpt`` and ``last.ckpt`` hold the last
             finite state.
         KeyboardInterrupt: The user pressed Ctrl-C. The last checkpoint is kept.
@@ -110,6 +112,7 @@ def fit(
         checkpoint_activations(model)
     if hardware.compile:
         supervisor.to_compile = list(model.children())
+    _capture(hardware, trainer, supervisor, batches)
     try:
         with _quiet_lightning(), seeded(derive_seed(seed, "train")):
             trainer.fit(model, train_dataloaders=batches, ckpt_path=resume, weights_only=True)
@@ -117,6 +120,22 @@ def fit(
         # Lightning turns Ctrl-C into SystemExit; turn it back for the caller.
         raise KeyboardInterrupt from stopped
     return supervisor.progress
+
+
+def _capture(hardware: Hardware, trainer: Trainer, supervisor: Supervisor, batches: Batches) -> None:
+    """Let steps be replayed from a graph, if that is wanted and the device can.
+
+    Raises:
+        UserError: It is required and the device cannot.
+    """
+    alone = hardware.devices == 1 and not hardware.compile
+    graphs = recorder_for(trainer.strategy.root_device) if hardware.capture != "off" and alone else None
+    required = hardware.capture == "on"
+    if graphs is not None:
+        supervisor.capturable = True
+        trainer.callbacks.append(CapturedSteps(supervisor, batches, graphs, required=required))  # type: ignore[attr-defined]
+    elif required:
+        raise UserError("trainer.capture=on needs one CUDA device and trainer.compile=false; auto trains without")
 
 
 def _fit_closed_form(

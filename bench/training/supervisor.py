@@ -67,6 +67,7 @@ class Supervisor(Callback):
         self.interval = max(1, schedule.validate_every // schedule.batch_size)
         # Compiled after the first step, in which layers that initialize themselves from data run eagerly.
         self.to_compile: list[nn.Module] = []
+        self.capturable = False  # steps may be replayed from a graph, in which no Python runs
         self._restored: dict[str, Any] | None = None
         self._ema: EMA | None = None
         self._generator = torch.Generator()
@@ -88,6 +89,16 @@ class Supervisor(Callback):
             "rng": _of_all_processes({"global": rng_state(), "train": self._generator.get_state()}),
         }
 
+    @property
+    def generator(self) -> torch.Generator:
+        """The random numbers of training on this process."""
+        return self._generator
+
+    @property
+    def averages(self) -> list[Tensor]:
+        """What a step changes of the moving average of the weights."""
+        return [] if self._ema is None else self._ema.tensors
+
     def restore(self, state: dict[str, Any]) -> None:
         self._restored = state
         self.progress = Progress.of(state["progress"])
@@ -99,7 +110,7 @@ class Supervisor(Callback):
         model.train_generator = self._generator
         model.clip_norm = self.schedule.clip_norm
         if self.schedule.ema_decay is not None:
-            self._ema = EMA(model.averaged(), trainer.optimizers, self.schedule.ema_decay)
+            self._ema = EMA(model.averaged(), trainer.optimizers, self.schedule.ema_decay, capturable=self.capturable)
         if self._restored is not None:
             rng = self._restored["rng"][trainer.global_rank]
             set_rng_state(rng["global"])
@@ -124,10 +135,11 @@ class Supervisor(Callback):
         self._outputs = outputs
         while self.to_compile:
             self.to_compile.pop().compile()
-        # A sum keeps every NaN and infinity, so we need not wait for the GPU at every step.
+        # A sum keeps every NaN and infinity, so we need not wait for the GPU at every step. Before a validation we do:
+        # the steps that are still under way belong to the time of training.
         self._loss_sum = loss if self._loss_sum is None else self._loss_sum + loss
         spent = progress.steps == self.total_steps
-        if loss.device.type == "cpu" or spent or progress.steps % 50 == 0:
+        if loss.device.type == "cpu" or spent or progress.steps % 50 == 0 or progress.steps % self.interval == 0:
             if not math.isfinite(self._loss_sum):
                 raise DivergedError(progress.examples_seen, "the loss")
             self._loss_sum = None

@@ -81,6 +81,10 @@ class WGAN(ImplicitModel):
             self.critic_optimizer(self.critic.parameters()),
         ]
 
+    def kind_of_step(self, step: int) -> int:
+        """1 for a critic step that a generator step follows, else 0."""
+        return int((step + 1) % self.n_critic == 0)
+
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """One critic step, and after every ``n_critic`` of them one generator step.
 
@@ -101,10 +105,12 @@ class WGAN(ImplicitModel):
         with torch.no_grad():
             for parameter in self.critic.parameters():
                 parameter.clamp_(-self.clip, self.clip)
+        # Asking the device for its count would wait for it, so the trainer's number is taken where there is one.
+        step = int(self.critic_steps) if self.train_step is None else self.train_step
         self.critic_steps += 1
 
         generator_loss = wasserstein_generator_loss(on_fake)
-        if int(self.critic_steps) % self.n_critic == 0:
+        if self.kind_of_step(step):
             # Toggled, the critic passes gradients on and keeps none.
             with self.toggled_optimizer(generator_optimizer):
                 generator_loss = wasserstein_generator_loss(self.critic(self.generator(self.noise(len(real)))))

@@ -1,0 +1,98 @@
+"""Record work on a CUDA device once, and replay it with a single launch.
+
+A CUDA graph repeats the kernels that were launched while it was recorded, with the same addresses and the same
+constants. Python does not run again. So what changes from replay to replay must be a tensor on the device.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+from torch import Generator
+from torch.optim import Optimizer
+
+__all__ = ["CudaGraphs", "Uncapturable", "recorder_for"]
+
+_T = TypeVar("_T")
+
+
+class Uncapturable(Exception):  # noqa: N818 - it is a finding, not a fault
+    """Why work cannot be recorded, or why a recording is not used."""
+
+
+class CudaGraphs:
+    """Records work on one CUDA device, on a stream of its own."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device)
+
+    def prepare(self, optimizers: Sequence[Optimizer], *, lr_changes: bool) -> None:
+        """Let optimizers count their steps on the device, and keep learning rates there if they change."""
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                if "capturable" in group:
+                    group["capturable"] = True
+                if lr_changes:
+                    group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=self.device)
+            for state in optimizer.state.values():
+                if isinstance(state.get("step"), torch.Tensor):  # a checkpoint of an eager run has it on the CPU
+                    state["step"] = state["step"].to(self.device, torch.float32)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Work inside the block runs on the stream on which it will be recorded."""
+        self.stream.wait_stream(torch.cuda.current_stream(self.device))
+        try:
+            with torch.cuda.stream(self.stream):
+                yield
+        finally:
+            torch.cuda.current_stream(self.device).wait_stream(self.stream)
+
+    @contextmanager
+    def strict(self) -> Iterator[None]:
+        """Inside the block, what waits for the device raises RuntimeError. A recording could not contain it."""
+        before = torch.cuda.get_sync_debug_mode()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch says that the mode is a prototype
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                yield
+            finally:
+                torch.cuda.set_sync_debug_mode(before)
+
+    def record(self, work: Callable[[], _T], generator: Generator) -> tuple[Callable[[], None], _T]:
+        """Record ``work``. Returns a function that replays it, and what ``work`` returned: tensors that every replay
+        fills.
+
+        Arguments:
+            work: Called once. Its kernels are recorded and do not run.
+            generator: Random numbers drawn from it, and from the device's own generator, go on with every replay.
+        """
+        graph = torch.cuda.CUDAGraph()
+        graph.register_generator_state(generator)
+        torch.cuda.synchronize(self.device)
+        try:
+            # Other threads may allocate pinned memory for the next batches meanwhile.
+            with self.aside(), torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+                made = work()
+        except BaseException:
+            self._mend(generator)
+            raise
+        return graph.replay, made
+
+    def _mend(self, generator: Generator) -> None:
+        """After a recording that failed, a generator still waits for its end, and refuses to draw anything else."""
+        torch.cuda.synchronize(self.device)
+        own = torch.cuda.default_generators[torch.cuda.current_device()]
+        for broken in (generator, own):
+            state = broken.get_state()
+            broken.graphsafe_set_state(Generator(device=self.device))
+            broken.set_state(state)
+
+
+def recorder_for(device: torch.device) -> CudaGraphs | None:
+    """What records work on a device; None where nothing can."""
+    return CudaGraphs(device) if device.type == "cuda" else None
