@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bench.config.limits import check_sizes
 from bench.did_you_mean import nearest
 from bench.errors import UserError
 
@@ -212,6 +213,7 @@ class RunSpec:
             UserError: A key is unknown or missing, or holds what it may not; names the key.
         """
         config = {**_SINCE, **config} if isinstance(config, Mapping) else config
+        check_sizes(config)
         _check_keys(config)
         _check_kinds(config)
         return cls(
@@ -353,5 +355,5 @@ def check_name(key: str, name: object) -> None:
     """
     if isinstance(name, str) and len(name.encode(errors="replace")) > _LONGEST_NAME:
         raise UserError(f"{key}={name[:20]}...: a name of at most {_LONGEST_NAME} bytes is expected")
-    if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\0" in name:
+    if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or not name.isprintable():
         raise UserError(f"{key}={name!r}: the name of a folder is expected, without a path; that goes to runs_dir")

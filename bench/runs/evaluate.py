@@ -14,12 +14,14 @@ from torch import Tensor
 
 from bench.checkpoint import load_checkpoint, stored_config
 from bench.config.build import build_data, build_metrics, check_arguments
+from bench.config.limits import LARGEST_FILE, check_sizes
 from bench.config.spec import CHECKPOINTS, KEYS, Evaluation, Measurement, Node, RunSpec, check_name, digest, typed
 from bench.config.trust import check_targets, look_here_too
 from bench.data.base import Data
 from bench.errors import UserError
 from bench.evaluation.given import given_samples
 from bench.evaluation.measure import measure
+from bench.regular import read_regular
 from bench.runs.folder import Ended, Outcome, RunFolder
 from bench.runs.run import logged, measure_checkpoint, no_tf32
 from bench.schema import ResultRow
@@ -28,8 +30,6 @@ from bench.training.console import Reporter
 __all__ = ["Asked", "Target", "evaluate_run", "evaluate_samples", "on_samples", "target_of"]
 
 log = logging.getLogger("genbench")
-
-_LARGEST_CONFIG = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,8 @@ def target_of(path: Path) -> Target | None:
 
 def _config(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > _LARGEST_CONFIG:
-            raise UserError(f"{path}: is larger than any run's configuration")
-        config = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
+        config = json.loads(read_regular(path, LARGEST_FILE))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is no run's configuration ({str(error)[:100]})") from error
     if not isinstance(config, dict):
         raise UserError(f"{path}: is no run's configuration")
@@ -227,6 +225,7 @@ def on_samples(config: Node) -> tuple[Measurement, ...]:
     """
     if not config.get("metric"):
         raise UserError("metric: none is chosen; name at least one, as in metric=[fid]")
+    check_sizes(config)
     check_targets({key: config.get(key) for key in ("data", "metric", "trust")})
     check_arguments(config)
     build_metrics(config["metric"])
