@@ -1,6 +1,9 @@
-"""A stranger's text, made harmless for a terminal."""
+"""A stranger's text, made harmless for a terminal and for a file of lines."""
 
-__all__ = ["plain"]
+import copy
+import logging
+
+__all__ = ["PlainFormatter", "plain"]
 
 
 def plain(text: str) -> str:
@@ -11,3 +14,12 @@ def plain(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() else " " for character in text)
+
+
+class PlainFormatter(logging.Formatter):
+    """Formats a record as its base does, the message on one line and all lines plain."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        record = copy.copy(record)
+        record.msg, record.args = plain(record.getMessage()), ()
+        return "\n".join(map(plain, super().format(record).split("\n")))

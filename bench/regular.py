@@ -4,18 +4,19 @@ To open a pipe waits for somebody at its other end, a device never ends, and wha
 or a link destroys it.
 """
 
+import contextlib
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from bench.errors import UserError
 
 __all__ = ["check_output", "open_regular", "read_regular"]
 
 
-def open_regular(path: str | os.PathLike[str], most: int | None = None, *, follow: bool = True) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str], most: int | None = None, *, follow: bool = True) -> BufferedReader:
     """Open a file for reading. What is no regular file is never waited for.
 
     Arguments:
@@ -78,16 +79,20 @@ def check_output(option: str, path: str | os.PathLike[str], inputs: Iterable[str
     if not stat.S_ISREG(there.st_mode):
         kind = kinds.get(stat.S_IFMT(there.st_mode), "a device")
         raise UserError(f"{shown}: is {kind}; give a new file or a regular one, which is replaced")
-    for file in _files(inputs):
-        try:
-            found = os.stat(file)
-        except OSError:
-            continue
-        if (found.st_dev, found.st_ino) == (there.st_dev, there.st_ino):
-            raise UserError(f"{shown}: is read by this command, as {file}; give another file")
+    for place in map(Path, inputs):
+        if place.resolve() in Path(path).resolve().parents or _is_among((there.st_dev, there.st_ino), place):
+            raise UserError(f"{shown}: is read by this command, from {place}; give another file")
 
 
-def _files(places: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
-    for place in places:
-        path = Path(place)
-        yield from path.rglob("*") if path.is_dir() else [path]
+def _is_among(file: tuple[int, int], place: Path) -> bool:
+    """Whether a file, by device and inode, is the one at a place, or one in the folder there."""
+    try:
+        entries = [place, *place.iterdir()] if place.is_dir() else [place]
+    except OSError:
+        return False
+    for entry in entries:
+        with contextlib.suppress(OSError):
+            found = entry.stat()
+            if (found.st_dev, found.st_ino) == file:
+                return True
+    return False

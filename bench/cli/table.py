@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from bench.files import durable_write
+from bench.regular import check_output
 from bench.tables.as_csv import to_csv
 from bench.tables.latex import to_latex
 from bench.tables.markdown import to_markdown
@@ -42,8 +43,11 @@ def main(args: argparse.Namespace) -> int:
     """
     # Imported here because pandas takes a quarter of a second to import and --help does not need it.
     from bench.rows.frame import read_frame
+    from bench.rows.store import find_files
     from bench.tables.aggregate import make_table
 
+    if args.out is not None:
+        check_output("--out", args.out, find_files(args.paths))
     table = make_table(read_frame(args.paths), checkpoint=args.checkpoint, metrics=args.metric)
     if args.out is not None:
         durable_write(args.out, _WRITERS[args.format](table))

@@ -10,6 +10,7 @@ Imports no torch: whether a run is finished must be known at once.
 
 import hashlib
 import inspect
+import itertools
 import json
 import math
 import re
@@ -49,6 +50,7 @@ _SINCE: Mapping[str, Any] = {"probe": {}}
 """Keys that older configurations lack, and what stands for them."""
 
 _CHOICE = re.compile(r"[\w-][\w.-]{0,80}(/[\w-][\w.-]{0,80})*")
+_MOST_FILES = 5_000_000  # in a folder of data: a stranger's configuration may name the root of all folders
 _LONGEST_NAME = 200  # bytes; file systems allow 255, and endings are added
 _T = TypeVar("_T")
 
@@ -276,7 +278,7 @@ def fingerprint(path: object) -> str:
     if not isinstance(path, str):
         return ""
     place = Path(path).expanduser()
-    files = sorted(place.rglob("*")) if place.is_dir() else [place]
+    files = sorted(itertools.islice(place.rglob("*"), _MOST_FILES)) if place.is_dir() else [place]
     try:
         found = [(str(file.relative_to(place)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     except OSError:

@@ -21,8 +21,12 @@ PACKAGES = {
     "metric": ("bench.metrics", "bench.features"),
     "probe": ("bench.training.probes",),
     # The loggers that write files and nothing else: others tell a server.
-    "logger": ("pytorch_lightning.loggers.CSVLogger", "pytorch_lightning.loggers.TensorBoardLogger",
-               "pytorch_lightning.loggers.csv_logs", "pytorch_lightning.loggers.tensorboard"),
+    "logger": (
+        "pytorch_lightning.loggers.CSVLogger",
+        "pytorch_lightning.loggers.TensorBoardLogger",
+        "pytorch_lightning.loggers.csv_logs",
+        "pytorch_lightning.loggers.tensorboard",
+    ),
     # Hydra's own node: its launchers, sweepers and callbacks, and installed plugins.
     "hydra": ("hydra._internal.core_plugins", "hydra.experimental.callbacks", "hydra_plugins"),
 }

@@ -173,6 +173,8 @@ def read_table(
     """
     if delimiter not in _DELIMITERS:
         raise UserError(f"{name}: no delimiter {delimiter!r}; set data.delimiter to one of: {', '.join(_DELIMITERS)}")
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for, a device never ends
+        raise UserError(f"{name}: {path} is not a regular file; set data.path to a text file of numbers")
     try:
         with path.open(encoding="utf-8-sig") as stream:
             head = stream.readline()

@@ -46,6 +46,13 @@ class Target:
     checkpoint: Path | None
     config: Node
 
+    @property
+    def data_path(self) -> str | None:
+        """Where its data were read, if that was a path of the user's."""
+        data = self.config.get("data")
+        path = data.get("path") if isinstance(data, Mapping) else None
+        return path if isinstance(path, str) else None
+
 
 @dataclass(frozen=True)
 class Asked:

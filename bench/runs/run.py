@@ -17,6 +17,7 @@ from bench.config.spec import Measurement, RunSpec
 from bench.data.base import Data
 from bench.errors import DivergedError, UserError
 from bench.evaluation.measure import failed_run, known_density, measure, measure_density, save_picture, trained_model
+from bench.plain import PlainFormatter
 from bench.rng import seeded
 from bench.runs.ddp import is_worker, run_workers
 from bench.runs.folder import Ended, Outcome, RunFolder, open_here
@@ -195,7 +196,7 @@ def logged(folder: RunFolder) -> Iterator[None]:
         handler = logging.StreamHandler(open_here(folder.log))
     except OSError as error:
         raise UserError(f"{folder.log}: {error.strerror}; give another folder with runs_dir=FOLDER") from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(message)s"))
     log.setLevel(logging.INFO)
     log.propagate = False
     log.addHandler(handler)

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from bench.config.spec import RunSpec
+from bench.plain import plain
 from bench.runs.folder import Outcome, RunFolder
 from bench.tables.leaderboard import publish
 
@@ -37,6 +38,6 @@ def report(specs: Sequence[RunSpec], seen: Mapping[str, Outcome]) -> int:
                   "rerun=true runs them again", file=sys.stderr)  # fmt: skip
         for outcome in outcomes:
             if outcome.exit_code:
-                print(f"genbench: {outcome.run_id} failed: {outcome.reason}", file=sys.stderr)
+                print(f"genbench: {outcome.run_id} failed: {plain(outcome.reason)}", file=sys.stderr)
     codes = [outcome.exit_code for outcome in outcomes if outcome.exit_code]
     return 0 if not codes else codes[0] if len(outcomes) == 1 else 1

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from bench.plain import plain
 from bench.schema import Relation, Status
 from bench.tables.model import Cell, Column, Line, Section
 
@@ -228,13 +229,6 @@ def _legend(section: Section) -> str:
     if len(cells) < len(section.lines) * len(section.columns):
         parts.append(f"{ABSENT} not measured")
     return "; ".join([*parts, "sorted by family and model"]) + "."
-
-
-def plain(text: str) -> str:
-    """Without characters that act on a terminal or on the lines of a file."""
-    if text.isprintable():
-        return text
-    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _plain_but_thin(text: str) -> str:
