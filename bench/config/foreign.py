@@ -37,6 +37,10 @@ class ForeignFiles(FileConfigSource):
     def scheme() -> str:
         return SCHEME
 
+    def is_config(self, config_path: str) -> bool:
+        """Whether there is a file of this name. No name leads out of its group."""
+        return ".." not in config_path.split("/") and super().is_config(config_path)
+
     def load_config(self, config_path: str) -> ConfigResult:
         """A file's content.
 
