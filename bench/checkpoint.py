@@ -7,20 +7,29 @@ what our own writer makes.
 
 import io
 import json
+import pickletools
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import nn
 
 from bench.errors import UserError
 from bench.files import durable_write
 from bench.provenance import git_state
+from bench.regular import open_regular
 
 __all__ = ["Progress", "export", "load_checkpoint", "load_tensors", "load_weights", "save_checkpoint", "stored_config"]
+
+MOST_VALUES = 10_000_000  # that lists and dicts of a checkpoint may unfold to
+LARGEST_PICKLE = 256 << 20  # bytes beside the tensors
+LARGEST_TUPLE = 100_000  # tuples in a tuple
+LARGEST_CONFIG = 1 << 20  # characters
+LONGEST_TEXT = 4096  # characters of a text in the progress
 
 
 @dataclass
@@ -45,10 +54,18 @@ class Progress:
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> "Progress":
-        """The progress stored in a checkpoint. What a later version stores besides is passed over."""
+        """The progress stored in a checkpoint. What a later version stores besides is passed over.
+
+        Raises:
+            ValueError: A value is of another kind than its field: the checkpoint may be a stranger's.
+        """
         known = {entry.name for entry in fields(cls)}
         before = {"cpu_seconds": None} if "train_seconds" in stored else {}
-        return cls(**{name: value for name, value in {**before, **stored}.items() if name in known})
+        made = msgspec.convert({name: value for name, value in {**before, **stored}.items() if name in known}, cls)
+        for name in ("finished", "device", "data_revision", "commit"):
+            if len(getattr(made, name)) > LONGEST_TEXT:
+                raise ValueError(f"progress.{name} is longer than {LONGEST_TEXT:,} characters")
+        return made
 
     @property
     def load(self) -> float | None:
@@ -99,13 +116,8 @@ def load_tensors(path: Path | str, map_location: Any = "cpu") -> Any:
     if not path.is_file():
         raise UserError(f"checkpoint {path}: no such file; give the path of a .ckpt file in a run's folder")
     try:
-        with zipfile.ZipFile(path) as archive:
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise UserError(f"checkpoint {path}: has compressed entries, which genbench never writes; refused")
-            # torch checks no checksum, so a flipped bit would be another weight; an entry marked as a folder (0x10) it
-            # reads as memory that nobody filled.
-            if any(entry.external_attr & 0x10 for entry in archive.infolist()) or archive.testzip() is not None:
-                raise UserError(f"checkpoint {path}: damaged (a checksum does not match); take another copy of it")
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            _check_entries(path, archive)
         # Explicit: an environment variable can turn the default around, but not the argument.
         payload = torch.load(path, map_location=map_location, weights_only=True)
     except UserError:
@@ -114,10 +126,13 @@ def load_tensors(path: Path | str, map_location: Any = "cpu") -> Any:
         # After its first sentence torch advises to load the file with code and all, in bold letters.
         reason = str(error).splitlines()[0].partition(". ")[0][:120] if str(error) else type(error).__name__
         raise UserError(f"checkpoint {path}: damaged, or more than tensors and plain values ({reason})") from error
+    tensors: list[torch.Tensor] = []
     try:
-        tensors = list(_tensors(payload))
+        unfolded = _unfolded(payload, tensors, {})
     except RecursionError as error:
         raise UserError(f"checkpoint {path}: entries are nested too deeply; refused") from error
+    if unfolded > MOST_VALUES:
+        raise UserError(f"checkpoint {path}: shared entries unfold to over {MOST_VALUES:,} values; refused")
     for tensor in tensors:
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_nested:
             raise UserError(f"checkpoint {path}: has a tensor that is sparse, quantized or without memory; refused")
@@ -127,15 +142,73 @@ def load_tensors(path: Path | str, map_location: Any = "cpu") -> Any:
     return payload
 
 
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, list | tuple | set):
-        for item in value:
-            yield from _tensors(item)
+def _check_entries(path: Path, archive: zipfile.ZipFile) -> None:
+    """Refuse an archive that would unpack to more than the file holds, or whose pickle would keep the reader busy."""
+    entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise UserError(f"checkpoint {path}: has compressed entries, which genbench never writes; refused")
+    if sum(entry.file_size for entry in entries) > path.stat().st_size:  # entries that overlap
+        raise UserError(f"checkpoint {path}: has entries that claim more than the file holds; refused")
+    for entry in entries:
+        if entry.filename.endswith(".pkl") and entry.file_size > LARGEST_PICKLE:
+            raise UserError(f"checkpoint {path}: has more than {LARGEST_PICKLE >> 20} MiB beside its tensors; refused")
+        if entry.filename.endswith(".pkl") and _largest_tuple(archive.read(entry)) > LARGEST_TUPLE:
+            raise UserError(f"checkpoint {path}: has tuples of tuples that are shared too often; refused")
+    # torch checks no checksum, so a flipped bit would be another weight; an entry marked as a folder (0x10) it reads as
+    # memory that nobody filled.
+    if any(entry.external_attr & 0x10 for entry in entries) or archive.testzip() is not None:
+        raise UserError(f"checkpoint {path}: damaged (a checksum does not match); take another copy of it")
+
+
+def _largest_tuple(pickled: bytes) -> int:
+    """The most tuples in any tuple of a pickle, shared ones counted as often as they stand there. Loads nothing.
+
+    A tuple may be the key of a dict, and then the reader computes its hash, which visits shared tuples again and again.
+    """
+    stack: list[int] = []  # of each object its number of tuples, 0 for what is no tuple
+    marks: list[int] = []  # heights of the stack
+    memo: dict[Any, int] = {}
+    largest = 0
+    for operation, argument, _ in pickletools.genops(pickled):
+        name, before = operation.name, operation.stack_before
+        if name == "MARK":
+            marks.append(len(stack))
+            continue
+        if name in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+            continue
+        if name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            memo[len(memo) if name == "MEMOIZE" else argument] = stack[-1]
+            continue
+        taken: list[int] = []
+        if pickletools.markobject in before:
+            height = marks.pop()
+            taken = stack[height:]
+            del stack[height:]
+            before = before[: before.index(pickletools.markobject)]
+        for _ in before:
+            taken.append(stack.pop())
+        made = 1 + sum(taken) if "TUPLE" in name else 0
+        largest = max(largest, made)
+        stack += [taken[0] if name == "DUP" else made] * len(operation.stack_after)
+    return largest
+
+
+def _unfolded(value: Any, tensors: list[torch.Tensor], known: dict[int, int]) -> int:
+    """How many values there are where shared ones are copies. Each is visited once; tensors are added to a list.
+
+    Raises:
+        RecursionError: It is nested too deeply, or in itself.
+    """
+    if isinstance(value, torch.Tensor) and id(value) not in known:
+        tensors.append(value)
+    parts = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list | tuple | set) else ()
+    if id(value) not in known:
+        known[id(value)] = -1
+        known[id(value)] = 1 + sum(_unfolded(part, tensors, known) for part in parts)
+    if known[id(value)] < 0:
+        raise RecursionError
+    return known[id(value)]
 
 
 def export(model: nn.Module, path: Path, config: Mapping[str, Any], progress: Progress) -> None:
@@ -166,7 +239,10 @@ def stored_config(path: Path) -> dict[str, Any]:
         UserError: The file is no checkpoint, or holds no configuration.
     """
     try:
-        config = json.loads(load_checkpoint(path)["config"])
+        text = load_checkpoint(path)["config"]
+        if len(text) > LARGEST_CONFIG:
+            raise UserError(f"checkpoint {path}: holds a configuration of {len(text):,} characters, more than any has")
+        config = json.loads(text)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"checkpoint {path}: holds no run's configuration; give a best.ckpt or final.ckpt") from error
     if not isinstance(config, dict):

@@ -1,13 +1,22 @@
 """Errors that speak to the user."""
 
+from bench.plain import plain
+
 __all__ = ["BrokenError", "BusyError", "DivergedError", "UnavailableError", "UserError"]
+
+_LONGEST = 2000  # characters of a line for the user
 
 
 class UserError(Exception):
     """A mistake or a missing thing that the user can mend. Shown as one line, without a traceback; exit code 2.
 
-    The message says what is wrong, where, and what to do.
+    The message says what is wrong, where, and what to do. It may quote a stranger's file: characters that act on a
+    terminal are taken out of it.
     """
+
+    def __init__(self, message: object) -> None:
+        text = plain(str(message))
+        super().__init__(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}...")
 
 
 class BusyError(UserError):

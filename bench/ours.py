@@ -68,6 +68,7 @@ def working_folder_last() -> None:
     ``python -m bench`` puts the folder first on Python's path, and ``PYTHONPATH=.`` before what is installed. It is
     taken from there. If the user named it in ``PYTHONPATH``, it is searched after everything else.
     """
+    os.environ["PYTHONSAFEPATH"] = "1"  # the same for every other Python that is started from here
     here = os.path.realpath(os.getcwd())
     installed = {str(ROOT), os.path.dirname(os.__file__), *site.getsitepackages(), site.getusersitepackages()}
     if here in map(os.path.realpath, installed):

@@ -246,9 +246,15 @@ def test_a_checkpoint_with_any_configuration_is_read_or_refused_in_one_line(junk
     ("content", "said"),
     [
         ("trust: [stranger]", r"trust: set by a configuration file.*add trust=\[stranger\] yourself"),
-        ("hydra: {callbacks: {x: {_target_: stranger.Model}}}", r"hydra\.callbacks\.x: _target_ 'stranger\.Model'"),
-        ("hydra: {callbacks: {x: '${oc.create:{_target_:stranger.Model}}'}}", r"_target_ 'stranger\.Model'"),
-        ("hydra: {launcher: {_target_: stranger.Model}}", r"hydra\.launcher: _target_"),
+        (
+            "hydra: {callbacks: {x: {_target_: stranger.Model}}}",
+            r"\.yaml: hydra\.callbacks\.x\._target_: sets what",
+        ),
+        (
+            "hydra: {callbacks: {x: '${oc.create:{_target_:stranger.Model}}'}}",
+            r"\.yaml: hydra\.callbacks\.x: .*outside",
+        ),
+        ("hydra: {launcher: {_target_: stranger.Model}}", r"evil\.yaml: hydra\.launcher\._target_: sets what only"),
         ("hydra: {job: {env_set: {PATH: /stranger}}}", r"hydra\.job\.env_set"),
     ],
 )

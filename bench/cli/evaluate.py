@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from bench.config.compose import compose_evaluation, overridden
 from bench.errors import UserError
 from bench.paths import at_home
+from bench.plain import plain
+from bench.regular import check_output
 
 if TYPE_CHECKING:
     from bench.runs.evaluate import Target
@@ -61,12 +63,12 @@ def main(arguments: list[str]) -> int:
     if "samples" in keys and places:
         raise UserError(f"{places[0]}: either runs or samples=... can be measured, not both at once")
     out = None if keys.get("out") is None else at_home("out", str(keys["out"]))
-    if out is not None and not out.absolute().parent.is_dir():  # before the minutes that the rows take
-        raise UserError(f"out={out}: there is no folder {out.parent}; make it first")
+    if out is not None:  # before the minutes that the rows take
+        check_output("out", out, _inputs(places, keys))
     if "samples" in keys:
         found = _samples(overrides)
     elif places:
-        found = _runs(places, overrides, keys)
+        found = _runs(places, overrides, keys, out)
     else:
         raise UserError(f"evaluate: nothing to measure is named; {USAGE}; --help shows examples")
     return _finish(found, out)
@@ -111,7 +113,14 @@ class _Found:
     refused: list[str] = field(default_factory=list)
 
 
-def _runs(places: list[str], overrides: list[str], keys: dict[str, Any]) -> _Found:
+def _inputs(places: list[str], keys: dict[str, Any]) -> list[Path]:
+    """Files and folders that the command line names and that are read."""
+    named = [str(keys[key]) for key in ("samples", "data.path") if keys.get(key) is not None]
+    matches = [match for place in places for match in glob.glob(str(Path(place).expanduser()), recursive=True)]
+    return [Path(name).expanduser() for name in (*places, *matches, *named)]
+
+
+def _runs(places: list[str], overrides: list[str], keys: dict[str, Any], out: Path | None) -> _Found:
     from bench.runs.evaluate import Asked, evaluate_run
 
     for key in keys:
@@ -126,6 +135,8 @@ def _runs(places: list[str], overrides: list[str], keys: dict[str, Any]) -> _Fou
     found = _Found()
     errors: list[UserError] = []
     targets = _targets(places)
+    if out is not None:
+        check_output("out", out, [path for target in targets if (path := target.data_path) is not None])
     for target in targets:
         try:
             measured, spec, folder = evaluate_run(target, asked)
@@ -188,10 +199,11 @@ def _finish(found: _Found, out: Path | None) -> int:
     from bench.tables.leaderboard import publish
 
     if out is not None:
+        check_output("out", out)  # again: the file may be another by now
         write_rows(out, found.rows)
     for folder, results in sorted(found.leaderboards):
         publish(folder, results, folder.name)
     failed = [f"{row.run_id}: {row.metric} failed: {row.reason}" for row in found.rows if row.status is Status.FAILED]
     for line in [*found.refused, *failed]:
-        print(f"genbench: {line}", file=sys.stderr)
+        print(f"genbench: {plain(line)}", file=sys.stderr)
     return 1 if failed or found.refused else 0

@@ -1,12 +1,14 @@
 """The command ``genbench``. Every import that costs time stands where it is used: --help and table start at once."""
 
 import argparse
+import logging
 import sys
 
 from bench import __version__
 from bench.cli.streams import with_output
 from bench.errors import BusyError, UserError
 from bench.ours import working_folder_last
+from bench.plain import PlainFormatter
 from bench.stopping import end_by_signals, stopped
 
 __all__ = ["main"]
@@ -31,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments is None:  # this process is the command's
         end_by_signals()
         working_folder_last()
+        if logging.lastResort is not None:  # prints warnings outside a run; they may quote a stranger's file
+            logging.lastResort.setFormatter(PlainFormatter())
     given = sys.argv[1:] if arguments is None else arguments
     return with_output(lambda: _main(given))
 

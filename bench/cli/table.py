@@ -5,6 +5,7 @@ import sys
 
 from bench.files import durable_write
 from bench.paths import at_home
+from bench.regular import check_output
 from bench.tables.as_csv import to_csv
 from bench.tables.latex import to_latex
 from bench.tables.markdown import to_markdown
@@ -49,13 +50,17 @@ def main(args: argparse.Namespace) -> int:
     """
     # Imported here because pandas takes a quarter of a second to import and --help does not need it.
     from bench.rows.frame import read_frame
+    from bench.rows.store import find_files
     from bench.tables.aggregate import make_table
 
+    out = None if args.out is None else at_home("--out", args.out)
+    if out is not None:
+        check_output("--out", out, find_files(args.paths))
     table = make_table(
         read_frame(args.paths), checkpoint=args.checkpoint, metrics=args.metric, models=args.model, sort=args.sort
     )
-    if args.out is not None:
-        durable_write(at_home("--out", args.out), _WRITERS[args.format](table))
+    if out is not None:
+        durable_write(out, _WRITERS[args.format](table))
     elif args.format == "text" and sys.stdout.isatty():
         from rich.console import Console
 

@@ -10,6 +10,7 @@ import importlib
 import importlib.metadata
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from hydra.errors import InstantiationException
@@ -77,13 +78,21 @@ def build_probes(nodes: Mapping[str, Node]) -> "list[Probe]":
 
 
 def build_logger(node: Node | None, folder: str) -> "Logger | None":
-    """The tracker of the group ``logger``, or None."""
+    """The tracker of the group ``logger``, or None.
+
+    Raises:
+        UserError: It would write outside the folder, or through a link in it.
+    """
     from pytorch_lightning.loggers import Logger
 
     if node is None:
         return None
     made = _build("logger", node, save_dir=folder)
     assert isinstance(made, Logger)
+    if lies_in(node["_target_"], PACKAGES["logger"]) and made.log_dir is not None:
+        inside = Path(folder).resolve()
+        if inside not in Path(made.log_dir).resolve().parents:
+            raise UserError(f"logger: would write to {made.log_dir}, outside the run's folder {inside}; give a name")
     return made
 
 
@@ -170,6 +179,7 @@ def check_arguments(config: Mapping[str, Any]) -> None:
         (f"{group}.{name}", node) for group in ("metric", "probe") for name, node in config.get(group, {}).items()
     ]
     look_here_too(config.get("trust") or ())
+    _check_logger(config.get("logger") or {})
     for path, node in nodes:
         group = path.split(".")[0]
         for where, target in targets(node, path):
@@ -178,6 +188,14 @@ def check_arguments(config: Mapping[str, Any]) -> None:
         if group == "metric":
             node = {key: value for key, value in node.items() if key != "version"}
         _check_arguments(node, path, dict.fromkeys(extra))
+
+
+def _check_logger(node: Mapping[str, Any]) -> None:
+    """Refuse names of the curves that are paths, or become some: TensorBoard's logger replaces $VARIABLE and ~."""
+    for key, value in node.items():
+        ours = key != "_target_" and lies_in(str(node.get("_target_")), PACKAGES["logger"])
+        if ours and isinstance(value, str) and (value in (".", "..") or set("/\\$~") & set(value)):
+            raise UserError(f"logger.{key}={value!r}: a name is expected, not a path; curves lie in the run's folder")
 
 
 def _check_arguments(node: Mapping[str, Any], path: str, extra: Mapping[str, Any]) -> None:

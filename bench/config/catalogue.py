@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 import conf
+from bench.config.foreign import SCHEME, read_yaml
+from bench.config.limits import LARGEST_FILE
 from bench.config.trust import announced
 from bench.did_you_mean import nearest
 from bench.errors import UserError
+from bench.plain import plain
+from bench.regular import read_regular
 
 __all__ = ["GROUPS", "Catalogue", "describe", "is_name", "listing"]
 
@@ -77,10 +79,7 @@ class Catalogue:
         path = next((f for folder in self.folders if (f := folder / group / f"{name}.yaml").is_file()), None)
         if path is None:
             return None
-        try:
-            made = OmegaConf.to_container(OmegaConf.load(path))
-        except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())[:160]})") from error
+        made = OmegaConf.to_container(read_yaml(path)[1])
         if not isinstance(made, dict):
             raise UserError(f"{path}: keys and values are expected")
         return {str(key): value for key, value in made.items()}
@@ -103,19 +102,19 @@ def _folder(entry: str) -> Path | None:
         roots = [] if spec is None else [Path(root) for root in spec.submodule_search_locations or ()]
         return next((path for root in roots if (path := root.joinpath(*rest)).is_dir()), None)
     path = Path(place).expanduser().absolute()
-    return path if scheme in ("", "file") and path.is_dir() else None
+    return path if scheme in ("", "file", SCHEME) and path.is_dir() else None
 
 
 def describe(file: Path) -> str:
     """The first comment line of a configuration file that is not one of Hydra's ``# @`` headers."""
     try:
-        content = file.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:  # one file that cannot be read does not hide the others
-        return f"({file}: {error.strerror})"
+        content = read_regular(file, LARGEST_FILE).decode(errors="replace")
+    except UserError as error:  # one file that cannot be read does not hide the others
+        return f"({error})"
     for line in content.splitlines():
         text = line.strip()
         if text.startswith("#") and not text.lstrip("# ").startswith("@"):
-            return text.lstrip("# ")
+            return plain(text.lstrip("# "))
         if text and not text.startswith("#"):
             break
     return ""
@@ -132,7 +131,7 @@ def listing(groups: list[str], catalogue: Catalogue) -> str:
             raise UserError(f"list {group!r}: no such group{nearest(group, GROUPS)}; there are: {', '.join(GROUPS)}")
     blocks = []
     for group in groups or list(GROUPS):
-        files = catalogue.files(GROUPS[group])
+        files = {plain(name): file for name, file in catalogue.files(GROUPS[group]).items()}
         width = max((len(name) for name in files), default=0)
         lines = [f"  {name:<{width}}  {describe(file)}" for name, file in files.items()]
         chosen = _CHOSEN.get(group, f"{GROUPS[group]}=NAME")

@@ -5,6 +5,7 @@ a night.
 """
 
 import copy
+import math
 import re
 import sys
 from argparse import Namespace
@@ -18,7 +19,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, QuotedString
+from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString, RangeSweep
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -26,6 +27,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bench.config.catalogue import GROUPS, Catalogue, is_name
 from bench.config.explain import explained
+from bench.config.foreign import SCHEME, use_foreign_files
+from bench.config.limits import MOST_RUNS
 from bench.config.spec import called
 from bench.config.trust import check_targets, look_here_too
 from bench.did_you_mean import nearest
@@ -41,6 +44,7 @@ _GROUPS = ("model", "data", "trainer")  # whose chosen names are kept
 _PATHS = ("runs_dir", "results_dir", "samples", "out")
 _SEARCHPATH = re.compile(r"\+{0,2}hydra\.searchpath=")
 _TRUST = re.compile(r"\+{0,2}trust=")
+_PLACES = {"runs_dir": "runs", "results_dir": "results"}  # with what stands in our own files
 _FLAGS = ("config_name", "config_path", "config_dir", "experimental_rerun", "hydra_help")
 
 
@@ -198,11 +202,13 @@ def trusted_by(overrides: list[str]) -> list[str]:
 def _searching(arguments: list[str], catalogue: Catalogue) -> list[str]:
     """The arguments with the catalogue's folders, less our own, as Hydra's search path.
 
-    Hydra would import a package to find its folder, and warn where there is none instead of stopping.
+    Hydra would import a package to find its folder, and warn where there is none instead of stopping. Every file in the
+    folders is checked when it is read (``bench.config.foreign``).
     """
+    use_foreign_files()
     folders = [str(folder).replace("'", r"\'") for folder in catalogue.folders[1:]]
     rest = [text for text in arguments if not _SEARCHPATH.match(text)]
-    entries = ",".join(f"'file://{folder}'" for folder in folders)
+    entries = ",".join(f"'{SCHEME}://{folder}'" for folder in folders)
     return [*rest, f"hydra.searchpath=[{entries}]"] if folders else rest
 
 
@@ -213,6 +219,9 @@ def _check_names(overrides: list[str], catalogue: Catalogue) -> None:
         UserError: Names the group.
     """
     for text in overrides:
+        into = text.partition("=")[0].partition("@")[2]
+        if "hydra" in into:
+            raise UserError(f"{text}: what is chosen cannot become Hydra's own configuration; take out @{into}")
         if "/" not in text.partition("=")[2] or _SEARCHPATH.match(text):
             continue
         key, value = overridden(text)
@@ -233,7 +242,7 @@ def _check_chosen(group: str, value: Any) -> None:
 
 
 def _check_origin(composed: list[DictConfig], overrides: list[str]) -> None:
-    """What only the user may say: a file of somebody else's cannot trust itself, nor hand Hydra code to run."""
+    """What only the user may say: a file cannot trust itself, choose where results go, nor hand Hydra code to run."""
     said = any(_TRUST.match(text) for text in overrides)
     for config in composed:
         for group, chosen in config.hydra.runtime.choices.items():  # files choose too
@@ -242,11 +251,14 @@ def _check_origin(composed: list[DictConfig], overrides: list[str]) -> None:
         if config.get("trust") and not said:
             named = ",".join(map(str, config.trust))
             raise UserError(f"trust: set by a configuration file; if you trust it, add trust=[{named}] yourself")
+        for key, ours in _PLACES.items():
+            there = config.get(key, ours)
+            if there != ours and not any(re.match(rf"\+{{0,2}}{key}=", text) for text in overrides):
+                raise UserError(f"{key}={there!r}: set by a configuration file, and only you say where results go: add "
+                                f"{key}=FOLDER")  # fmt: skip
         parts = {part: config.hydra.get(part) for part in ("callbacks", "launcher", "sweeper")}
         node = {part: OmegaConf.to_container(value, resolve=True) for part, value in parts.items() if value is not None}
         check_targets({"hydra": node, "trust": config.get("trust")})
-        if config.hydra.job.env_set and not any("hydra.job.env_set" in text for text in overrides):
-            raise UserError("hydra.job.env_set: set by a configuration file; set the environment yourself")
 
 
 def _sweep(overrides: list[str], whole: DictConfig) -> list[list[str]]:
@@ -256,7 +268,19 @@ def _sweep(overrides: list[str], whole: DictConfig) -> list[list[str]]:
         return [[text for text in overrides if not parser.parse_override(text).is_sweep_override()]]
     params = [f"{key}={value}" for key, value in (whole.hydra.sweeper.params or {}).items()]
     parsed = OverridesParser.create().parse_overrides([*params, *overrides])
+    if math.prod(map(_count, parsed)) > MOST_RUNS:
+        raise UserError(f"the sweep has {math.prod(map(_count, parsed)):,} runs; at most {MOST_RUNS:,} are accepted")
     return [job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
+
+
+def _count(override: Override) -> int:
+    """How many values an override has, without making them."""
+    value = override.value()
+    if isinstance(value, RangeSweep):
+        start, stop = (0 if end is None else end for end in (value.start, value.stop))
+        steps = (stop - start) / value.step if value.step else math.inf
+        return max(1, math.ceil(steps)) if math.isfinite(steps) else MOST_RUNS + 1
+    return max(1, len(value.list)) if isinstance(value, ChoiceSweep) else 1
 
 
 def plain(config: DictConfig, choices: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any]:

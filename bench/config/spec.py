@@ -10,6 +10,7 @@ Imports no torch: whether a run is finished must be known at once.
 
 import hashlib
 import inspect
+import itertools
 import json
 import math
 import re
@@ -22,6 +23,7 @@ from typing import Any, TypeVar
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bench.config.limits import check_sizes
 from bench.did_you_mean import nearest
 from bench.errors import UserError
 from bench.titles import is_title
@@ -50,6 +52,7 @@ _SINCE: Mapping[str, Any] = {"probe": {}}
 """Keys that older configurations lack, and what stands for them."""
 
 _CHOICE = re.compile(r"[\w-][\w.-]{0,80}(/[\w-][\w.-]{0,80})*")
+_MOST_FILES = 5_000_000  # in a folder of data: a stranger's configuration may name the root of all folders
 _LONGEST_NAME = 200  # bytes; file systems allow 255, and endings are added
 _T = TypeVar("_T")
 
@@ -221,6 +224,7 @@ class RunSpec:
             UserError: A key is unknown or missing, or holds what it may not; names the key.
         """
         config = {**_SINCE, **config} if isinstance(config, Mapping) else config
+        check_sizes(config)
         _check_keys(config)
         _check_kinds(config)
         return cls(
@@ -300,7 +304,7 @@ def fingerprint(path: object) -> str:
     if not isinstance(path, str):
         return ""
     place = Path(path).expanduser()
-    files = sorted(place.rglob("*")) if place.is_dir() else [place]
+    files = sorted(itertools.islice(place.rglob("*"), _MOST_FILES)) if place.is_dir() else [place]
     try:
         found = [(str(file.relative_to(place)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     except OSError:
@@ -389,5 +393,5 @@ def check_name(key: str, name: object) -> None:
     """
     if isinstance(name, str) and len(name.encode(errors="replace")) > _LONGEST_NAME:
         raise UserError(f"{key}={name[:20]}...: a name of at most {_LONGEST_NAME} bytes is expected")
-    if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\0" in name:
+    if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or not name.isprintable():
         raise UserError(f"{key}={name!r}: the name of a folder is expected, without a path; that goes to runs_dir")

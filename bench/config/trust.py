@@ -20,7 +20,13 @@ PACKAGES = {
     "data": ("bench.data",),
     "metric": ("bench.metrics", "bench.features"),
     "probe": ("bench.training.probes",),
-    "logger": ("pytorch_lightning.loggers",),
+    # The loggers that write files and nothing else: others tell a server.
+    "logger": (
+        "pytorch_lightning.loggers.CSVLogger",
+        "pytorch_lightning.loggers.TensorBoardLogger",
+        "pytorch_lightning.loggers.csv_logs",
+        "pytorch_lightning.loggers.tensorboard",
+    ),
     # Hydra's own node: its launchers, sweepers and callbacks, and installed plugins.
     "hydra": ("hydra._internal.core_plugins", "hydra.experimental.callbacks", "hydra_plugins"),
 }

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.errors import UserError
+from bench.regular import check_output
 from bench.rows.store import read_rows, write_rows
 
 __all__ = ["main"]
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
     try:
         for file in parser.parse_args(arguments).files:
+            check_output("file", file)
             rows = read_rows(file)
             write_rows(file, rows)
             print(f"{file}: {len(rows)} rows")

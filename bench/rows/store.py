@@ -7,7 +7,6 @@ import glob
 import io
 import logging
 import os
-import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from bench.errors import UserError
 from bench.files import durable_write
 from bench.paths import at_home
+from bench.regular import open_regular
 from bench.rows.wire import decode, decode_block, encode, is_torn, to_row
 from bench.schema import ResultRow
 
@@ -120,13 +120,7 @@ def _find(path: str) -> list[Path]:
 def _blocks(path: Path) -> Iterator[bytes]:
     """A file's bytes in pieces that end at line ends."""
     try:
-        found = os.stat(path)
-        # Asked before opening: to open a pipe would wait for its writer.
-        if not stat.S_ISREG(found.st_mode):
-            raise UserError(f"{path}: not a regular file; give a file of rows")
-        if found.st_size > _MAX_FILE_BYTES:
-            raise UserError(f"{path}: larger than {_MAX_FILE_BYTES >> 20} MiB; split it")
-        with open(path, "rb") as file:
+        with open_regular(path, _MAX_FILE_BYTES) as file:
             while block := file.read(_BLOCK_BYTES):
                 yield block + file.readline()
     except OSError as error:

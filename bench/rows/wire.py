@@ -21,6 +21,7 @@ from bench.schema import SCHEMA, Relation, ResultRow, Source, Status
 __all__ = ["STORED", "decode", "decode_block", "encode", "is_torn", "to_row"]
 
 _MAX_LINE_BYTES = 1 << 20
+_LONGEST_TEXT = 4096  # characters of any text but the reason
 
 STORED = ResultRow.columns()[:-1]
 """The fields that every line has. What is in ``more``, the last field, follows them as fields of its own."""
@@ -40,6 +41,8 @@ def _wire_type(name: str, annotation: Any) -> Any:
         return typing.Union[tuple(_wire_type(name, kind) for kind in typing.get_args(annotation))]  # noqa: UP007
     if isinstance(annotation, type) and issubclass(annotation, StrEnum):
         return Literal[tuple(one.value for one in annotation)]
+    if annotation is str and name != "reason":  # names are short; a reason may quote what went wrong
+        return Annotated[str, msgspec.Meta(max_length=_LONGEST_TEXT)]
     if annotation is int:
         return Annotated[int, msgspec.Meta(ge=_LOWEST.get(name, -(2**63) + 1), le=2**63 - 1)]
     if annotation is float and name in _LOWEST:

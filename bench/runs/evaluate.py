@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bench.checkpoint import load_checkpoint, stored_config
 from bench.config.build import build_data, build_metrics, check_arguments
+from bench.config.limits import LARGEST_FILE, check_sizes
 from bench.config.spec import (
     CHECKPOINTS,
     KEYS,
@@ -25,12 +26,13 @@ from bench.config.spec import (
     check_name,
     digest,
     typed,
-)  # fmt: skip
+)
 from bench.config.trust import check_targets, look_here_too
 from bench.data.base import Data
 from bench.errors import UserError
 from bench.evaluation.given import given_samples
 from bench.evaluation.measure import measure
+from bench.regular import read_regular
 from bench.runs.folder import Ended, Outcome, RunFolder
 from bench.runs.run import logged, measure_checkpoint, no_tf32
 from bench.schema import ResultRow
@@ -39,8 +41,6 @@ from bench.training.console import Reporter
 __all__ = ["Asked", "Target", "evaluate_run", "evaluate_samples", "on_samples", "target_of"]
 
 log = logging.getLogger("genbench")
-
-_LARGEST_CONFIG = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,13 @@ class Target:
     path: Path | None
     checkpoint: Path | None
     config: Node
+
+    @property
+    def data_path(self) -> str | None:
+        """Where its data were read, if that was a path of the user's."""
+        data = self.config.get("data")
+        path = data.get("path") if isinstance(data, Mapping) else None
+        return path if isinstance(path, str) else None
 
 
 @dataclass(frozen=True)
@@ -100,10 +107,8 @@ def target_of(path: Path) -> Target | None:
 
 def _config(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > _LARGEST_CONFIG:
-            raise UserError(f"{path}: is larger than any run's configuration")
-        config = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
+        config = json.loads(read_regular(path, LARGEST_FILE))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is no run's configuration ({str(error)[:100]})") from error
     if not isinstance(config, dict):
         raise UserError(f"{path}: is no run's configuration")
@@ -240,6 +245,7 @@ def on_samples(config: Node) -> tuple[Measurement, ...]:
     """
     if not config.get("metric"):
         raise UserError("metric: none is chosen; name at least one, as in metric=[fid]")
+    check_sizes(config)
     check_targets({key: config.get(key) for key in ("data", "metric", "trust")})
     check_arguments(config)
     build_metrics(config["metric"])

@@ -4,11 +4,13 @@ Imports no torch, so that a finished run is recognised at once.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,10 +21,13 @@ from typing import IO, Any
 from bench.config.spec import CHECKPOINTS, Measurement, Node, RunSpec, fingerprint
 from bench.errors import BusyError, UserError
 from bench.files import durable_write, sweep_orphans
+from bench.regular import open_regular, read_regular
 from bench.rows.store import read_rows, write_rows
 from bench.schema import ResultRow, Status
 
 __all__ = ["Ended", "Outcome", "RunFolder", "open_here"]
+
+_LARGEST_MARKER = 1 << 20  # bytes
 
 
 class Ended(StrEnum):
@@ -253,9 +258,14 @@ def open_here(path: Path) -> IO[str]:
     """Open a file of a run's folder for adding to it, never through a link: the folder may be a stranger's.
 
     Raises:
-        OSError: It is a link, or cannot be opened.
+        OSError: It is a link or no regular file, or cannot be opened.
     """
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666), "a")
+    # Without O_NONBLOCK the opening of a pipe would wait for a reader.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, f"{path.name} is not a regular file")
+    return os.fdopen(descriptor, "a")
 
 
 def _own(lock: IO[str], process: int) -> None:
@@ -294,14 +304,15 @@ def _old_key(row: ResultRow) -> tuple[object, ...]:
 def _read(path: Path) -> dict[str, Any]:
     """A marker's content; empty where there is none that can be read."""
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
+        content = json.loads(read_regular(path, _LARGEST_MARKER))
+    except (UserError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
 
 def _sha256(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
+        with open_regular(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (UserError, OSError):
         return ""

@@ -17,6 +17,7 @@ from bench.config.spec import Measurement, RunSpec
 from bench.data.base import Data
 from bench.errors import BusyError, DivergedError, UserError
 from bench.evaluation.measure import failed_run, known_density, measure, measure_density, save_picture, trained_model
+from bench.plain import PlainFormatter
 from bench.processes import is_worker, place
 from bench.provenance import device_name
 from bench.rng import seeded
@@ -189,8 +190,13 @@ def _write_failure(spec: RunSpec, folder: RunFolder, reason: str) -> None:
 
 
 def no_tf32() -> None:
-    """Compute convolutions in float32. cuDNN's default reads 10 bits of mantissa, too few to invert a flow."""
+    """Compute convolutions in float32, by algorithms that give the same bits every time.
+
+    cuDNN's default reads 10 bits of mantissa, too few to invert a flow, and may sum gradients in any order, so that a
+    resumed run would not equal one that was never interrupted.
+    """
     torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
 
 
 def _is_follower() -> bool:
@@ -214,7 +220,7 @@ def logged(folder: RunFolder) -> Iterator[None]:
         handler = logging.StreamHandler(open_here(folder.log))
     except OSError as error:
         raise UserError(f"{folder.log}: {error.strerror}; give another folder with runs_dir=FOLDER") from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(message)s"))
     log.setLevel(logging.INFO)
     log.propagate = False
     log.addHandler(handler)

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from bench.config.spec import RunSpec
+from bench.plain import plain
 from bench.processes import one_of_tasks
 from bench.runs.folder import Ended, Outcome, RunFolder
 from bench.tables.leaderboard import publish
@@ -38,9 +39,12 @@ def report(specs: Sequence[RunSpec], seen: Mapping[str, Outcome]) -> int:
                   "rerun=true runs them again", file=sys.stderr)  # fmt: skip
         for outcome in outcomes:
             if outcome.ended is Ended.BUSY:
-                print(f"genbench: {outcome.run_id} was passed over: {outcome.reason}{one_of_tasks()}", file=sys.stderr)
+                print(
+                    f"genbench: {outcome.run_id} was passed over: {plain(outcome.reason)}{one_of_tasks()}",
+                    file=sys.stderr,
+                )
             elif outcome.exit_code:
-                print(f"genbench: {outcome.run_id} failed: {outcome.reason}", file=sys.stderr)
+                print(f"genbench: {outcome.run_id} failed: {plain(outcome.reason)}", file=sys.stderr)
     codes = {outcome.exit_code for outcome in outcomes} - {Ended.OK.exit_code}
     busy = Ended.BUSY.exit_code
     if codes <= {busy} or len(outcomes) == 1:

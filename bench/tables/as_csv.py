@@ -3,9 +3,9 @@
 import csv
 import io
 
+from bench.plain import plain
 from bench.schema import PROTOCOL
 from bench.tables.model import Cell, Column, Line, Table
-from bench.tables.notes import plain
 
 __all__ = ["to_csv"]
 

@@ -1,9 +1,10 @@
 """The footnotes of cells: why a number is missing, what it leaves out, and why it is not ranked."""
 
+from bench.plain import plain
 from bench.schema import Status
 from bench.tables.model import Cell, Line, Section
 
-__all__ = ["notes_of", "plain", "spread_kinds"]
+__all__ = ["notes_of", "spread_kinds"]
 
 
 def notes_of(section: Section) -> dict[tuple[int, int], list[str]]:
@@ -41,10 +42,3 @@ def _notes(cell: Cell, line: Line, usual: str) -> list[str]:
             else "± within the run: how much training varies is unknown from one seed"
         )
     return notes
-
-
-def plain(text: str) -> str:
-    """Without characters that act on a terminal or on the lines of a file."""
-    if text.isprintable():
-        return text
-    return "".join(character if character.isprintable() else " " for character in text)

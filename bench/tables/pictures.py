@@ -2,6 +2,7 @@
 
 import io
 import math
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from bench.errors import UserError
 from bench.files import durable_write
+from bench.regular import open_regular
 
 __all__ = ["GRID", "draw_comparison", "image_grid", "rendered", "scatter"]
 
 GRID = 8  # images on a side
 POINTS = 2000
+_LARGEST_SAMPLES = 8 << 30  # bytes
 
 
 def draw_comparison(saved: Mapping[tuple[str, str], Path], path: Path) -> None:
@@ -32,8 +36,7 @@ def draw_comparison(saved: Mapping[tuple[str, str], Path], path: Path) -> None:
 
     panels: dict[tuple[str, str], dict[str, np.ndarray[Any, Any]]] = {}
     for key, file in saved.items():
-        with np.load(file, allow_pickle=False) as stored:
-            panels[key] = {name: stored[name] for name in stored.files}
+        panels[key] = _arrays(file)
     truths = {("truth", data): {**panel, "density": panel["truth"]} for (_, data), panel in panels.items()
               if "truth" in panel}  # fmt: skip
     panels = truths | panels
@@ -62,6 +65,23 @@ def draw_comparison(saved: Mapping[tuple[str, str], Path], path: Path) -> None:
     png = io.BytesIO()
     picture.save(png, format="PNG", optimize=True)
     durable_write(path, png.getvalue())
+
+
+def _arrays(file: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays of an ``.npz``.
+
+    Raises:
+        UserError: It is damaged or no regular file, or unpacks to more than samples can be.
+    """
+    try:
+        with open_regular(file) as stream, zipfile.ZipFile(stream) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > _LARGEST_SAMPLES:
+                raise UserError(f"{file}: unpacks to more than {_LARGEST_SAMPLES >> 30} GiB; move it away")
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as stored:
+                return {name: stored[name] for name in stored.files}
+    except (zipfile.BadZipFile, OSError, ValueError, EOFError) as error:
+        raise UserError(f"{file}: is damaged ({error}); move it away") from error
 
 
 def _draw_panel(axes: Any, panel: dict[str, np.ndarray[Any, Any]], scale: np.ndarray[Any, Any] | None) -> None:

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from bench.plain import plain
 from bench.schema import Relation, Status
 from bench.tables.model import Column, Line, Section
-from bench.tables.notes import notes_of, plain, spread_kinds
+from bench.tables.notes import notes_of, spread_kinds
 
 __all__ = ["ABSENT", "THIN", "Shown", "View", "format_number", "head_of", "view_of"]
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bench.checkpoint import Progress as Training
 from bench.config.spec import Schedule
+from bench.plain import plain
 from bench.probe import Probe
 from models.base import GenerativeModel
 
@@ -34,12 +35,13 @@ class Reporter(Probe):
     def __init__(
         self, title: str, log: logging.Logger, schedule: Schedule | None = None, console: Console | None = None
     ) -> None:
-        self.title = title
+        self.title = plain(title)
         self.schedule = schedule
         self.log = log
         self.console = console or Console(stderr=True)
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[state]}"),
+            TextColumn("{task.description}", markup=False), BarColumn(bar_width=24),
+            TextColumn("{task.fields[state]}", markup=False),
             console=self.console, transient=True, disable=not self.console.is_terminal,
         )  # fmt: skip
         self._task: TaskID | None = None
@@ -51,7 +53,7 @@ class Reporter(Probe):
         self._task = self._bar.add_task(self.title, total=None, state="starting")
         self.log.info("%s starts", self.title)
         if not self.console.is_terminal:
-            self.console.print(f"{self.title}: starts", highlight=False, soft_wrap=True)
+            self.console.print(f"{self.title}: starts", markup=False, highlight=False, soft_wrap=True)
         return self
 
     def __exit__(
@@ -89,6 +91,7 @@ class Reporter(Probe):
 
     def note(self, text: str) -> None:
         """Announce a long operation: log it and show it as the bar's state."""
+        text = plain(text)
         self.log.info(text)
         assert self._task is not None
         self._bar.update(self._task, total=None, state=text)
@@ -104,7 +107,7 @@ class Reporter(Probe):
         now = time.perf_counter()
         if not self.console.is_terminal and now >= self._next_line:
             self._next_line = now + PLAIN_SECONDS
-            self.console.print(f"{self.title}: {text}", highlight=False, soft_wrap=True)
+            self.console.print(f"{self.title}: {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _state(progress: Training, loss: float, schedule: Schedule) -> str:

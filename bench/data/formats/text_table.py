@@ -52,6 +52,8 @@ def read_table(
     head: list[str] = []  # the physical lines of the first record
     names: list[str] = []
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for, a device never ends
+            raise UserError(f"{name}: {path} is not a regular file; set data.path to a text file of numbers")
         with path.open(encoding="utf-8-sig") as stream:
             names = _first_record(stream, head, delimiter)[:first]
             if not header:
