@@ -443,6 +443,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "benchmarks" / "gpu.csv")
     chosen = parser.parse_args(arguments)
     torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True  # both as a run sets them
     return run(chosen.only.split(","), chosen.seconds, chosen.out)
 
 
