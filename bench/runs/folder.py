@@ -4,7 +4,6 @@ Imports no torch, so that a finished run is recognised at once.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -17,6 +16,7 @@ from typing import IO, Any
 from bench.config.spec import CHECKPOINTS, Measurement, Node, RunSpec, fingerprint
 from bench.errors import UserError
 from bench.files import durable_write, sweep_orphans
+from bench.locks import hold
 from bench.rows.store import read_rows, write_rows
 from bench.schema import ResultRow, Status
 
@@ -102,14 +102,19 @@ class RunFolder:
             raise UserError(
                 f"run folder {self.path}: {error.strerror}; give another one with runs_dir=FOLDER"
             ) from error
-        with lock:
+        with lock, contextlib.ExitStack() as held:
             if not follower:
                 try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    held.enter_context(hold(self._lock, lock.fileno()))
                 except BlockingIOError:
                     raise UserError(
                         f"run folder {self.path}: another process is at work there; wait for it to end"
                     ) from None
+                except OSError as error:
+                    raise UserError(
+                        f"run folder {self.path}: cannot be locked: {error.strerror}; give another one with "
+                        "runs_dir=FOLDER"
+                    ) from error
                 sweep_orphans(self.path)
             yield
 
