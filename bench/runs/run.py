@@ -19,7 +19,8 @@ from bench.errors import DivergedError, UserError
 from bench.evaluation.measure import failed_run, known_density, measure, measure_density, save_picture, trained_model
 from bench.rng import seeded
 from bench.runs.ddp import is_worker, run_workers
-from bench.runs.folder import Ended, Outcome, RunFolder, open_here
+from bench.runs.folder import Ended, Outcome, RunFolder
+from bench.runs.log import RunLog
 from bench.schema import ResultRow, Status
 from bench.seeds import derive_seed
 from bench.subjects.examples import Examples
@@ -189,13 +190,9 @@ def logged(folder: RunFolder) -> Iterator[None]:
     """Keep everything that is worth it in the run's log file.
 
     Raises:
-        UserError: The file cannot be written.
+        UserError: The file may not be written, or is a link.
     """
-    try:
-        handler = logging.StreamHandler(open_here(folder.log))
-    except OSError as error:
-        raise UserError(f"{folder.log}: {error.strerror}; give another folder with runs_dir=FOLDER") from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler = RunLog(folder.log)
     log.setLevel(logging.INFO)
     log.propagate = False
     log.addHandler(handler)
@@ -203,4 +200,4 @@ def logged(folder: RunFolder) -> Iterator[None]:
         yield
     finally:
         log.removeHandler(handler)
-        handler.stream.close()
+        handler.close()
