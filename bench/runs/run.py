@@ -134,7 +134,7 @@ def _train(spec: RunSpec, folder: RunFolder, data: Data, say: Reporter) -> str:
     progress = fit(
         model, data, spec.schedule, spec.hardware, seed=spec.seed, folder=folder.path, config=spec.config,
         validate=validation_score(data, spec.seed, say.note), probes=[say, *build_probes(spec.probes)],
-        logger=build_logger(spec.logger, str(folder.path)),
+        logger=build_logger(spec.logger, str(folder.path)), say=say.warn,
     )  # fmt: skip
     if not _is_follower():
         folder.note_trained(spec, data.spec.revision)

@@ -94,6 +94,11 @@ class Reporter(Probe):
         self._bar.update(self._task, total=None, state=text)
         self._plain(text)
 
+    def warn(self, text: str) -> None:
+        """Log a line and show it, on a terminal above the bar."""
+        self.log.warning(text)
+        self.console.print(f"{self.title}: {text}", highlight=False, soft_wrap=True, markup=False)
+
     def _plain(self, text: str) -> None:
         """Without a terminal, print a line at most every 30 seconds."""
         now = time.perf_counter()
