@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.errors import UserError
+from bench.errors import UserError, is_out_of_memory
 from bench.files import durable_write
 from bench.provenance import git_state
 
@@ -95,6 +95,8 @@ def load_tensors(path: Path | str, map_location: Any = "cpu") -> Any:
     except UserError:
         raise
     except Exception as error:  # whatever the unpickler or the archive reader trips over
+        if is_out_of_memory(error):
+            raise
         # After its first sentence torch advises to load the file with code and all, in bold letters.
         reason = str(error).splitlines()[0].partition(". ")[0][:120] if str(error) else type(error).__name__
         raise UserError(f"checkpoint {path}: damaged, or more than tensors and plain values ({reason})") from error

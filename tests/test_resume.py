@@ -17,7 +17,7 @@ from bench.training.fit import fit
 DATA = small_data((4,), None, n=100)
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """The run is interrupted."""
 
 
@@ -28,7 +28,7 @@ def train(folder: Path, name: str = "vae", stop: int | None = None, ema: float |
 
     def validate(model: object) -> float:
         if next(left, None) is None:
-            raise Stopped
+            raise StoppedError
         return 1.0
 
     schedule = Schedule(examples=320, batch_size=16, validate_every=64, ema_decay=ema)
@@ -41,7 +41,7 @@ def train(folder: Path, name: str = "vae", stop: int | None = None, ema: float |
 
 def interrupted(folder: Path, **changes: Any) -> Path:
     folder.mkdir()
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         train(folder, stop=2, **changes)
     return folder / "last.ckpt"
 
@@ -137,7 +137,7 @@ def test_another_checkpoint_in_its_place_starts_training_again(
 
 def test_a_sound_checkpoint_is_gone_on_from(tmp_path: Path, peace: dict[str, Any]) -> None:
     interrupted(tmp_path / "run")
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         train(tmp_path / "run", stop=2)
     assert train(tmp_path / "run", stop=1) == [], "of five validations four were made before"
     assert same(load_checkpoint(tmp_path / "run" / "final.ckpt")["state_dict"], peace)

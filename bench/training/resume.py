@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bench.checkpoint import Progress, load_checkpoint
-from bench.errors import UserError
+from bench.errors import UserError, is_out_of_memory
 from bench.rng import seeded, set_rng_state
 
 __all__ = ["resumable"]
@@ -38,6 +38,8 @@ def resumable(
     except UserError as error:
         reason = str(error).removeprefix(f"checkpoint {path}: ")
     except Exception as error:  # whatever a wrong content leads to
+        if is_out_of_memory(error):
+            raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
     say(f"{path} cannot be gone on from ({reason}): training starts again")
     return None
