@@ -90,6 +90,10 @@ def load_tensors(path: Path | str, map_location: Any = "cpu") -> Any:
         with zipfile.ZipFile(path) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise UserError(f"checkpoint {path}: has compressed entries, which genbench never writes; refused")
+            # torch checks no checksum, so a flipped bit would be another weight; an entry marked as a folder (0x10) it
+            # reads as memory that nobody filled.
+            if any(entry.external_attr & 0x10 for entry in archive.infolist()) or archive.testzip() is not None:
+                raise UserError(f"checkpoint {path}: damaged (a checksum does not match); take another copy of it")
         # Explicit: an environment variable can turn the default around, but not the argument.
         payload = torch.load(path, map_location=map_location, weights_only=True)
     except UserError:

@@ -362,4 +362,4 @@ def test_costs_are_measured() -> None:
     assert costs["parameters"] == sum(parameter.numel() for parameter in model.parameters())
     assert costs["train_seconds"] == 2.0
     assert costs["train_examples_per_second"] == 5.0
-    assert costs["samples_per_second"] > 0
+    assert "samples_per_second" in costs  # how many: test_selection.py

@@ -142,8 +142,8 @@ def test_budget_in_examples_is_kept_for_every_model(tmp_path: Path) -> None:
 
 def test_budget_in_seconds_ends_training(tmp_path: Path) -> None:
     progress = train(new_model("vae", DATA.spec), tmp_path, examples=None, seconds=0.3, validate_every=10**6)
-    assert 0.3 <= progress.train_seconds < 3
-    assert progress.steps > 3
+    assert progress.train_seconds >= 0.3
+    assert progress.examples_seen == 16 * progress.steps  # at which step it ends: test_selection.py
     assert (tmp_path / "final.ckpt").exists()
 
 
@@ -189,7 +189,8 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(bad: float, where: 
     scores = iter([1.0, 0.9, bad if where == "score" else 0.8, 0.7, 0.6])
     with pytest.raises(DivergedError, match=r"diverged at example \d+ \(") as caught:
         train(model, tmp_path, validate=lambda _: next(scores))
-    assert {"loss": (176,), "gradient": (176, 192), "score": (192,)}[where].count(caught.value.examples_seen) == 1
+    # A bad gradient spoils the weights of step 11, and so the loss of step 12.
+    assert caught.value.examples_seen == {"loss": 176, "gradient": 192, "score": 192}[where]
     for name in ("best.ckpt", "last.ckpt"):
         assert all(torch.isfinite(value.float()).all() for value in weights(tmp_path / name).values())
     assert json.loads(load_checkpoint(tmp_path / "best.ckpt")["config"]) == {"a": 1}
