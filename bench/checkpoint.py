@@ -18,7 +18,7 @@ import msgspec
 import torch
 from torch import nn
 
-from bench.errors import UserError
+from bench.errors import UserError, is_out_of_memory
 from bench.files import durable_write
 from bench.provenance import git_state
 from bench.regular import open_regular
@@ -123,6 +123,8 @@ def load_tensors(path: Path | str, map_location: Any = "cpu") -> Any:
     except UserError:
         raise
     except Exception as error:  # whatever the unpickler or the archive reader trips over
+        if is_out_of_memory(error):
+            raise
         # After its first sentence torch advises to load the file with code and all, in bold letters.
         reason = str(error).splitlines()[0].partition(". ")[0][:120] if str(error) else type(error).__name__
         raise UserError(f"checkpoint {path}: damaged, or more than tensors and plain values ({reason})") from error

@@ -1,10 +1,18 @@
 """Errors that speak to the user."""
 
+import errno
+
 from bench.plain import plain
 
-__all__ = ["BrokenError", "BusyError", "DivergedError", "UnavailableError", "UserError"]
+__all__ = ["BrokenError", "BusyError", "DivergedError", "UnavailableError", "UserError", "is_out_of_memory"]
 
 _LONGEST = 2000  # characters of a line for the user
+
+# What torch says in a plain RuntimeError: its allocator on the CPU, sizes beyond 64 bits, libraries on the GPU.
+_TOO_LARGE = (
+    "out of memory", "not enough memory", "can't allocate memory", "Storage size calculation overflowed",
+    "_STATUS_ALLOC_FAILED",
+)  # fmt: skip
 
 
 class UserError(Exception):
@@ -40,3 +48,13 @@ class UnavailableError(Exception):
 
 class BrokenError(Exception):
     """There should be something to measure and there is not, because the run failed. Measured is ``failed``."""
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Return whether memory was too small, the processor's or the GPU's. NumPy's and torch's own errors count."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    # torch.OutOfMemoryError is a RuntimeError; this file imports no torch.
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in _TOO_LARGE)
+    )

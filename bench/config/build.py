@@ -21,7 +21,7 @@ from bench.config.spec import Node, RunSpec
 from bench.config.trust import PACKAGES, check_targets, lies_in, look_here_too, targets, trusted
 from bench.data.base import Data
 from bench.did_you_mean import nearest
-from bench.errors import UserError
+from bench.errors import UserError, is_out_of_memory
 from bench.schema import DataSpec
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _build(group: str, node: Mapping[str, Any], **extra: Any) -> Any:
         return instantiate(node, **extra)
     except (InstantiationException, OmegaConfBaseException, TypeError) as error:
         cause = error.__cause__
-        if isinstance(cause, UserError):
+        if cause is not None and (isinstance(cause, UserError) or is_out_of_memory(cause)):
             raise cause from None
         reason = " ".join(str(error if cause is None else cause).split())
         raise UserError(f"{group}: {node['_target_']} could not be made: {reason}") from error

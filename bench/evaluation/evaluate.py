@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 
-from bench.errors import BrokenError, UnavailableError
+from bench.errors import BrokenError, UnavailableError, is_out_of_memory
 from bench.metrics.base import Metric
 from bench.schema import Estimate, MetricInfo, Status
 from bench.subjects.examples import Examples
@@ -37,6 +37,7 @@ def _estimates(name: str, metric: Metric, examples: Examples) -> list[Estimate]:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         log.error("metric %s failed: %s", name, reason)
         log.info("where metric %s failed:", name, exc_info=True)  # for a run's log; nobody else is shown it
+        reason = "out of memory" if is_out_of_memory(error) else reason
         return [_without_value(info, Status.FAILED, reason) for info in infos]
 
 

@@ -18,7 +18,7 @@ from bench.evaluation.rows import rows_of
 from bench.features.base import Note
 from bench.provenance import device_name, git_state, versions
 from bench.rng import seeded
-from bench.schema import ResultRow, Status
+from bench.schema import DataSpec, Estimate, MetricInfo, ResultRow, Status
 from bench.seeds import derive_seed
 from bench.subjects.base import Origin, Report, Subject, silent
 from bench.subjects.density import KnownDensity
@@ -26,7 +26,9 @@ from bench.subjects.examples import Examples
 from bench.subjects.trained import FailedModel, TrainedModel
 from models.base import ClosedForm, GenerativeModel, HasLikelihood
 
-__all__ = ["failed_run", "known_density", "measure", "measure_density", "save_picture", "trained_model"]
+__all__ = [
+    "failed_run", "known_density", "measure", "measure_density", "rows_of_nothing", "save_picture", "trained_model",
+]  # fmt: skip
 
 log = logging.getLogger("genbench")
 
@@ -68,6 +70,25 @@ def failed_run(spec: RunSpec, data: Data, checkpoint: str, reason: str) -> Faile
     with seeded(derive_seed(spec.seed, "init")):
         model = build_model(spec.model, data.spec)
     return FailedModel(model, reason, _origin(spec, model, checkpoint, Progress()))
+
+
+def rows_of_nothing(
+    spec: RunSpec, checkpoint: str, reason: str, measurements: Sequence[Measurement]
+) -> list[ResultRow]:
+    """Rows that failed, where the data set or the model cannot even be made: one a metric, by its name there."""
+    name = spec.choices["data"]
+    data = DataSpec(name.rpartition("/")[2], "", (), None, 0, 0, 0)
+    commit, dirty = git_state()
+    origin = Origin(
+        run_id=spec.run_id, training_key=spec.training_key, group=spec.group, model=spec.choices["model"],
+        model_family="", checkpoint=checkpoint, seed=spec.seed, budget=spec.schedule.budget, git_commit=commit,
+        dirty=dirty, device=device_name("cpu", 1), precision=spec.hardware.precision, versions=versions(),
+    )  # fmt: skip
+    estimates = {
+        one.name: [Estimate(MetricInfo(one.name, "", None, title=one.name), status=Status.FAILED, reason=reason)]
+        for one in measurements
+    }
+    return rows_of(estimates, measurements, origin, data)
 
 
 def known_density(name: str, node: Node, data: Data) -> KnownDensity | None:

@@ -5,7 +5,6 @@ Imports no torch, so that a finished run is recognised at once.
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -21,6 +20,7 @@ from typing import IO, Any
 from bench.config.spec import CHECKPOINTS, Measurement, Node, RunSpec, fingerprint
 from bench.errors import BusyError, UserError
 from bench.files import durable_write, sweep_orphans
+from bench.locks import hold
 from bench.regular import open_regular, read_regular
 from bench.rows.store import read_rows, write_rows
 from bench.schema import ResultRow, Status
@@ -117,12 +117,17 @@ class RunFolder:
             raise UserError(
                 f"run folder {self.path}: {error.strerror}; give another one with runs_dir=FOLDER"
             ) from error
-        with lock:
+        with lock, contextlib.ExitStack() as held:
             if not follower:
                 try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    held.enter_context(hold(self._lock, lock.fileno()))
                 except BlockingIOError:
                     raise BusyError(f"{self.path} is being run by {_owner(self._lock)}; wait for it to end") from None
+                except OSError as error:
+                    raise UserError(
+                        f"run folder {self.path}: cannot be locked: {error.strerror}; give another one with "
+                        "runs_dir=FOLDER"
+                    ) from error
                 _own(lock, os.getpid() if owner is None else owner)
                 sweep_orphans(self.path)
             yield

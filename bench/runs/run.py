@@ -15,14 +15,22 @@ import torch
 from bench.config.build import build_data, build_logger, build_metrics, build_model, build_probes
 from bench.config.spec import Measurement, RunSpec
 from bench.data.base import Data
-from bench.errors import BusyError, DivergedError, UserError
-from bench.evaluation.measure import failed_run, known_density, measure, measure_density, save_picture, trained_model
-from bench.plain import PlainFormatter
+from bench.errors import BusyError, DivergedError, UserError, is_out_of_memory
+from bench.evaluation.measure import (
+    failed_run,
+    known_density,
+    measure,
+    measure_density,
+    rows_of_nothing,
+    save_picture,
+    trained_model,
+)  # fmt: skip
 from bench.processes import is_worker, place
 from bench.provenance import device_name
 from bench.rng import seeded
 from bench.runs.ddp import run_workers
-from bench.runs.folder import Ended, Outcome, RunFolder, open_here
+from bench.runs.folder import Ended, Outcome, RunFolder
+from bench.runs.log import RunLog
 from bench.schema import ResultRow, Status
 from bench.seeds import derive_seed
 from bench.stopping import is_stopping
@@ -76,8 +84,9 @@ def _guarded(spec: RunSpec, folder: RunFolder, say: Reporter) -> Outcome:
     except Exception as error:
         if is_stopping():  # a library made another error of it
             raise KeyboardInterrupt from error
-        ended = Ended.OUT_OF_MEMORY if isinstance(error, MemoryError | torch.OutOfMemoryError) else Ended.FAILED
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())} (details in {folder.log})"
+        ended = Ended.OUT_OF_MEMORY if is_out_of_memory(error) else Ended.FAILED
+        what = ended if ended is Ended.OUT_OF_MEMORY else f"{type(error).__name__}: {' '.join(str(error).split())}"
+        reason = f"{what} (details in {folder.log})"
         log.exception("%s failed", spec.run_id)
     if not _is_follower():
         _write_failure(spec, folder, reason)
@@ -109,7 +118,8 @@ def _run(spec: RunSpec, folder: RunFolder, say: Reporter) -> Outcome:
     failures = [f"{row.metric}: {row.reason}" for row in rows if row.status is Status.FAILED]
     if failures:
         reason = f"{len(failures)} metrics failed, first {failures[0]} (details in {folder.log})"
-        return Outcome(spec.run_id, Ended.FAILED, reason)
+        short_of_memory = any(failure.endswith(f": {Ended.OUT_OF_MEMORY}") for failure in failures)
+        return Outcome(spec.run_id, Ended.OUT_OF_MEMORY if short_of_memory else Ended.FAILED, reason)
     return Outcome(spec.run_id, Ended.OK, why)
 
 
@@ -148,7 +158,7 @@ def _train(spec: RunSpec, folder: RunFolder, data: Data, say: Reporter) -> str:
     progress = fit(
         model, data, spec.schedule, spec.hardware, seed=spec.seed, folder=folder.path, config=spec.config,
         validate=validation_score(data, spec.seed, say.note), probes=[say, *build_probes(spec.probes)],
-        logger=build_logger(spec.logger, str(folder.path)),
+        logger=build_logger(spec.logger, str(folder.path)), say=say.warn,
     )  # fmt: skip
     if not _is_follower():
         folder.note_trained(spec, data.spec.revision)
@@ -172,18 +182,22 @@ def measure_checkpoint(
 
 
 def _write_failure(spec: RunSpec, folder: RunFolder, reason: str) -> None:
-    """Rows that say why there is nothing else, as far as the data set and the metrics can be made at all.
-
-    What was measured before on a model that is trained stands.
-    """
+    """Rows that say why there is nothing else. What was measured before on a model that is trained stands."""
     try:
-        data = build_data(spec.data)
         trained = folder.trained(spec)
+        missing = folder.missing(spec) if trained else spec.measurements
+        asked = {
+            checkpoint: [measurement for measurement in missing if measurement.checkpoint == checkpoint]
+            for checkpoint in spec.evaluation.checkpoints
+        }
         rows: list[ResultRow] = []
-        for checkpoint in spec.evaluation.checkpoints:
-            missing = folder.missing(spec) if trained else spec.measurements
-            asked = [measurement for measurement in missing if measurement.checkpoint == checkpoint]
-            rows += measure(failed_run(spec, data, checkpoint, reason), data, asked, seed=spec.seed)[0]
+        try:
+            data = build_data(spec.data)
+            for checkpoint, ones in asked.items():
+                rows += measure(failed_run(spec, data, checkpoint, reason), data, ones, seed=spec.seed)[0]
+        except Exception:  # the data set or the model cannot be made
+            log.info("rows without the data set and the model:", exc_info=True)
+            rows = [row for name, ones in asked.items() for row in rows_of_nothing(spec, name, reason, ones)]
         folder.add_rows(rows, alone=not trained)
     except Exception:
         log.exception("no rows for the failure either")
@@ -214,13 +228,9 @@ def logged(folder: RunFolder) -> Iterator[None]:
     """Keep everything that is worth it in the run's log file.
 
     Raises:
-        UserError: The file cannot be written.
+        UserError: The file may not be written, or is a link.
     """
-    try:
-        handler = logging.StreamHandler(open_here(folder.log))
-    except OSError as error:
-        raise UserError(f"{folder.log}: {error.strerror}; give another folder with runs_dir=FOLDER") from error
-    handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(message)s"))
+    handler = RunLog(folder.log)
     log.setLevel(logging.INFO)
     log.propagate = False
     log.addHandler(handler)
@@ -228,4 +238,4 @@ def logged(folder: RunFolder) -> Iterator[None]:
         yield
     finally:
         log.removeHandler(handler)
-        handler.stream.close()
+        handler.close()

@@ -1,12 +1,14 @@
 """From the folders of runs to a leaderboard: a view that can always be made again."""
 
+import contextlib
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from bench.errors import UserError
-from bench.files import durable_write
+from bench.files import durable_write, sweep_orphans
+from bench.locks import hold
 from bench.rows.store import collect, read_rows, write_rows
 from bench.schema import ResultRow
 from bench.tables.aggregate import make_table
@@ -31,26 +33,42 @@ def publish(runs: Path, results: Path, name: str) -> None:
     """
     from rich.console import Console
 
-    files = sorted(runs.glob("*/rows.jsonl"))
-    if not files:
+    if not any(runs.glob("*/rows.jsonl")):
         return  # every run failed before it could say anything; the failures are printed one by one
-    rows = collect(files)
-    table = make_table(rows)
-    try:
-        (results / "rows").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"results_dir={results}: {error.strerror}; give another folder") from error
-    # Sorted, so that the file does not depend on the order in which runs ended.
-    in_order = sorted(rows, key=lambda row: (row.run_id, row.checkpoint, row.metric))
-    write_rows(results / "rows" / f"{name}.jsonl", in_order)
-    written = _written(table, results / "leaderboard", name)
-    samples = _samples(files, table)
-    if samples:
-        written.append(results / "leaderboard" / f"{name}.png")
-        draw_comparison(samples, written[-1])
+    with _publishing(results):
+        # Found here: of several processes that publish, the last one sees the rows of all that came before.
+        files = sorted(runs.glob("*/rows.jsonl"))
+        rows = collect(files)
+        table = make_table(rows)
+        # Sorted, so that the file does not depend on the order in which runs ended.
+        in_order = sorted(rows, key=lambda row: (row.run_id, row.checkpoint, row.metric))
+        write_rows(results / "rows" / f"{name}.jsonl", in_order)
+        written = _written(table, results / "leaderboard", name)
+        samples = _samples(files, table)
+        if samples:
+            written.append(results / "leaderboard" / f"{name}.png")
+            draw_comparison(samples, written[-1])
     # Where there is no terminal to measure, a width at which no cell is broken.
     print_table(table, Console(width=None if sys.stdout.isatty() else 120))
     print(f"Written: {', '.join(map(str, written))}")
+
+
+@contextlib.contextmanager
+def _publishing(results: Path) -> Iterator[None]:
+    """Make the folders of results, wait until no other process publishes there, and sweep what killed ones left."""
+    lock = results / ".lock"
+    with contextlib.ExitStack() as held:
+        try:
+            for folder in (results / "rows", results / "leaderboard"):
+                folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            held.callback(os.close, descriptor)
+            held.enter_context(hold(lock, descriptor, wait=True))
+        except OSError as error:
+            raise UserError(f"results_dir={results}: {error.strerror}; give another folder") from error
+        for folder in (results / "rows", results / "leaderboard"):
+            sweep_orphans(folder)
+        yield
 
 
 def write_leaderboard(rows: Iterable[ResultRow], folder: str | os.PathLike[str], name: str) -> list[Path]:

@@ -98,9 +98,9 @@ class Reporter(Probe):
         self._plain(text)
 
     def warn(self, text: str) -> None:
-        """Log a line and show it for good."""
+        """Log a line and show it, on a terminal above the bar."""
         self.log.warning(text)
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(f"{self.title}: {text}", highlight=False, soft_wrap=True, markup=False)
 
     def _plain(self, text: str) -> None:
         """Without a terminal, print a line at most every 30 seconds."""

@@ -3,7 +3,7 @@
 import logging
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import DDPStrategy, Strategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from bench.checkpoint import Progress, export, load_checkpoint
+from bench.checkpoint import Progress, export
 from bench.config.spec import Hardware, Schedule
 from bench.data.base import Data
 from bench.data.loader import Batches
@@ -27,6 +27,7 @@ from bench.training.captured import CapturedSteps
 from bench.training.checkpoint import DurableCheckpointIO
 from bench.training.cluster import OwnProcesses
 from bench.training.graphs import recorder_for
+from bench.training.resume import resumable
 from bench.training.supervisor import BEST, FINAL, LAST, Score, Supervisor, check_finite, scored
 from models.base import ClosedForm, GenerativeModel
 from models.transforms.base import checkpoint_activations
@@ -48,6 +49,7 @@ def fit(
     validate: Score | None = None,
     probes: Sequence[Probe] = (),
     logger: Logger | None = None,
+    say: Callable[[str], None] = log.warning,
 ) -> Progress:
     """Train ``model`` to the end of its budget and return its progress. Resumes from ``last.ckpt`` in ``folder``.
 
@@ -65,6 +67,7 @@ def fit(
         validate: Score of a model on the validation split, or None to select no checkpoint.
         probes: Called at every step and every validation.
         logger: Lightning logger for the training curves, or None.
+        say: Called with one line if training cannot go on from ``last.ckpt``, and so starts again.
 
     Raises:
         UserError: The batch size does not fit, the trainer cannot be made, or steps must be captured and cannot be.
@@ -79,11 +82,10 @@ def fit(
             f"train.batch_size={schedule.batch_size}: must be a multiple of trainer.devices={hardware.devices}"
             f" and at most the {len(data.train)} training examples of {data.spec.name}"
         )
-    last = folder / LAST
-    resume = last if last.exists() else None
     supervisor = Supervisor(schedule, seed, folder, config, validate, probes)
-    if resume is not None:
-        stored = load_checkpoint(resume)["callbacks"][supervisor.state_key]
+    stored = resumable(folder / LAST, model, supervisor.state_key, schedule.ema_decay is not None, say)
+    resume = None if stored is None else folder / LAST
+    if stored is not None:
         begun_on = stored["progress"].get("data_revision", "")
         if begun_on not in ("", data.spec.revision):
             log.warning(

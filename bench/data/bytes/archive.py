@@ -6,7 +6,6 @@ known size.
 
 import gzip
 import lzma
-import os
 import shutil
 import subprocess
 import tarfile
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from bench.data.bytes.cache import DataFile
+from bench.files import flush
 
 __all__ = [
     "UNREADABLE",
@@ -131,7 +131,7 @@ def _write(stream: IO[bytes] | gzip.GzipFile, file: DataFile, folder: Path) -> N
                 raise SourceError(f"{file.name} is longer than {file.size} bytes")
             target.write(chunk)
         target.flush()
-        os.fsync(target.fileno())
+        flush(target.fileno(), folder)
 
 
 def run_program(command: Sequence[str], work: Path, output: IO[bytes] | int = subprocess.PIPE) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from bench.data.bytes.cache import Staging, cache_dir, publish, sha256
 from bench.data.bytes.fetch import hand_on
 from bench.errors import UserError
+from bench.files import flush
 
 __all__ = ["Arrays", "Chunks", "complaints", "decoded", "is_there", "revision"]
 
@@ -176,7 +176,7 @@ class _NpyFile:
         self._write_header()
         self._stream.seek(end)
         self._stream.flush()
-        os.fsync(self._stream.fileno())
+        flush(self._stream.fileno(), Path(self._stream.name).parent)
 
     def _write_header(self) -> None:
         np.lib.format.write_array_header_1_0(

@@ -4,16 +4,23 @@ Each file is complete before an atomic rename moves it in, so a reader never see
 harm each other.
 """
 
+import contextlib
 import hashlib
 import os
+import shutil
 import tempfile
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import UserError
+from bench.files import flush_folder
+from bench.locks import is_abandoned, mark
 
 __all__ = ["DataFile", "Staging", "cache_dir", "publish", "sha256"]
+
+_STAGING = ".staging-"
+_OLD_SECONDS = 86400.0  # after which a folder that another host stages in, without a file written there, is an orphan
 
 
 def cache_dir() -> Path:
@@ -57,6 +64,8 @@ class DataFile:
 class Staging(AbstractContextManager[Path]):
     """A temporary folder inside ``home``, removed on exit. It shares home's file system, so that renames are atomic.
 
+    Those that killed processes left in ``home`` are removed at the start.
+
     Raises:
         UserError: ``home`` cannot be made or is not writable.
     """
@@ -64,7 +73,8 @@ class Staging(AbstractContextManager[Path]):
     def __init__(self, home: Path) -> None:
         try:
             home.mkdir(parents=True, exist_ok=True)
-            self._folder = tempfile.TemporaryDirectory(prefix=".staging-", dir=home)
+            _sweep(home)
+            self._folder = tempfile.TemporaryDirectory(prefix=f"{_STAGING}{mark()}-", dir=home)
         except OSError as error:
             raise UserError(
                 f"cannot write into the cache folder {home} ({error.strerror}); set GENBENCH_CACHE to a writable folder"
@@ -78,11 +88,15 @@ class Staging(AbstractContextManager[Path]):
 
 
 def publish(staged: Path, target: Path) -> None:
-    """Rename a complete file into place. On POSIX systems the rename is also flushed to disk."""
+    """Rename a complete file into place, and flush the rename to disk."""
     os.replace(staged, target)
-    if os.name == "posix":
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    flush_folder(target.parent)
+
+
+def _sweep(home: Path) -> None:
+    """Remove the temporary folders of killed processes."""
+    for folder in home.glob(f"{_STAGING}*"):
+        owner = folder.name.removeprefix(_STAGING).rpartition("-")[0]
+        with contextlib.suppress(OSError):
+            if not folder.is_symlink() and is_abandoned(folder, owner, _OLD_SECONDS):
+                shutil.rmtree(folder, ignore_errors=True)

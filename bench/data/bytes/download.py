@@ -1,15 +1,17 @@
 """Download one file with a size limit, a progress display, and resumption after a broken connection."""
 
-import fcntl
 import hashlib
 import logging
 import os
 import shutil
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import IO, Any
+
+from bench.files import flush
+from bench.locks import hold
 
 __all__ = ["DownloadError", "download"]
 
@@ -47,8 +49,8 @@ def download(url: str, target: Path, limit: int, partial: Path) -> None:
     name = url.rsplit("/", 1)[-1]
     partial.mkdir(parents=True, exist_ok=True)
     beginning = partial / hashlib.sha256(url.encode()).hexdigest()[:32]
-    with beginning.open("ab") as file:
-        if not _is_ours(file, beginning):  # another process is downloading it: do not wait, download our own copy
+    with beginning.open("ab") as file, ExitStack() as held:
+        if not _is_ours(file, beginning, held):  # another process is downloading it: do not wait, download our own copy
             with target.open("wb") as own:
                 _receive(url, own, name, limit)
             return
@@ -60,10 +62,10 @@ def download(url: str, target: Path, limit: int, partial: Path) -> None:
                 beginning.unlink()
 
 
-def _is_ours(file: IO[bytes], path: Path) -> bool:
+def _is_ours(file: IO[bytes], path: Path, held: ExitStack) -> bool:
     """Lock an open file. Return False if another process holds the lock, or moved the file before we locked it."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held.enter_context(hold(path, file.fileno()))
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except (BlockingIOError, FileNotFoundError):
         return False
@@ -99,7 +101,7 @@ def _receive(url: str, file: IO[bytes], name: str, limit: int) -> None:
         raise DownloadError(f"{type(error).__name__}{status} at {name}") from error
     finally:
         file.flush()
-        os.fsync(file.fileno())
+        flush(file.fileno(), Path(file.name).parent)
 
 
 class _Lines:

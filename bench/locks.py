@@ -1,0 +1,205 @@
+"""Locks on files: flock where the file system has it, else a lock file that names its owner and shows a heartbeat.
+
+Some network file systems refuse flock (NFS without its lock service, Lustre without the mount option ``flock``). There
+the file ``NAME.owner`` stands for the lock of ``NAME``. An owner that ended on this host loses the lock at once; one of
+another host loses it when its heartbeat, the time of the lock file, is three minutes old.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import logging
+import os
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["flock", "hold", "is_abandoned", "mark"]
+
+HEARTBEAT_SECONDS = 15.0
+STALE_SECONDS = 180.0  # NFS clients may show the time of a file up to a minute late
+POLL_SECONDS = 0.1
+_NO_FLOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
+
+_log = logging.getLogger(__name__)
+_said: set[str] = set()  # what this process has told the user about
+
+
+@contextlib.contextmanager
+def hold(path: Path, descriptor: int, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock of a file that is open for writing. The end of the process, whatever ends it, releases it.
+
+    Arguments:
+        path: The file.
+        descriptor: Of the open file.
+        wait: Wait for another owner to end.
+
+    Raises:
+        BlockingIOError: Another owner holds it, and ``wait`` is false.
+        OSError: The file system failed.
+    """
+    if flock(path, descriptor, wait=wait):
+        try:
+            yield
+        finally:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+    else:
+        with _owned(path.with_name(f"{path.name}.owner"), wait):
+            yield
+
+
+def flock(path: Path, descriptor: int, *, wait: bool = False) -> bool:
+    """Lock an open file until it is closed. Return False, and tell the user once, if its file system has no flock.
+
+    Raises:
+        BlockingIOError: Another owner holds it, and ``wait`` is false.
+        OSError: The file system failed.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno not in _NO_FLOCK:
+            raise
+        if "flock" not in _said:
+            _said.add("flock")
+            _log.warning(
+                "%s: this file system has no flock (%s); lock files NAME.owner stand for it", path.parent,
+                error.strerror,
+            )  # fmt: skip
+        return False
+    return True
+
+
+def mark() -> str:
+    """Return ``HOST-PID-START`` of this process: no other process, on any host, before or after, has the same."""
+    return f"{_host()}-{os.getpid()}-{_started(os.getpid())}"
+
+
+def is_abandoned(path: Path, owner: str, seconds: float = STALE_SECONDS) -> bool:
+    """Return whether the owner of a temporary file, a temporary folder or a lock file has ended.
+
+    Arguments:
+        path: The file or folder.
+        owner: The ``mark`` of the process that made it. What another host or something else made counts as abandoned
+            if it, and for a folder everything in it, is older than ``seconds`` by the file system's own clock.
+
+    Raises:
+        OSError: The path is gone, or its folder cannot be written.
+    """
+    host, _, process = owner.partition("-")
+    number, _, started = process.partition("-")
+    if host == _host() and number.isdecimal():
+        return not _is_running(int(number), started)
+    inside = list(path.iterdir()) if path.is_dir() and not path.is_symlink() else []
+    newest = max(file.lstat().st_mtime for file in [path, *inside])
+    with tempfile.TemporaryFile(dir=path.parent) as now:  # the clocks of hosts differ
+        return os.fstat(now.fileno()).st_mtime - newest > seconds
+
+
+@contextlib.contextmanager
+def _owned(file: Path, wait: bool) -> Iterator[None]:
+    """Hold a lock file."""
+    while not _claimed(file):
+        if not wait:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), str(file))
+        time.sleep(POLL_SECONDS)
+    ended = threading.Event()
+    heartbeat = threading.Thread(target=_beat, args=(file, ended), daemon=True)
+    heartbeat.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        heartbeat.join()
+        with contextlib.suppress(OSError):
+            if _owner(file) == mark():  # else another host took it for abandoned
+                file.unlink()
+
+
+def _beat(file: Path, ended: threading.Event) -> None:
+    while not ended.wait(HEARTBEAT_SECONDS):
+        with contextlib.suppress(OSError):
+            if _owner(file) == mark():
+                os.utime(file)
+
+
+def _claimed(file: Path) -> bool:
+    """Create the lock file, after the removal of an abandoned one; return whether it is ours."""
+    for _ in range(2):
+        try:
+            descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        except FileExistsError:
+            _remove_abandoned(file)
+            continue
+        try:
+            with os.fdopen(descriptor, "w") as lock:
+                lock.write(f"{mark()} {socket.gethostname()}\n")
+        except BaseException:
+            file.unlink(missing_ok=True)
+            raise
+        return True
+    return False
+
+
+def _remove_abandoned(file: Path) -> None:
+    """Delete a lock file whose owner has ended. One process at a time: a second one would delete the new owner's."""
+    guard = file.with_name(f"{file.name}.taking")
+    try:
+        os.close(os.open(guard, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    except FileExistsError:  # another process is in the next lines, or was killed there
+        with contextlib.suppress(FileNotFoundError):
+            if is_abandoned(guard, ""):
+                guard.unlink()
+        return
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            if is_abandoned(file, _owner(file)):
+                file.unlink()
+    finally:
+        guard.unlink(missing_ok=True)
+
+
+def _owner(file: Path) -> str:
+    """Return the mark in a lock file; empty if its owner was killed before it was written."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        return os.read(descriptor, 256).decode(errors="replace").partition(" ")[0]
+    finally:
+        os.close(descriptor)
+
+
+def _host() -> str:
+    """Return 8 hexadecimal digits for the host. Containers that cannot see each other's processes are hosts."""
+    processes = ""
+    with contextlib.suppress(OSError):
+        processes = os.readlink("/proc/self/ns/pid")
+    return _digest(f"{socket.gethostname()} {processes}")
+
+
+def _is_running(number: int, started: str) -> bool:
+    try:
+        os.kill(number, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        pass
+    return _started(number) in (started, "")
+
+
+def _started(number: int) -> str:
+    """Return 8 hexadecimal digits for the time at which a process started; empty if the system does not say."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+        # After the name, which may hold any character: the state comes first and the time is the 20th (proc_pid_stat).
+        fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+        return "ended" if fields[0] in "ZX" else _digest(boot + fields[19])
+    except (OSError, IndexError):
+        return ""
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,0 +1,143 @@
+"""A damaged last.ckpt costs the training before it, never the run."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers_models import new_model, small_data
+
+from bench.checkpoint import load_checkpoint, save_checkpoint
+from bench.config.spec import Hardware, Schedule
+from bench.rng import rng_state
+from bench.training.fit import fit
+
+DATA = small_data((4,), None, n=100)
+
+
+class StoppedError(Exception):
+    """The run is interrupted."""
+
+
+def train(folder: Path, name: str = "vae", stop: int | None = None, ema: float | None = 0.9) -> list[str]:
+    """Train to the end, or to an interruption after ``stop`` validations; return the lines said."""
+    said: list[str] = []
+    left = iter(range(100 if stop is None else stop))
+
+    def validate(model: object) -> float:
+        if next(left, None) is None:
+            raise StoppedError
+        return 1.0
+
+    schedule = Schedule(examples=320, batch_size=16, validate_every=64, ema_decay=ema)
+    fit(
+        new_model(name, DATA.spec), DATA, schedule, Hardware(), seed=5, folder=folder, config={"a": 1},
+        validate=validate, say=said.append,
+    )  # fmt: skip
+    return said
+
+
+def interrupted(folder: Path, **changes: Any) -> Path:
+    folder.mkdir()
+    with pytest.raises(StoppedError):
+        train(folder, stop=2, **changes)
+    return folder / "last.ckpt"
+
+
+def same(first: Any, second: Any) -> bool:
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    return torch.equal(first, second) if isinstance(first, torch.Tensor) else first == second
+
+
+@pytest.fixture(scope="module")
+def peace(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The weights of a run that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("peace")
+    assert train(folder) == []
+    weights: dict[str, Any] = load_checkpoint(folder / "final.ckpt")["state_dict"]
+    return weights
+
+
+def flip(content: bytes) -> bytes:
+    """Other weights: one byte in the middle of a tensor's."""
+    stored = torch.load(io.BytesIO(content), weights_only=True)["state_dict"]
+    tensor = max(stored.values(), key=torch.Tensor.numel).numpy().tobytes()
+    place = content.index(tensor) + len(tensor) // 2
+    return content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :]
+
+
+BYTES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda content: b"",
+    "one byte": lambda content: content[:1],
+    "half": lambda content: content[: len(content) // 2],
+    "all but one byte": lambda content: content[:-1],
+    "zeros": lambda content: bytes(len(content)),
+    "text": lambda content: b"not a checkpoint",
+    "another byte": flip,
+}
+
+
+@pytest.mark.parametrize("how", BYTES)
+def test_a_damaged_checkpoint_starts_training_again(how: str, tmp_path: Path, peace: dict[str, Any]) -> None:
+    last = interrupted(tmp_path / "run")
+    last.write_bytes(BYTES[how](last.read_bytes()))
+    (line,) = train(tmp_path / "run")
+    assert line.startswith(f"{last} cannot be gone on from (")
+    assert line.endswith("): training starts again")
+    assert "\n" not in line
+    assert same(load_checkpoint(tmp_path / "run" / "final.ckpt")["state_dict"], peace)
+
+
+def of_supervisor(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    def changed(payload: dict[str, Any]) -> dict[str, Any]:
+        state = payload["callbacks"]["supervisor"]
+        return payload | {"callbacks": {"supervisor": state | changes}}
+
+    return changed
+
+
+CONTENTS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "nothing": lambda payload: {},
+    "no weights": lambda payload: payload | {"state_dict": {}},
+    "no optimizers' state": lambda payload: payload | {"optimizer_states": [{}]},
+    "no callbacks": lambda payload: payload | {"callbacks": {}},
+    "no numbers": of_supervisor(progress=None),
+    "no averages": of_supervisor(ema=None),
+    "no random numbers": of_supervisor(rng=[{}]),
+    "broken random numbers": of_supervisor(rng=[{"global": rng_state() | {"python": [3, [1], None]}, "train": 1}]),
+}
+
+
+@pytest.mark.parametrize("what", CONTENTS)
+def test_a_wrong_content_starts_training_again(what: str, tmp_path: Path, peace: dict[str, Any]) -> None:
+    last = interrupted(tmp_path / "run")
+    save_checkpoint(last, CONTENTS[what](load_checkpoint(last)))
+    (line,) = train(tmp_path / "run")
+    assert "training starts again" in line
+    assert same(load_checkpoint(tmp_path / "run" / "final.ckpt")["state_dict"], peace)
+
+
+@pytest.mark.parametrize("other", ["best.ckpt of the run", "last.ckpt of another model", "last.ckpt without averages"])
+def test_another_checkpoint_in_its_place_starts_training_again(
+    other: str, tmp_path: Path, peace: dict[str, Any]
+) -> None:
+    last = interrupted(tmp_path / "run")
+    if other.startswith("best"):
+        last.write_bytes((tmp_path / "run" / "best.ckpt").read_bytes())
+    else:
+        changes: dict[str, Any] = {"name": "wgan"} if "model" in other else {"ema": None}
+        last.write_bytes(interrupted(tmp_path / "other", **changes).read_bytes())
+    (line,) = train(tmp_path / "run")
+    assert "training starts again" in line
+    assert same(load_checkpoint(tmp_path / "run" / "final.ckpt")["state_dict"], peace)
+
+
+def test_a_sound_checkpoint_is_gone_on_from(tmp_path: Path, peace: dict[str, Any]) -> None:
+    interrupted(tmp_path / "run")
+    with pytest.raises(StoppedError):
+        train(tmp_path / "run", stop=2)
+    assert train(tmp_path / "run", stop=1) == [], "of five validations four were made before"
+    assert same(load_checkpoint(tmp_path / "run" / "final.ckpt")["state_dict"], peace)
