@@ -295,7 +295,10 @@ def typed(schema: type[_T], node: Node, path: str) -> _T:
     try:
         made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), dict(node)))
     except OmegaConfBaseException as error:
-        raise UserError(f"{path}.{error.full_key or ''}: {str(error.msg).splitlines()[0]}") from error
+        key = f"{path}.{error.full_key or ''}"
+        value = node.get(error.full_key or "")
+        whole = f"; write {key}={int(value)}" if isinstance(value, float) and value.is_integer() else ""
+        raise UserError(f"{key}: {str(error.msg).splitlines()[0]}{whole}") from error
     assert isinstance(made, schema)
     return made
 
@@ -353,5 +356,5 @@ def check_name(key: str, name: object) -> None:
     """
     if isinstance(name, str) and len(name.encode(errors="replace")) > _LONGEST_NAME:
         raise UserError(f"{key}={name[:20]}...: a name of at most {_LONGEST_NAME} bytes is expected")
-    if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\0" in name:
+    if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or not name.isprintable():
         raise UserError(f"{key}={name!r}: the name of a folder is expected, without a path; that goes to runs_dir")
