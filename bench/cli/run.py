@@ -9,7 +9,7 @@ from bench.config.spec import RunSpec
 from bench.config.trust import check_targets
 from bench.errors import UserError
 from bench.runs.folder import Outcome, RunFolder
-from bench.runs.sweep import report
+from bench.runs.sweep import Sweep, report
 
 __all__ = ["main", "run_missing", "specs_of"]
 
@@ -92,6 +92,7 @@ def run_missing(specs: list[RunSpec], arguments: list[str]) -> dict[str, Outcome
     _check_named(specs[0], arguments)
     _make_folders(left)
     seen: dict[str, Outcome] = {}
+    sweep = Sweep(specs, {spec.run_id for spec in left})
 
     def task(config: dict[str, object]) -> None:
         """One run, as Hydra's launcher calls it: here, or in a process of its own."""
@@ -99,7 +100,8 @@ def run_missing(specs: list[RunSpec], arguments: list[str]) -> dict[str, Outcome
         from bench.runs.run import execute
 
         spec = checked(config)
-        seen[spec.run_id] = execute(spec)
+        with sweep.running(spec) as stage:
+            seen[spec.run_id] = execute(spec, stage)
 
     launch(arguments, task)
     return {**done, **seen}

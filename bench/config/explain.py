@@ -33,9 +33,9 @@ def explained(error: Exception, overrides: list[str], catalogue: Catalogue) -> U
     if asked:
         key = asked.group(1)
         group = key.split(".")[0]
-        if any(re.match(rf"{group}=.*,", text) for text in overrides):
-            advice = f"if all of the sweep have it, write ++{key}=VALUE"
-            return UserError(f"{key}: not a key of the default {group}; {advice}")
+        swept = next((text for text in overrides if re.match(rf"{group}=.*,", text)), None)
+        if swept is not None:
+            return UserError(f"{key}: not a key of the default {group}; {_of_sweep(key, group, swept, catalogue)}")
         known = _known_keys(overrides)
         if key in known:
             return UserError(f"{key}: is a group of keys; {_choosing(key, catalogue)}")
@@ -61,6 +61,20 @@ def explained(error: Exception, overrides: list[str], catalogue: Catalogue) -> U
     if "Error merging override hydra.mode" in text:
         return UserError("hydra.mode: RUN or MULTIRUN is expected; -m is short for hydra.mode=MULTIRUN")
     return UserError(" ".join(text.split())[:300])
+
+
+def _of_sweep(key: str, group: str, swept: str, catalogue: Catalogue) -> str:
+    """What to do where a sweep over a group has a key that the default lacks. A file with defaults may have any key."""
+    names = [name for name in re.split(r"[,()]|^\w+=|\bchoice\b", swept) if name in catalogue.files(group)]
+    nodes = {name: catalogue.stored(group, name) or {} for name in names}
+    inner = key.split(".")[1]
+    have = [name for name, node in nodes.items() if inner in node or "defaults" in node]
+    if have and len(have) < len(names):
+        return f"of the sweep only {', '.join(have)} can have it; run {'that' if len(have) == 1 else 'those'} with it alone"
+    if names and not have:
+        known = [f"{group}.{one}" for node in nodes.values() for one in node]
+        return f"none of the sweep has it{nearest(key, known)}; `genbench run {group}={names[0]} --cfg job` shows its keys"
+    return f"if all of the sweep have it, write ++{key}=VALUE"
 
 
 def _choosing(key: str, catalogue: Catalogue) -> str:

@@ -20,6 +20,7 @@ from bench.evaluation.measure import failed_run, known_density, measure, measure
 from bench.rng import seeded
 from bench.runs.ddp import is_worker, run_workers
 from bench.runs.folder import Ended, Outcome, RunFolder, open_here
+from bench.runs.sweep import Stage
 from bench.schema import ResultRow, Status
 from bench.seeds import derive_seed
 from bench.subjects.examples import Examples
@@ -33,8 +34,11 @@ __all__ = ["execute", "logged", "measure_checkpoint", "no_tf32"]
 log = logging.getLogger("genbench")
 
 
-def execute(spec: RunSpec) -> Outcome:
+def execute(spec: RunSpec, stage: Stage | None = None) -> Outcome:
     """Do what is left of a run. A failure is a row, a line and an exit code, never an exception.
+
+    Arguments:
+        stage: Where the sweep stands that the run belongs to.
 
     Raises:
         KeyboardInterrupt: After Ctrl-C; the same call goes on.
@@ -48,8 +52,13 @@ def execute(spec: RunSpec) -> Outcome:
                 trained = _prepare(spec, folder, lambda: build_data(spec.data))
             if not trained:
                 return _with_workers(spec, folder)
-        with folder.locked(follower=_is_follower()), logged(folder), Reporter(spec.run_id, log, spec.schedule) as say:
+        if stage is None:
+            reporter = Reporter(spec.run_id, log, spec.schedule)
+        else:
+            reporter = Reporter(stage.words + spec.run_id, log, spec.schedule, own=stage.own, rest=stage.rest)
+        with folder.locked(follower=_is_follower()), logged(folder), reporter as say:
             outcome = _guarded(spec, folder, say)
+            say.ended = "failed" if outcome.exit_code else "done"
             if not _is_follower():
                 folder.end(outcome)
         return outcome

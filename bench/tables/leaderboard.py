@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from bench.errors import UserError
@@ -20,11 +21,14 @@ from bench.tables.text import print_table
 __all__ = ["publish", "write_leaderboard"]
 
 
-def publish(runs: Path, results: Path, name: str) -> None:
-    """Gather the rows of every run in ``runs`` and print and write their comparison.
+def publish(runs: Path, results: Path, name: str, shown: Collection[str] | None = None) -> None:
+    """Gather the rows of every run in ``runs`` and write their comparison, and print it.
 
     ``results/rows/<name>.jsonl`` holds the rows, ``results/leaderboard/<name>.{csv,md,tex}`` the views of them, and
     ``<name>.png`` samples of every model.
+
+    Arguments:
+        shown: Print only the data sets of these runs, by run_id, and nothing where there are none; None prints all.
 
     Raises:
         UserError: A file is not a file of rows, or the results cannot be written.
@@ -48,6 +52,11 @@ def publish(runs: Path, results: Path, name: str) -> None:
     if samples:
         written.append(results / "leaderboard" / f"{name}.png")
         draw_comparison(samples, written[-1])
+    if shown is not None:
+        touched = {row.dataset for row in rows if row.run_id in shown}
+        table = replace(table, sections=tuple(section for section in table.sections if section.dataset in touched))
+    if not table.sections:
+        return
     # Where there is no terminal to measure, a width at which no cell is broken.
     print_table(table, Console(width=None if sys.stdout.isatty() else 120))
     print(f"Written: {', '.join(map(str, written))}")
