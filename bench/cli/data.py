@@ -76,9 +76,10 @@ def _checked(name: str, overrides: list[str]) -> dict[str, Any]:
     from bench.config.build import check_arguments
     from bench.config.catalogue import is_name
     from bench.config.compose import compose_runs
-    from bench.config.grammar import check_one_value
+    from bench.config.grammar import check_one_value, check_overrides
     from bench.config.trust import check_targets
 
+    check_overrides([f"data={name}"])
     if not is_name(name):
         raise UserError(f"data {name!r}: no such data; a name is expected; `genbench data list` shows all")
     check_one_value(overrides)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from bench.checkpoint import Progress, load_checkpoint
 from bench.config.build import build_data, build_logger, build_metrics, build_model, build_probes
 from bench.config.spec import Measurement, RunSpec
 from bench.data.base import Data
@@ -33,6 +34,7 @@ __all__ = ["execute", "logged", "measure_checkpoint", "no_tf32"]
 
 log = logging.getLogger("genbench")
 
+_NO_CURVES = "it has no curves, because the model is fitted in one pass"
 
 def execute(spec: RunSpec, stage: Stage | None = None) -> Outcome:
     """Do what is left of a run. A failure is a row, a line and an exit code, never an exception.
@@ -92,6 +94,8 @@ def _run(spec: RunSpec, folder: RunFolder, say: Reporter) -> Outcome:
     why = "measured what was missing" if trained else _train(spec, folder, data, say)
     if _is_follower():
         return Outcome(spec.run_id, Ended.OK)
+    if not folder.logged(spec):
+        say.tell(_log_history(spec, folder))
     rows: list[ResultRow] = []
     missing = folder.missing(spec)
     for checkpoint in spec.evaluation.checkpoints:
@@ -146,7 +150,25 @@ def _train(spec: RunSpec, folder: RunFolder, data: Data, say: Reporter) -> str:
     )  # fmt: skip
     if not _is_follower():
         folder.note_trained(spec, data.spec.revision)
+        if spec.logger is not None and not progress.history:
+            say.tell(_NO_CURVES)
     return progress.finished
+
+
+def _log_history(spec: RunSpec, folder: RunFolder) -> str:
+    """Write the curve of a training that has ended, as its checkpoint holds it; return what was written."""
+    history = Progress.of(load_checkpoint(folder.checkpoint("final"))["progress"]).history
+    if history:
+        logger = build_logger(spec.logger, str(folder.path))
+        assert logger is not None
+        for seen, score in history:
+            logger.log_metrics({"validation_score": score}, step=int(seen))
+        logger.save()
+        logger.finalize("success")
+    folder.note_logged(spec)
+    if not history:
+        return _NO_CURVES
+    return f"its {len(history)} validation scores are logged now; losses and probes were not kept, rerun=true logs them"
 
 
 def measure_checkpoint(

@@ -113,6 +113,11 @@ class Reporter(Probe):
         self._bar.update(self._task, total=None, state=text)
         self._plain(text)
 
+    def tell(self, text: str) -> None:
+        """Say something that the user should not miss, with a terminal and without."""
+        self.log.info(text)
+        self._print(f"{self.title}: {text}")
+
     def _plain(self, text: str) -> None:
         """Without a terminal, print a line at most every 30 seconds."""
         now = time.perf_counter()
