@@ -296,6 +296,7 @@ def _make(
         classes=None if labels is None else int(labels.max()) + 1,
         licence=licence,
         source=source,
+        columns=tuple(columns),
     )
     return Data(spec, train_split, val, test)
 

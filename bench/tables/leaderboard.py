@@ -9,16 +9,18 @@ from pathlib import Path
 from bench.errors import UserError
 from bench.files import durable_write
 from bench.rows.store import collect, read_rows, write_rows
-from bench.schema import ResultRow
+from bench.schema import Relation, ResultRow
 from bench.tables.aggregate import make_table
 from bench.tables.as_csv import to_csv
 from bench.tables.latex import to_latex
 from bench.tables.markdown import to_markdown
-from bench.tables.model import Table
+from bench.tables.model import Column, Table
 from bench.tables.pictures import draw_comparison
 from bench.tables.text import print_table
 
 __all__ = ["publish", "write_leaderboard"]
+
+_COSTS = 100  # the rank from which columns are no metrics of quality
 
 
 def publish(runs: Path, results: Path, name: str, shown: Collection[str] | None = None) -> None:
@@ -51,7 +53,7 @@ def publish(runs: Path, results: Path, name: str, shown: Collection[str] | None 
     samples = _samples(files, table)
     if samples:
         written.append(results / "leaderboard" / f"{name}.png")
-        draw_comparison(samples, written[-1])
+        draw_comparison(samples, written[-1], _main_numbers(table))
     if shown is not None:
         touched = {row.dataset for row in rows if row.run_id in shown}
         table = replace(table, sections=tuple(section for section in table.sections if section.dataset in touched))
@@ -99,3 +101,26 @@ def _samples(files: list[Path], table: Table) -> dict[tuple[str, str], Path]:
             key = (labels[rows[0].dataset, rows[0].group], rows[0].dataset)
             chosen[key] = min(chosen.get(key, candidate), candidate)
     return {key: array for key, (_, _, array) in sorted(chosen.items())}
+
+
+def _main_numbers(table: Table) -> dict[tuple[str, str], str]:
+    """For each line's label and data set, the quality that most lines of the data set have, in words for a picture."""
+    texts = {}
+    for section in table.sections:
+        values: dict[int, dict[str, str]] = {}
+        for (line, column), cell in sorted(section.cells.items()):
+            info = section.columns[column]
+            if cell.value is not None and info.rank < _COSTS and info.higher_is_better is not None:
+                relation = "" if cell.relation is None or cell.relation is Relation.EXACT else f"{cell.relation.symbol} "
+                number = f"{relation}{cell.value:.4g}"
+                values.setdefault(column, {})[section.lines[line].label] = f"{_short(info)} {number}"
+        if values:
+            fullest = max(values, key=lambda column: (len(values[column]), -column))
+            texts |= {(label, section.dataset): text for label, text in values[fullest].items()}
+    return texts
+
+
+def _short(column: Column) -> str:
+    title = column.title.partition("[")[0]
+    unit = {"log_likelihood": "nats", "bits_per_dim": "bits/dim"}.get(str(column.part("metric")))
+    return unit or title
