@@ -277,7 +277,9 @@ def _sweep(overrides: list[str], whole: DictConfig, loader: ConfigLoader) -> lis
         return [[text for text in overrides if not parser.parse_override(text).is_sweep_override()]]
     params = {key: f"{key}={value}" for key, value in (whole.hydra.sweeper.params or {}).items()}
     given = {parsed(text).get_key_element() for text in overrides}
-    check_sweeps([*(text for key, text in params.items() if key not in given), *overrides], multirun=True, loader=loader)
+    check_sweeps(
+        [*(text for key, text in params.items() if key not in given), *overrides], multirun=True, loader=loader
+    )
     asked = OverridesParser.create(loader).parse_overrides([*params.values(), *overrides])
     return [job for batch in BasicSweeper.split_arguments(asked, None) for job in batch]
 

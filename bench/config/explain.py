@@ -41,7 +41,9 @@ def explained(error: Exception, overrides: list[str], catalogue: Catalogue) -> U
             return UserError(f"{key}: is a group of keys; {_choosing(key, catalogue)}")
         near = nearest(key, known)
         return UserError(f"{key}: no such key{near}; `genbench run --cfg job` shows all keys")
-    again = re.search(r"Multiple values for ([\w/@]+)\.|force-add of config groups is not supported: '\+\+([\w/@]+)=", text)
+    again = re.search(
+        r"Multiple values for ([\w/@]+)\.|force-add of config groups is not supported: '\+\+([\w/@]+)=", text
+    )
     if again:
         key = again.group(1) or again.group(2)
         return UserError(f"{key}: is chosen already; without the + {_choosing(key, catalogue)}")
@@ -70,10 +72,12 @@ def _of_sweep(key: str, group: str, swept: str, catalogue: Catalogue) -> str:
     inner = key.split(".")[1]
     have = [name for name, node in nodes.items() if inner in node or "defaults" in node]
     if have and len(have) < len(names):
-        return f"of the sweep only {', '.join(have)} can have it; run {'that' if len(have) == 1 else 'those'} with it alone"
+        return f"of the sweep only {', '.join(have)} can have it; with it, run only that"
     if names and not have:
         known = [f"{group}.{one}" for node in nodes.values() for one in node]
-        return f"none of the sweep has it{nearest(key, known)}; `genbench run {group}={names[0]} --cfg job` shows its keys"
+        return (
+            f"none of the sweep has it{nearest(key, known)}; `genbench run {group}={names[0]} --cfg job` shows its keys"
+        )
     return f"if all of the sweep have it, write ++{key}=VALUE"
 
 

@@ -139,14 +139,18 @@ def _advice(text: str, before: list[str], after: list[str], reason: str, catalog
     if function and function[1] in _FUNCTIONS:
         return f"{function[2]}; {function[1]}() is written as in {shown(*_FUNCTIONS[function[1]].split())}"
     if function:
-        return f"there is no function {function[1]}(){nearest(function[1], _FUNCTIONS)}; for a text write {_quoted(text)}"
+        return (
+            f"there is no function {function[1]}(){nearest(function[1], _FUNCTIONS)}; for a text write {_quoted(text)}"
+        )
     for why, made in _candidates(text, before, after, catalogue):
         if not _fault(made):
             return f"{why}; write {shown(made)}"
     return f"{reason}; write KEY=VALUE, as in model=vae, and for a text KEY={shown(_quote('TEXT'))}"
 
 
-def _candidates(text: str, before: list[str], after: list[str], catalogue: Catalogue | None) -> Iterator[tuple[str, str]]:
+def _candidates(
+    text: str, before: list[str], after: list[str], catalogue: Catalogue | None
+) -> Iterator[tuple[str, str]]:
     """Texts that may have been meant, the likeliest first, each with what was wrong."""
     key, equals, value = text.partition("=")
     if not equals and after and after[0].startswith("="):

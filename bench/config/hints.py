@@ -7,7 +7,13 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 __all__ = ["fits", "in_words"]
 
-_SCALARS: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float), str: (str,), Path: (str, Path)}
+_SCALARS: dict[Any, tuple[type, ...]] = {
+    bool: (bool,),
+    int: (int,),
+    float: (int, float),
+    str: (str,),
+    Path: (str, Path),
+}
 _LISTS = (list, tuple, set, Sequence, Iterable, Collection)
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path",
           type(None): "null"}  # fmt: skip

@@ -36,6 +36,7 @@ log = logging.getLogger("genbench")
 
 _NO_CURVES = "it has no curves, because the model is fitted in one pass"
 
+
 def execute(spec: RunSpec, stage: Stage | None = None) -> Outcome:
     """Do what is left of a run. A failure is a row, a line and an exit code, never an exception.
 

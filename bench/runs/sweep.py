@@ -1,4 +1,4 @@
-"""A sweep: where it stands, and what it leaves when its runs have ended: leaderboards, a line for each failure, a code."""
+"""A sweep: where it stands; and what it leaves at its end: leaderboards, a line for each failure, an exit code."""
 
 import os
 import sys

@@ -111,7 +111,9 @@ def _main_numbers(table: Table) -> dict[tuple[str, str], str]:
         for (line, column), cell in sorted(section.cells.items()):
             info = section.columns[column]
             if cell.value is not None and info.rank < _COSTS and info.higher_is_better is not None:
-                relation = "" if cell.relation is None or cell.relation is Relation.EXACT else f"{cell.relation.symbol} "
+                relation = (
+                    "" if cell.relation is None or cell.relation is Relation.EXACT else f"{cell.relation.symbol} "
+                )
                 number = f"{relation}{cell.value:.4g}"
                 values.setdefault(column, {})[section.lines[line].label] = f"{_short(info)} {number}"
         if values:

@@ -86,7 +86,9 @@ def _references(panels: Mapping[tuple[str, str], Panel]) -> dict[tuple[str, str]
     return made
 
 
-def _shared_axes(panels: Mapping[tuple[str, str], Panel], references: Mapping[tuple[str, str], Panel], data: str) -> Panel:
+def _shared_axes(
+    panels: Mapping[tuple[str, str], Panel], references: Mapping[tuple[str, str], Panel], data: str
+) -> Panel:
     """The scale of densities and the limits of points that all panels of a data set have."""
     own = [panel for (_, name), panel in panels.items() if name == data]
     known = [panel for (_, name), panel in references.items() if name == data]
