@@ -37,6 +37,9 @@ __all__ = [
     "compose_evaluation", "compose_runs", "flags_of", "launch", "overridden", "plain", "searched", "trusted_by",
 ]  # fmt: skip
 
+# Hydra composes some lines that its grammar allows with errors that are not its own: a group that is null or a list.
+_OF_COMPOSING = (HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError, KeyError,
+                 AssertionError, RecursionError)  # fmt: skip
 _GROUPS = ("model", "data", "trainer")  # whose chosen names are kept
 _SEARCHPATH = re.compile(r"\+{0,2}hydra\.searchpath=")
 _TRUST = re.compile(r"\+{0,2}trust=")
@@ -86,7 +89,7 @@ def _apart(arguments: list[str]) -> tuple[list[str], list[str]]:
     flags = get_args_parser().parse_intermixed_args(arguments)
     named = {"--cfg": flags.cfg, "--package": flags.package, "--info": flags.info}
     options = [text for option, value in named.items() if value is not None for text in (option, value)]
-    switches = ("run", "multirun", "resolve", "shell_completion")
+    switches = ("multirun", "resolve", "shell_completion")  # --run is what Hydra does by itself
     return [*options, *(f"--{name.replace('_', '-')}" for name in switches if getattr(flags, name))], flags.overrides
 
 
@@ -113,7 +116,7 @@ def compose_runs(overrides: list[str], *, multirun: bool = False) -> list[dict[s
                     _check_names(job, catalogue)
             _check_origin([whole], overrides)
             return _compose_each(jobs, overrides, catalogue)
-        except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: model=null
+        except _OF_COMPOSING as error:
             raise explained(error, overrides, catalogue) from error
 
 
@@ -159,7 +162,7 @@ def compose_evaluation(overrides: list[str], defaults: list[str]) -> dict[str, A
             config = compose("evaluate", [*defaults, *overrides], return_hydra_config=True)
             _check_origin([config], overrides)
             return plain(config, config.hydra.runtime.choices, catalogue)
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
+        except _OF_COMPOSING as error:
             raise explained(error, overrides, catalogue) from error
 
 
@@ -234,7 +237,8 @@ def _check_names(overrides: list[str], catalogue: Catalogue) -> None:
             names = chosen.strip(" []")
             more = f"; for a sweep write -m {group}={names}" if "," in names else ""
             raise UserError(f"{text}: one {group} is expected, as in {group}=NAME{more}")
-        if "/" not in chosen or _SEARCHPATH.match(text):
+        listed = group in ("metric", "probe") and chosen.lstrip().startswith("[")
+        if not (listed or "/" in chosen) or _SEARCHPATH.match(text):
             continue
         key, value = overridden(text)
         group = key.partition("@")[0]
@@ -246,6 +250,8 @@ def _check_chosen(group: str, value: Any) -> None:
     if isinstance(value, ChoiceSweep | list):
         for one in value if isinstance(value, list) else value.list:
             _check_chosen(group, one)
+            if not isinstance(one, str | QuotedString) and not isinstance(value, ChoiceSweep):
+                raise UserError(f"{group}={one!r}: names are expected, as in {group}=[NAME]")
     name = value.text if isinstance(value, QuotedString) else value
     if isinstance(name, str) and not is_name(name):
         listed = next((word for word, folder in GROUPS.items() if folder == group), None)

@@ -62,7 +62,12 @@ def explained(error: Exception, overrides: list[str], catalogue: Catalogue) -> U
         return UserError("a group cannot be null: give a name, as in model=vae, or names, as in metric=[likelihood]")
     if "Error merging override hydra.mode" in text:
         return UserError("hydra.mode: RUN or MULTIRUN is expected; -m is short for hydra.mode=MULTIRUN")
-    return UserError(" ".join(text.split())[:300])
+    words = " ".join(text.split())[:300]
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return UserError(words)
+    return UserError(
+        f"cannot compose {' '.join(overrides)[:200]} ({type(error).__name__}: {words}); leave out what is new"
+    )
 
 
 def _of_sweep(key: str, group: str, swept: str, catalogue: Catalogue) -> str:

@@ -52,6 +52,8 @@ def check_overrides(overrides: Sequence[str], catalogue: Catalogue | None = None
     for index, text in enumerate(overrides):
         if len(text) > _LONGEST:
             raise UserError(f"{text[:40]!r}...: has {len(text):,} characters; at most {_LONGEST:,} can be read")
+        if not text.isprintable():
+            raise UserError(f"{text[:80]!r}: has a line break or another control character; leave it out")
         reason = _fault(text)
         if reason:
             before, after = list(overrides[:index]), list(overrides[index + 1 :])
@@ -158,8 +160,8 @@ def _candidates(
     if not equals and text.isidentifier():
         if before and before[-1].endswith("="):
             yield "a space ends an argument", before[-1] + text
-        for group in () if catalogue is None else ("model", "experiment", "data", "metric", "trainer"):
-            if text in catalogue.files(group):
+        for group in ("model", "experiment", "data", "metric", "trainer"):
+            if catalogue is not None and text in catalogue.files(group):
                 yield f"{group} is missing", f"{group}=[{text}]" if group == "metric" else f"{group}={text}"
         if text in _EXAMPLES:
             yield "a value is missing", f"{text}={_EXAMPLES[text]}"
@@ -194,7 +196,8 @@ def _quote(value: str) -> str:
 
 def _balanced(value: str) -> str:
     """The value with the brackets closed that are open, and without those that close nothing."""
-    kept, expected = "", []
+    kept = ""
+    expected: list[str] = []
     for sign in value:
         if sign in _PAIRS.values() and (not expected or expected.pop() != sign):
             continue

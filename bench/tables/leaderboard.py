@@ -105,7 +105,7 @@ def _samples(files: list[Path], table: Table) -> dict[tuple[str, str], Path]:
 
 def _main_numbers(table: Table) -> dict[tuple[str, str], str]:
     """For each line's label and data set, the quality that most lines of the data set have, in words for a picture."""
-    texts = {}
+    texts: dict[tuple[str, str], str] = {}
     for section in table.sections:
         values: dict[int, dict[str, str]] = {}
         for (line, column), cell in sorted(section.cells.items()):

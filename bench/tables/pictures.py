@@ -38,6 +38,7 @@ def draw_comparison(
         numbers: By model and data set, a short text to stand below the panel.
     """
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     panels: dict[tuple[str, str], Panel] = {}
     for key, file in saved.items():
@@ -49,8 +50,8 @@ def draw_comparison(
     whole = references | panels
     models, data_sets = (list(dict.fromkeys(names)) for names in zip(*whole, strict=True))
     layout = layout_of(len(models), len(data_sets), captioned=bool(numbers))
-    figure = Figure(figsize=(layout.width, layout.height), dpi=layout.dpi, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
+    close = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
+    figure = Figure(figsize=(layout.width, layout.height), dpi=layout.dpi, layout=close)
     if layout.single:
         figure.suptitle(data_sets[0], fontsize=layout.font + 2)
     for (model, data), panel in whole.items():
@@ -58,6 +59,8 @@ def draw_comparison(
         axes = figure.add_subplot(layout.rows, layout.columns, row * layout.columns + column + 1)
         _draw_panel(axes, panel, axes_of[data], layout)
         words = [numbers.get((model, data), ""), _outside(panel, axes_of[data])]
+        if (model, data) in references and "columns" in panel and not layout.single:
+            words = [" against ".join(str(name)[:24] for name in panel["columns"][1::-1])]
         caption = " · ".join(word for word in words if word)
         if layout.single:
             axes.set_title("\n".join([model, caption] if numbers else [model]), fontsize=layout.fitting(model))
