@@ -103,9 +103,9 @@ def test_a_comparison_fits_on_a_page_and_shows_the_data_first(tmp_path: Path, mo
     models = [f"{name}{index}" for name in ("narrow", "wide") for index in range(11)]
     files = {(model, data): tmp_path / f"{model.rstrip('0123456789')}.npz" for model in models for data in ("d", "e")}
     draw_comparison(files, tmp_path / "page.png", dict.fromkeys(files, "-4.3 nats"))
-    picture = Image.open(tmp_path / "page.png")
-    assert max(picture.size) <= 11.1 * 200
-    assert min(picture.size) >= 400
+    with Image.open(tmp_path / "page.png") as picture:
+        assert max(picture.size) <= 11.1 * 200
+        assert min(picture.size) >= 400
     assert len(drawn) == 2 * 23
     assert drawn[0][0] == "data"
     assert all(np.allclose(limits, drawn[0][1]) for _, limits in drawn), "common axes"

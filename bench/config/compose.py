@@ -5,6 +5,7 @@ a night.
 """
 
 import copy
+import logging
 import re
 import sys
 from argparse import Namespace
@@ -75,13 +76,16 @@ def launch(arguments: list[str], task: Callable[[dict[str, Any]], None]) -> None
         hydra = HydraConfig.get()
         task(plain(config, hydra.runtime.choices, Catalogue.of(hydra.searchpath)))
 
-    before = sys.argv
+    before, root = sys.argv, logging.getLogger()
+    handlers, level = list(root.handlers), root.level
     options, overrides = _apart(arguments)
     sys.argv = ["genbench run", *options, *_searching(overrides, searched(overrides))]
     try:
         hydra_main(version_base="1.3", config_path="pkg://conf", config_name="run")(composed)()
     finally:
         sys.argv = before
+        root.handlers[:] = handlers  # --info and hydra.verbose=true add one, for good
+        root.setLevel(level)
 
 
 def _apart(arguments: list[str]) -> tuple[list[str], list[str]]:

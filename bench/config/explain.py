@@ -33,7 +33,7 @@ def explained(error: Exception, overrides: list[str], catalogue: Catalogue) -> U
     if asked:
         key = asked.group(1)
         group = key.split(".")[0]
-        swept = next((text for text in overrides if re.match(rf"{group}=.*,", text)), None)
+        swept = None if key == group else next((text for text in overrides if re.match(rf"{group}=.*,", text)), None)
         if swept is not None:
             return UserError(f"{key}: not a key of the default {group}; {_of_sweep(key, group, swept, catalogue)}")
         known = _known_keys(overrides)

@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import csv
 import io
-import logging
 import os
 import random
 import signal
@@ -228,7 +227,6 @@ def check_line(line: list[str], folder: Path) -> str:
         return Outcome(spec.run_id, Ended.OK)
 
     with contextlib.ExitStack() as held:
-        held.enter_context(_own_logging())
         held.enter_context(_within(SECONDS))
         held.enter_context(contextlib.chdir(folder))
         held.enter_context(mock.patch("bench.runs.run.execute", executed))
@@ -250,18 +248,6 @@ def check_line(line: list[str], folder: Path) -> str:
     if code == 2 and "usage:" not in said and said.count("\n") != 1:
         return f"more than one line: {said}"
     return "" if _state(folder.parent, folder) == outside else "something was written outside the working folder"
-
-
-@contextlib.contextmanager
-def _own_logging() -> Iterator[None]:
-    """hydra.verbose=true gives the root logger a handler with the line's own stream, and another level."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    try:
-        yield
-    finally:
-        root.handlers[:] = handlers
-        root.setLevel(level)
 
 
 def _state(root: Path, but: Path) -> set[Path]:
