@@ -40,7 +40,7 @@ __all__ = [
 
 # Hydra composes some lines that its grammar allows with errors that are not its own: a group that is null or a list.
 _OF_COMPOSING = (HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError, KeyError,
-                 AssertionError, RecursionError)  # fmt: skip
+                 AssertionError, RecursionError, OSError)  # fmt: skip
 _GROUPS = ("model", "data", "trainer")  # whose chosen names are kept
 _SEARCHPATH = re.compile(r"\+{0,2}hydra\.searchpath=")
 _TRUST = re.compile(r"\+{0,2}trust=")
