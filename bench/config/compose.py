@@ -112,6 +112,8 @@ def compose_runs(overrides: list[str], *, multirun: bool = False) -> list[dict[s
             assert hydra is not None
             whole = hydra.compose_config("run", overrides, run_mode=RunMode.MULTIRUN, with_log_configuration=False)
             jobs = [overrides]
+            if not isinstance(whole.hydra.verbose, bool | str | ListConfig):
+                raise UserError("hydra.verbose: true, false or names of loggers are expected; write hydra.verbose=true")
             multirun = multirun or whole.hydra.mode is RunMode.MULTIRUN
             check_sweeps(overrides, multirun=multirun, loader=hydra.config_loader)
             if multirun:
