@@ -119,6 +119,7 @@ def test_the_command_that_is_advised_works(line: str, ran: list[str], capsys: py
         (["model=vae", "experiment=" + "x" * 300], r"cannot compose|no such experiment"),
         (["model=choice(vae,wgan)", "choices=[1,2]"], r"choices: no such key"),
         (["model=vae", "probe=[a,[b]]"], r"names are expected"),
+        (["model=vae", "hydra.verbose=[1,2]"], r"hydra\.verbose: true, false"),
         (["model=vae", "hydra.verbose={}"], r"hydra\.verbose: true, false"),
         (["vae"], r"model is missing; write model=vae"),
         (["-m", "model=gaussian,vae", "model.latent_dim=3"], r"of the sweep only vae can have it"),

@@ -112,7 +112,9 @@ def compose_runs(overrides: list[str], *, multirun: bool = False) -> list[dict[s
             assert hydra is not None
             whole = hydra.compose_config("run", overrides, run_mode=RunMode.MULTIRUN, with_log_configuration=False)
             jobs = [overrides]
-            if not isinstance(whole.hydra.verbose, bool | str | ListConfig):
+            verbose = whole.hydra.verbose
+            names = list(verbose) if isinstance(verbose, ListConfig) else []
+            if not isinstance(verbose, bool | str | ListConfig) or not all(isinstance(name, str) for name in names):
                 raise UserError("hydra.verbose: true, false or names of loggers are expected; write hydra.verbose=true")
             multirun = multirun or whole.hydra.mode is RunMode.MULTIRUN
             check_sweeps(overrides, multirun=multirun, loader=hydra.config_loader)
