@@ -65,6 +65,7 @@ class DataSpec:
         classes: Number of class labels, or None where the data have none.
         licence: As its publisher declares it.
         source: Who made it: a citation or the package that carries it.
+        columns: Names of the entries of a vector, where they have any.
     """
 
     name: str
@@ -77,6 +78,7 @@ class DataSpec:
     classes: int | None = None
     licence: str = ""
     source: str = ""
+    columns: tuple[str, ...] = ()
 
     @property
     def dim(self) -> int:

@@ -80,3 +80,42 @@ def test_several_data_sets_make_a_matrix_with_the_truth_first(tmp_path: Path) ->
     top, middle, bottom = np.array_split(pixels, 3)
     assert (top[60:120, 60:120].mean() - middle[60:120, 60:120].mean()) == pytest.approx(0, abs=15)
     assert bottom[60:120, 60:120].mean() > middle[60:120, 60:120].mean() + 50
+
+
+def test_a_comparison_fits_on_a_page_and_shows_the_data_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[str, np.ndarray]] = []
+    import bench.tables.pictures as pictures
+
+    rendered = pictures.rendered
+
+    def seen(figure: object) -> Image.Image:
+        assert hasattr(figure, "axes")
+        for axes in figure.axes:
+            drawn.append((axes.get_ylabel() or axes.get_title(), np.array([axes.get_xlim(), axes.get_ylim()])))
+        return rendered(figure)
+
+    monkeypatch.setattr(pictures, "rendered", seen)
+    generator = torch.Generator().manual_seed(0)
+    real = torch.randn(400, 3, generator=generator)
+    for name, scale in (("narrow", 0.1), ("wide", 100.0)):
+        draw_samples(scale * real, None, tmp_path / name, real=real, columns=["a", "b", "c"], title=f"{name} on d")
+    drawn.clear()
+    models = [f"{name}{index}" for name in ("narrow", "wide") for index in range(11)]
+    files = {(model, data): tmp_path / f"{model.rstrip('0123456789')}.npz" for model in models for data in ("d", "e")}
+    draw_comparison(files, tmp_path / "page.png", dict.fromkeys(files, "-4.3 nats"))
+    with Image.open(tmp_path / "page.png") as picture:
+        assert max(picture.size) <= 11.1 * 200
+        assert min(picture.size) >= 400
+    assert len(drawn) == 2 * 23
+    assert drawn[0][0] == "data"
+    assert all(np.allclose(limits, drawn[0][1]) for _, limits in drawn), "common axes"
+
+
+def test_a_runs_own_picture_bears_a_title(tmp_path: Path) -> None:
+    images = torch.zeros(64, 1, 28, 28, dtype=torch.uint8)
+    draw_samples(images, 256, tmp_path / "plain")
+    draw_samples(images, 256, tmp_path / "titled", title="vae on mnist5k, seed 0, best")
+    plain, titled = (np.asarray(Image.open(tmp_path / f"{name}.png").convert("L")) for name in ("plain", "titled"))
+    strip = titled[: titled.shape[0] - plain.shape[0]]
+    assert np.array_equal(titled[len(strip) :], plain)
+    assert strip.min() < 100 < strip.max(), "letters on white"

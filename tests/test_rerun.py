@@ -153,7 +153,9 @@ def test_the_picture_shows_each_configuration_under_the_name_of_its_line(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[dict[tuple[str, str], Path]] = []
-    monkeypatch.setattr("bench.tables.leaderboard.draw_comparison", lambda samples, path: drawn.append(samples))
+    monkeypatch.setattr(
+        "bench.tables.leaderboard.draw_comparison", lambda samples, path, numbers: drawn.append(samples)
+    )
     assert main(TOY) == 0
     assert main([*TOY, "train.examples=320", "seed=-1"]) == 0
     assert list(drawn[0]) == [("linear", "two_moons")]

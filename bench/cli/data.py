@@ -74,9 +74,15 @@ def main(args: argparse.Namespace) -> int:
 def _checked(name: str, overrides: list[str]) -> dict[str, Any]:
     """Return the part of a run's configuration that describes the data, with the same checks as for a run."""
     from bench.config.build import check_arguments
+    from bench.config.catalogue import is_name
     from bench.config.compose import compose_runs
+    from bench.config.grammar import check_one_value, check_overrides
     from bench.config.trust import check_targets
 
+    check_overrides([f"data={name}"])
+    if not is_name(name):
+        raise UserError(f"data {name!r}: no such data; a name is expected; `genbench data list` shows all")
+    check_one_value(overrides)
     whole = compose_runs([f"data={name}", *overrides])[0]
     config = {"data": whole["data"], "trust": whole["trust"]}
     check_targets(config)

@@ -1,13 +1,19 @@
 """``genbench run``: compose, check, train and measure what is missing, tabulate."""
 
-from bench.config.compose import compose_runs, flags_of, launch
+import re
+import sys
+
+from bench.config.compose import compose_runs, flags_of, launch, searched
+from bench.config.grammar import first_run, shown
 from bench.config.spec import RunSpec
 from bench.config.trust import check_targets
 from bench.errors import UserError
 from bench.runs.folder import Ended, Outcome, RunFolder
-from bench.runs.sweep import report
+from bench.runs.sweep import Sweep, report
 
 __all__ = ["main", "run_missing", "specs_of"]
+
+_NAMES_A_MODEL = re.compile(r"\+{0,2}(model|experiment|hydra\.sweeper\.params\.model)=")
 
 USAGE = "genbench run [-m] [--cfg job] [KEY=VALUE ...]"
 HELP = f"""\
@@ -47,6 +53,12 @@ def main(arguments: list[str]) -> int:
         return 0
     specs = specs_of(flags.overrides, multirun=flags.multirun)
     if flags.cfg or flags.info:  # shown, not run
+        if flags.multirun:
+            one = shown(*first_run(flags.overrides, searched(flags.overrides)))
+            option = f"--cfg {flags.cfg}" if flags.cfg else f"--info {flags.info}"
+            raise UserError(f"{option}: shows one run; without -m, `genbench run {option} {one}` shows the first")
+        if len(specs) > 1:
+            print(f"genbench: {len(specs)} runs; shown is what they share", file=sys.stderr)
         launch(arguments, lambda config: None)
         return 0
     outcomes = run_missing(specs, arguments)
@@ -80,7 +92,10 @@ def run_missing(specs: list[RunSpec], arguments: list[str]) -> dict[str, Outcome
     if not left:
         return done
     _check(left)
+    _check_named(specs[0], arguments)
+    _make_folders(left)
     seen: dict[str, Outcome] = {}
+    sweep = Sweep(specs, {spec.run_id for spec in left})
 
     def task(config: dict[str, object]) -> None:
         """One run, as Hydra's launcher calls it: here, or in a process of its own."""
@@ -88,7 +103,8 @@ def run_missing(specs: list[RunSpec], arguments: list[str]) -> dict[str, Outcome
         from bench.runs.run import execute
 
         spec = checked(config)
-        seen[spec.run_id] = execute(spec)
+        with sweep.running(spec) as stage:
+            seen[spec.run_id] = execute(spec, stage)
 
     launch(arguments, task)
     for spec in left:
@@ -98,12 +114,36 @@ def run_missing(specs: list[RunSpec], arguments: list[str]) -> dict[str, Outcome
     return {**done, **seen}
 
 
+def _check_named(spec: RunSpec, arguments: list[str]) -> None:
+    """Refuse to train a model that nobody named: it would be one of published size, for hours.
+
+    Raises:
+        UserError: Neither a model nor an experiment is named.
+    """
+    if not any(_NAMES_A_MODEL.match(text) for text in arguments):
+        model, data = spec.choices["model"], spec.choices["data"]
+        one = shown("model=vae", *flags_of(arguments, USAGE).overrides)
+        raise UserError(
+            f"run: no model is named; the default, {model} on {data} for {spec.schedule.budget}, takes hours on images;"
+            f" `genbench run {one}` takes minutes, `genbench run experiment=quickstart` compares six models in minutes,"
+            " `genbench list models` shows all"
+        )
+
+
 def _check(specs: list[RunSpec]) -> None:
     """Refuse what can be known to be wrong before anything is trained, and before Hydra says it with a traceback."""
     from bench.config.build import check_arguments
 
     for spec in specs:
         check_arguments(spec.config)
+    for key in ("runs_dir", "results_dir"):
+        for folder in {getattr(spec, key) for spec in specs}:
+            there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+            if there.exists() and not there.is_dir():
+                raise UserError(f"{key}={folder}: Not a directory; give another folder")
+
+
+def _make_folders(specs: list[RunSpec]) -> None:
     for key in ("runs_dir", "results_dir"):
         for folder in {getattr(spec, key) for spec in specs}:
             try:

@@ -17,6 +17,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf.errors import OmegaConfBaseException
 
+from bench.config.hints import fits, in_words
 from bench.config.spec import Node, RunSpec
 from bench.config.trust import PACKAGES, check_targets, lies_in, look_here_too, targets, trusted
 from bench.data.base import Data
@@ -110,6 +111,16 @@ def _build(group: str, node: Mapping[str, Any], **extra: Any) -> Any:
 def _parameters(target: str) -> Mapping[str, inspect.Parameter]:
     module_name, _, name = target.rpartition(".")
     return inspect.signature(getattr(importlib.import_module(module_name), name)).parameters
+
+
+def _hints(target: str) -> dict[str, Any]:
+    """The annotations of a target's arguments; none where they cannot be read."""
+    module_name, _, name = target.rpartition(".")
+    found = getattr(importlib.import_module(module_name), name)
+    try:
+        return get_type_hints(found.__init__ if inspect.isclass(found) else found)
+    except (NameError, TypeError, AttributeError):
+        return {}
 
 
 def _kinds(group: str) -> tuple[type, ...]:
@@ -208,6 +219,10 @@ def _check_arguments(node: Mapping[str, Any], path: str, extra: Mapping[str, Any
             if not key.startswith("_") and key not in parameters and not open_ended:
                 known = [name for name in parameters if name not in extra]
                 raise UserError(f"{path}.{key}: {target} takes no such argument{nearest(key, known)}")
+        hints = _hints(target)
+        for key, value in node.items():
+            if key in parameters and key in hints and not fits(value, hints[key]) and value != parameters[key].default:
+                raise UserError(f"{path}.{key}={value!r}: {in_words(hints[key])} is expected")
     for key, value in node.items():
         if isinstance(value, Mapping):
             _check_arguments(value, f"{path}.{key}", {})

@@ -31,6 +31,7 @@ GROUPS = {
 }  # fmt: skip
 _CHOSEN = {"metrics": "metric=[NAME]", "features": "metric.fid.features=NAME", "probes": "probe=[NAME]"}
 
+_LONGEST = 200  # characters; file systems allow 255 bytes
 _NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
 
 
@@ -87,7 +88,7 @@ class Catalogue:
 
 def is_name(name: str) -> bool:
     """Whether a text can be a file's name in a group, ``NAME`` or ``FOLDER/NAME``: it never leads out of the group."""
-    return _NAME.fullmatch(name) is not None
+    return len(name) <= _LONGEST and _NAME.fullmatch(name) is not None
 
 
 def _folder(entry: str) -> Path | None:

@@ -5,6 +5,7 @@ a night.
 """
 
 import copy
+import logging
 import math
 import re
 import sys
@@ -16,6 +17,7 @@ from hydra import compose, initialize_config_module
 from hydra import main as hydra_main
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -28,6 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bench.config.catalogue import GROUPS, Catalogue, is_name
 from bench.config.explain import explained
 from bench.config.foreign import SCHEME, use_foreign_files
+from bench.config.grammar import check_one_value, check_overrides, check_sweeps, parsed
 from bench.config.limits import MOST_RUNS
 from bench.config.spec import called
 from bench.config.trust import check_targets, look_here_too
@@ -40,6 +43,9 @@ __all__ = [
     "compose_evaluation", "compose_runs", "flags_of", "launch", "overridden", "plain", "searched", "trusted_by",
 ]  # fmt: skip
 
+# Hydra composes some lines that its grammar allows with errors that are not its own: a group that is null or a list.
+_OF_COMPOSING = (HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError, KeyError,
+                 AssertionError, RecursionError, OSError)  # fmt: skip
 _GROUPS = ("model", "data", "trainer")  # whose chosen names are kept
 _PATHS = ("runs_dir", "results_dir", "samples", "out")
 _SEARCHPATH = re.compile(r"\+{0,2}hydra\.searchpath=")
@@ -56,11 +62,17 @@ def flags_of(arguments: list[str], usage: str) -> Namespace:
     """
     parser = get_args_parser()
     parser.prog, parser.usage = "genbench run", usage  # Hydra's own names options that are refused here
-    flags = parser.parse_args(arguments)
+    flags = parser.parse_intermixed_args(arguments)  # flags may stand between overrides
     for flag in _FLAGS:
         if getattr(flags, flag):
             option = f"--{flag.replace('_', '-')}"
             raise UserError(f"{option}: not an option here; for a folder of your own hydra.searchpath=[file:///FOLDER]")
+    if flags.resolve and not flags.cfg:
+        raise UserError("--resolve: is for --cfg; write --cfg job --resolve")
+    if flags.cfg and flags.info:
+        raise UserError("--cfg and --info: only one can be shown; leave out --info")
+    if flags.package and not flags.cfg:
+        raise UserError(f"--package {flags.package}: is for --cfg; write --cfg job --package {flags.package}")
     return flags
 
 
@@ -71,13 +83,26 @@ def launch(arguments: list[str], task: Callable[[dict[str, Any]], None]) -> None
         hydra = HydraConfig.get()
         task(plain(config, hydra.runtime.choices, Catalogue.of(hydra.searchpath)))
 
-    before = sys.argv
+    before, root = sys.argv, logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    options, overrides = _apart(arguments)
     # Paths are relative to the folder in which the command starts, whatever hydra.job.chdir says.
-    sys.argv = ["genbench run", *_searching(arguments, searched(arguments)), "hydra.job.chdir=false"]
+    sys.argv = ["genbench run", *options, *_searching(overrides, searched(overrides)), "hydra.job.chdir=false"]
     try:
         hydra_main(version_base="1.3", config_path="pkg://conf", config_name="run")(composed)()
     finally:
         sys.argv = before
+        root.handlers[:] = handlers  # --info and hydra.verbose=true add one, for good
+        root.setLevel(level)
+
+
+def _apart(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Hydra's options and the overrides. Its own command line does not read options between overrides."""
+    flags = get_args_parser().parse_intermixed_args(arguments)
+    named = {"--cfg": flags.cfg, "--package": flags.package, "--info": flags.info}
+    options = [text for option, value in named.items() if value is not None for text in (option, value)]
+    switches = ("multirun", "resolve", "shell_completion")  # --run is what Hydra does by itself
+    return [*options, *(f"--{name.replace('_', '-')}" for name in switches if getattr(flags, name))], flags.overrides
 
 
 def compose_runs(overrides: list[str], *, multirun: bool = False) -> list[dict[str, Any]]:
@@ -95,13 +120,19 @@ def compose_runs(overrides: list[str], *, multirun: bool = False) -> list[dict[s
             assert hydra is not None
             whole = hydra.compose_config("run", overrides, run_mode=RunMode.MULTIRUN, with_log_configuration=False)
             jobs = [overrides]
-            if multirun or whole.hydra.mode is RunMode.MULTIRUN:
-                jobs = _sweep(overrides, whole)
+            verbose = whole.hydra.verbose
+            names = list(verbose) if isinstance(verbose, ListConfig) else []
+            if not isinstance(verbose, bool | str | ListConfig) or not all(isinstance(name, str) for name in names):
+                raise UserError("hydra.verbose: true, false or names of loggers are expected; write hydra.verbose=true")
+            multirun = multirun or whole.hydra.mode is RunMode.MULTIRUN
+            check_sweeps(overrides, multirun=multirun, loader=hydra.config_loader)
+            if multirun:
+                jobs = _sweep(overrides, whole, hydra.config_loader)
                 for job in jobs:  # an experiment's file may name what is swept
                     _check_names(job, catalogue)
             _check_origin([whole], overrides)
             return _compose_each(jobs, overrides, catalogue)
-        except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: model=null
+        except _OF_COMPOSING as error:
             raise explained(error, overrides, catalogue) from error
 
 
@@ -139,6 +170,7 @@ def compose_evaluation(overrides: list[str], defaults: list[str]) -> dict[str, A
         UserError: As ``compose_runs``.
     """
     catalogue = searched(overrides)
+    check_one_value(overrides)
     overrides = _searching(overrides, catalogue)
     _check_names(overrides, catalogue)
     with initialize_config_module("conf", version_base="1.3"):
@@ -146,7 +178,7 @@ def compose_evaluation(overrides: list[str], defaults: list[str]) -> dict[str, A
             config = compose("evaluate", [*defaults, *overrides], return_hydra_config=True)
             _check_origin([config], overrides)
             return plain(config, config.hydra.runtime.choices, catalogue)
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
+        except _OF_COMPOSING as error:
             raise explained(error, overrides, catalogue) from error
 
 
@@ -156,11 +188,8 @@ def overridden(text: str) -> tuple[str, Any]:
     Raises:
         UserError: It cannot be read.
     """
-    try:
-        parsed = OverridesParser.create().parse_override(text)
-        return parsed.get_key_element().lstrip("+~"), parsed.value()
-    except HydraException as error:
-        raise explained(error, [text], Catalogue.of()) from error
+    override = parsed(text)
+    return override.get_key_element().lstrip("+~"), override.value()
 
 
 def searched(overrides: list[str]) -> Catalogue:
@@ -180,7 +209,9 @@ def searched(overrides: list[str]) -> Catalogue:
             if not all(isinstance(entry, str) for entry in named):
                 raise UserError(f"{text}: a list of folders is expected, hydra.searchpath=[file:///FOLDER]")
             entries += named
-    return Catalogue.of(entries)
+    catalogue = Catalogue.of(entries)
+    check_overrides(overrides, catalogue)
+    return catalogue
 
 
 def trusted_by(overrides: list[str]) -> list[str]:
@@ -222,7 +253,13 @@ def _check_names(overrides: list[str], catalogue: Catalogue) -> None:
         into = text.partition("=")[0].partition("@")[2]
         if "hydra" in into:
             raise UserError(f"{text}: what is chosen cannot become Hydra's own configuration; take out @{into}")
-        if "/" not in text.partition("=")[2] or _SEARCHPATH.match(text):
+        group, _, chosen = text.lstrip("+").partition("=")
+        if group in (*_GROUPS, "logger") and chosen.lstrip().startswith("["):
+            names = chosen.strip(" []")
+            more = f"; for a sweep write -m {group}={names}" if "," in names else ""
+            raise UserError(f"{text}: one {group} is expected, as in {group}=NAME{more}")
+        listed = group in ("metric", "probe") and chosen.lstrip().startswith("[")
+        if not (listed or "/" in chosen) or _SEARCHPATH.match(text):
             continue
         key, value = overridden(text)
         group = key.partition("@")[0]
@@ -234,6 +271,8 @@ def _check_chosen(group: str, value: Any) -> None:
     if isinstance(value, ChoiceSweep | list):
         for one in value if isinstance(value, list) else value.list:
             _check_chosen(group, one)
+            if not isinstance(one, str | QuotedString) and not isinstance(value, ChoiceSweep):
+                raise UserError(f"{group}={one!r}: names are expected, as in {group}=[NAME]")
     name = value.text if isinstance(value, QuotedString) else value
     if isinstance(name, str) and not is_name(name):
         listed = next((word for word, folder in GROUPS.items() if folder == group), None)
@@ -261,16 +300,20 @@ def _check_origin(composed: list[DictConfig], overrides: list[str]) -> None:
         check_targets({"hydra": node, "trust": config.get("trust")})
 
 
-def _sweep(overrides: list[str], whole: DictConfig) -> list[list[str]]:
+def _sweep(overrides: list[str], whole: DictConfig, loader: ConfigLoader) -> list[list[str]]:
     """What Hydra's basic sweeper will make of the overrides. Other sweepers decide as they go: the base is checked."""
     if not str(whole.hydra.sweeper["_target_"]).endswith(BasicSweeper.__name__):
         parser = OverridesParser.create()
         return [[text for text in overrides if not parser.parse_override(text).is_sweep_override()]]
-    params = [f"{key}={value}" for key, value in (whole.hydra.sweeper.params or {}).items()]
-    parsed = OverridesParser.create().parse_overrides([*params, *overrides])
-    if math.prod(map(_count, parsed)) > MOST_RUNS:
-        raise UserError(f"the sweep has {math.prod(map(_count, parsed)):,} runs; at most {MOST_RUNS:,} are accepted")
-    return [job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
+    params = {key: f"{key}={value}" for key, value in (whole.hydra.sweeper.params or {}).items()}
+    given = {parsed(text).get_key_element() for text in overrides}
+    check_sweeps(
+        [*(text for key, text in params.items() if key not in given), *overrides], multirun=True, loader=loader
+    )
+    asked = OverridesParser.create(loader).parse_overrides([*params.values(), *overrides])
+    if math.prod(map(_count, asked)) > MOST_RUNS:
+        raise UserError(f"the sweep has {math.prod(map(_count, asked)):,} runs; at most {MOST_RUNS:,} are accepted")
+    return [job for batch in BasicSweeper.split_arguments(asked, None) for job in batch]
 
 
 def _count(override: Override) -> int:

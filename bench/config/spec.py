@@ -335,7 +335,10 @@ def typed(schema: type[_T], node: Node, path: str) -> _T:
     try:
         made = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), dict(node)))
     except OmegaConfBaseException as error:
-        raise UserError(f"{path}.{error.full_key or ''}: {str(error.msg).splitlines()[0]}") from error
+        key = f"{path}.{error.full_key or ''}"
+        value = node.get(error.full_key or "")
+        whole = f"; write {key}={int(value)}" if isinstance(value, float) and value.is_integer() else ""
+        raise UserError(f"{key}: {str(error.msg).splitlines()[0]}{whole}") from error
     assert isinstance(made, schema)
     return made
 

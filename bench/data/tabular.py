@@ -239,6 +239,7 @@ def prepared(
         classes=None if labels is None else int(labels.max()) + 1,
         licence=licence,
         source=source,
+        columns=tuple(columns),
     )
     return Data(spec, train_split, val, test, notes=tuple(f"{name}: {note}" for note in notes or ()))
 

@@ -24,6 +24,7 @@ from bench.subjects.base import Origin, Report, Subject, silent
 from bench.subjects.density import KnownDensity
 from bench.subjects.examples import Examples
 from bench.subjects.trained import FailedModel, TrainedModel
+from bench.tables.pictures import GRID, POINTS
 from models.base import ClosedForm, GenerativeModel, HasLikelihood
 
 __all__ = [
@@ -146,9 +147,20 @@ def save_picture(subject: TrainedModel, examples: Examples, n: int, path: Path) 
     try:
         with seeded(derive_seed(subject.seed, "evaluate", "picture")):
             samples, density = examples.samples(n), _landscape(subject, examples.data)
-        draw_samples(samples, examples.spec.levels, path, density)
+        origin, spec = subject.origin, examples.spec
+        draw_samples(
+            samples, spec.levels, path, density, real=_some(examples.data), columns=spec.columns,
+            title=f"{origin.model} on {spec.name}, seed {origin.seed}, {origin.checkpoint}",
+        )  # fmt: skip
     except Exception:  # whatever a model or the disk trips over; metrics that need samples have said so in their rows
         log.exception("no picture")
+
+
+def _some(data: Data) -> torch.Tensor:
+    """Real examples for pictures, the same for every run: the test split may be sorted by class."""
+    n = min(len(data.test), GRID * GRID if data.spec.is_image else POINTS)
+    generator = torch.Generator().manual_seed(derive_seed(0, "pictures"))
+    return data.test.x[torch.randperm(len(data.test), generator=generator)[:n]]
 
 
 def _landscape(subject: TrainedModel, data: Data) -> Landscape | None:

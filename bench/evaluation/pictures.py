@@ -1,7 +1,7 @@
 """Samples, and densities of the plane, as pictures and as the arrays they were drawn from."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from bench.files import durable_write
-from bench.tables.pictures import GRID, image_grid, rendered, scatter
+from bench.tables.pictures import GRID, image_grid, limits_of, rendered, scatter, ticked
 
 __all__ = ["Landscape", "draw_samples", "landscape"]
 
@@ -44,26 +44,71 @@ def landscape(
     return made
 
 
-def draw_samples(samples: Tensor, levels: int | None, path: Path, density: Landscape | None = None) -> None:
-    """Write ``<path>.npz`` with all samples, and the landscape where there is one, and ``<path>.png``.
+def draw_samples(
+    samples: Tensor,
+    levels: int | None,
+    path: Path,
+    density: Landscape | None = None,
+    *,
+    real: Tensor | None = None,
+    columns: Sequence[str] = (),
+    title: str = "",
+) -> None:
+    """Write ``<path>.npz`` with all samples, and what else is given, and ``<path>.png``.
 
     Images: a grid of the first 64, black to white from 0 to the highest of the data's levels. Vectors: a scatter plot
-    of their first two coordinates (a histogram for D = 1).
+    of their first two coordinates (a histogram for D = 1), beside one of the real examples with the same axes.
+
+    Arguments:
+        real: Real examples, which comparisons show beside the samples.
+        columns: Names of the coordinates of vectors.
+        title: Stands above the picture.
     """
     array = io.BytesIO()
     arrays: dict[str, Any] = {"samples": samples.numpy(), "levels": np.int64(levels or 0), **(density or {})}
+    if real is not None:
+        arrays["real"] = real.numpy()
+    if columns:
+        arrays["columns"] = np.array(list(columns), dtype=np.str_)
     np.savez_compressed(array, **arrays)
     durable_write(path.with_suffix(".npz"), array.getvalue())
     shown = samples.numpy()[: GRID * GRID]
-    picture = _plot(samples.numpy()) if levels is None or shown.ndim != 4 else image_grid(shown, levels)
+    if levels is None or shown.ndim != 4:
+        picture = _plot(arrays, title)
+    else:
+        picture = _titled(image_grid(shown, levels), title)
     png = io.BytesIO()
     picture.save(png, format="PNG")
     durable_write(path.with_suffix(".png"), png.getvalue())
 
 
-def _plot(points: np.ndarray[Any, Any]) -> Image.Image:
+def _plot(arrays: dict[str, Any], title: str) -> Image.Image:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4, 4), dpi=100, layout="constrained")
-    scatter(figure.add_subplot(), points)
+    sets = {"data": arrays["real"], "samples": arrays["samples"]} if "real" in arrays else {"": arrays["samples"]}
+    limits = limits_of(next(iter(sets.values())))
+    figure = Figure(figsize=(4 * len(sets), 4 + 0.3 * bool(title)), dpi=100, layout="constrained")
+    if title:
+        figure.suptitle(title, fontsize=min(11.0, 72 * figure.get_figwidth() / (0.65 * len(title))))
+    for place, (name, points) in enumerate(sets.items(), start=1):
+        axes = figure.add_subplot(1, len(sets), place)
+        axes.set_title(name, fontsize=10)
+        scatter(axes, points, limits, equal="extent" in arrays)
+        ticked(axes, arrays.get("columns"), 8)
     return rendered(figure)
+
+
+def _titled(picture: Image.Image, title: str) -> Image.Image:
+    """A picture with a line of text above it."""
+    if not title:
+        return picture
+    from matplotlib.figure import Figure
+
+    inches = picture.width / 100
+    figure = Figure(figsize=(inches, 0.28), dpi=100)
+    figure.text(0.5, 0.5, title, ha="center", va="center", fontsize=min(10.0, 72 * inches / (0.65 * len(title))))
+    line = rendered(figure)
+    whole = Image.new("RGB", (picture.width, picture.height + line.height), "white")
+    whole.paste(line, (0, 0))
+    whole.paste(picture, (0, line.height))
+    return whole

@@ -135,12 +135,13 @@ class RunFolder:
     # What is there.
 
     def finished(self, spec: RunSpec) -> bool:
-        """Whether the latest command ended well and everything that ``spec`` asks for is measured.
+        """Whether the latest command ended well and everything that ``spec`` asks for is measured and logged.
 
         Data at a path of the user's that look changed (names, sizes, times) count as changed until they are read.
         """
         ended_well = _read(self._done).get("ended") == Ended.OK
-        return ended_well and self.trained(spec) and not self.missing(spec) and self.data_seen(spec.data)
+        whole = ended_well and self.trained(spec) and not self.missing(spec) and self.logged(spec)
+        return whole and self.data_seen(spec.data)
 
     @property
     def ended(self) -> bool:
@@ -157,6 +158,12 @@ class RunFolder:
         stands."""
         now = fingerprint(node.get("path"))
         return now in ("", _read(self._trained).get("fingerprint"))
+
+    def logged(self, spec: RunSpec) -> bool:
+        """Whether the curves of training are where ``spec`` wants them. Of older runs the folder of curves tells."""
+        loggers = _read(self._trained).get("loggers")
+        known = (self.path / "curves").exists() if loggers is None else _logger(spec) in loggers
+        return spec.logger is None or known
 
     @property
     def complete(self) -> bool:
@@ -233,15 +240,23 @@ class RunFolder:
 
     def note_trained(self, spec: RunSpec, data_revision: str) -> None:
         """Mark training as ended, on these data. Rows that are here were measured on an earlier training."""
-        self._note(spec, data_revision, _sha256(self.rows))
+        loggers = [] if spec.logger is None else [_logger(spec)]
+        self._note(spec, data_revision, _sha256(self.rows), loggers)
 
     def note_data(self, spec: RunSpec) -> None:
         """Mark the data at the user's path, which look changed, as the same that it was trained on."""
         marker = _read(self._trained)
-        self._note(spec, marker["data_revision"], marker["rows_before"])
+        self._note(spec, marker["data_revision"], marker["rows_before"], marker.get("loggers"))
 
-    def _note(self, spec: RunSpec, data_revision: str, rows_before: str) -> None:
-        marker = {"training_key": spec.training_key, "data_revision": data_revision, "rows_before": rows_before}
+    def note_logged(self, spec: RunSpec) -> None:
+        """Mark the curves as written by the logger of ``spec``, too."""
+        marker = _read(self._trained)
+        loggers = [*(marker.get("loggers") or []), _logger(spec)]
+        durable_write(self._trained, json.dumps({**marker, "loggers": loggers}))
+
+    def _note(self, spec: RunSpec, data_revision: str, rows_before: str, loggers: list[str] | None) -> None:
+        marker: dict[str, Any] = {} if loggers is None else {"loggers": loggers}
+        marker |= {"training_key": spec.training_key, "data_revision": data_revision, "rows_before": rows_before}
         durable_write(self._trained, json.dumps({**marker, "fingerprint": fingerprint(spec.data.get("path"))}))
 
     def add_rows(self, rows: Sequence[ResultRow], *, alone: bool = False) -> None:
@@ -295,6 +310,10 @@ def _owner(path: Path) -> str:
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return "another process"
     return f"process {pid} on host {host} (since {start})"
+
+
+def _logger(spec: RunSpec) -> str:
+    return "" if spec.logger is None else str(spec.logger.get("_target_"))
 
 
 def _key(row: ResultRow) -> tuple[object, ...]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from bench.checkpoint import Progress, load_checkpoint
 from bench.config.build import build_data, build_logger, build_metrics, build_model, build_probes
 from bench.config.spec import Measurement, RunSpec
 from bench.data.base import Data
@@ -31,6 +32,7 @@ from bench.rng import seeded
 from bench.runs.ddp import run_workers
 from bench.runs.folder import Ended, Outcome, RunFolder
 from bench.runs.log import RunLog
+from bench.runs.sweep import Stage
 from bench.schema import ResultRow, Status
 from bench.seeds import derive_seed
 from bench.stopping import is_stopping
@@ -44,9 +46,14 @@ __all__ = ["execute", "logged", "measure_checkpoint", "no_tf32"]
 
 log = logging.getLogger("genbench")
 
+_NO_CURVES = "it has no curves, because the model is fitted in one pass"
 
-def execute(spec: RunSpec) -> Outcome:
+
+def execute(spec: RunSpec, stage: Stage | None = None) -> Outcome:
     """Do what is left of a run. A failure is a row, a line and an exit code, never an exception.
+
+    Arguments:
+        stage: Where the sweep stands that the run belongs to.
 
     Raises:
         KeyboardInterrupt: After Ctrl-C or SIGTERM; the same call goes on.
@@ -60,9 +67,13 @@ def execute(spec: RunSpec) -> Outcome:
                 trained = _prepare(spec, folder, lambda: build_data(spec.data))
             if not trained:
                 return _with_workers(spec, folder)
-        held = folder.locked(follower=_is_follower(), owner=_owner())
-        with held, logged(folder), Reporter(spec.run_id, log, spec.schedule) as say:
+        if stage is None:
+            reporter = Reporter(spec.run_id, log, spec.schedule)
+        else:
+            reporter = Reporter(stage.words + spec.run_id, log, spec.schedule, own=stage.own, rest=stage.rest)
+        with folder.locked(follower=_is_follower(), owner=_owner()), logged(folder), reporter as say:
             outcome = _guarded(spec, folder, say)
+            say.ended = "failed" if outcome.exit_code else "done"
             if not _is_follower():
                 folder.end(outcome)
         return outcome
@@ -104,6 +115,8 @@ def _run(spec: RunSpec, folder: RunFolder, say: Reporter) -> Outcome:
     why = "measured what was missing" if trained else _train(spec, folder, data, say)
     if _is_follower():
         return Outcome(spec.run_id, Ended.OK)
+    if not folder.logged(spec):
+        say.tell(_log_history(spec, folder))
     rows: list[ResultRow] = []
     missing = folder.missing(spec)
     for checkpoint in spec.evaluation.checkpoints:
@@ -162,7 +175,25 @@ def _train(spec: RunSpec, folder: RunFolder, data: Data, say: Reporter) -> str:
     )  # fmt: skip
     if not _is_follower():
         folder.note_trained(spec, data.spec.revision)
+        if spec.logger is not None and not progress.history:
+            say.tell(_NO_CURVES)
     return progress.finished
+
+
+def _log_history(spec: RunSpec, folder: RunFolder) -> str:
+    """Write the curve of a training that has ended, as its checkpoint holds it; return what was written."""
+    history = Progress.of(load_checkpoint(folder.checkpoint("final"))["progress"]).history
+    if history:
+        logger = build_logger(spec.logger, str(folder.path))
+        assert logger is not None
+        for seen, score in history:
+            logger.log_metrics({"validation_score": score}, step=int(seen))
+        logger.save()
+        logger.finalize("success")
+    folder.note_logged(spec)
+    if not history:
+        return _NO_CURVES
+    return f"its {len(history)} validation scores are logged now; losses and probes were not kept, rerun=true logs them"
 
 
 def measure_checkpoint(

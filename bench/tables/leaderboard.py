@@ -3,30 +3,36 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from bench.errors import UserError
 from bench.files import durable_write, sweep_orphans
 from bench.locks import hold
 from bench.rows.store import collect, read_rows, write_rows
-from bench.schema import ResultRow
+from bench.schema import Relation, ResultRow
 from bench.tables.aggregate import make_table
 from bench.tables.as_csv import to_csv
 from bench.tables.latex import to_latex
 from bench.tables.markdown import to_markdown
-from bench.tables.model import Table
+from bench.tables.model import Column, Table
 from bench.tables.pictures import draw_comparison
 from bench.tables.text import print_table
 
 __all__ = ["publish", "write_leaderboard"]
 
+_COSTS = 100  # the rank from which columns are no metrics of quality
 
-def publish(runs: Path, results: Path, name: str) -> None:
-    """Gather the rows of every run in ``runs`` and print and write their comparison.
+
+def publish(runs: Path, results: Path, name: str, shown: Collection[str] | None = None) -> None:
+    """Gather the rows of every run in ``runs`` and write their comparison, and print it.
 
     ``results/rows/<name>.jsonl`` holds the rows, ``results/leaderboard/<name>.{csv,md,tex}`` the views of them, and
     ``<name>.png`` samples of every model.
+
+    Arguments:
+        shown: Print only the data sets of these runs, by run_id, and nothing where there are none; None prints all.
 
     Raises:
         UserError: A file is not a file of rows, or the results cannot be written.
@@ -47,7 +53,12 @@ def publish(runs: Path, results: Path, name: str) -> None:
         samples = _samples(files, table)
         if samples:
             written.append(results / "leaderboard" / f"{name}.png")
-            draw_comparison(samples, written[-1])
+            draw_comparison(samples, written[-1], _main_numbers(table))
+    if shown is not None:
+        touched = {row.dataset for row in rows if row.run_id in shown}
+        table = replace(table, sections=tuple(section for section in table.sections if section.dataset in touched))
+    if not table.sections:
+        return
     # Where there is no terminal to measure, a width at which no cell is broken.
     print_table(table, Console(width=None if sys.stdout.isatty() else 120))
     print(f"Written: {', '.join(map(str, written))}")
@@ -108,3 +119,28 @@ def _samples(files: list[Path], table: Table) -> dict[tuple[str, str], Path]:
             key = (labels[rows[0].dataset, rows[0].group], rows[0].dataset)
             chosen[key] = min(chosen.get(key, candidate), candidate)
     return {key: array for key, (_, _, array) in sorted(chosen.items())}
+
+
+def _main_numbers(table: Table) -> dict[tuple[str, str], str]:
+    """For each line's label and data set, the quality that most lines of the data set have, in words for a picture."""
+    texts: dict[tuple[str, str], str] = {}
+    for section in table.sections:
+        values: dict[int, dict[str, str]] = {}
+        for (line, column), cell in sorted(section.cells.items()):
+            info = section.columns[column]
+            if cell.value is not None and info.rank < _COSTS and info.higher_is_better is not None:
+                relation = (
+                    "" if cell.relation is None or cell.relation is Relation.EXACT else f"{cell.relation.symbol} "
+                )
+                number = f"{relation}{cell.value:.4g}"
+                values.setdefault(column, {})[section.lines[line].label] = f"{_short(info)} {number}"
+        if values:
+            fullest = max(values, key=lambda column: (len(values[column]), -column))
+            texts |= {(label, section.dataset): text for label, text in values[fullest].items()}
+    return texts
+
+
+def _short(column: Column) -> str:
+    title = column.title.partition("[")[0]
+    unit = {"log_likelihood": "nats", "bits_per_dim": "bits/dim"}.get(str(column.part("metric")))
+    return unit or title

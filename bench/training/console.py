@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -16,7 +17,7 @@ from bench.plain import plain
 from bench.probe import Probe
 from models.base import GenerativeModel
 
-__all__ = ["Reporter"]
+__all__ = ["Reporter", "duration"]
 
 REFRESH_SECONDS = 0.2  # not at every step, because reading the loss waits for the device
 PLAIN_SECONDS = 30.0  # between two lines without a terminal
@@ -29,13 +30,19 @@ class Reporter(Probe):
         title: Title of the run.
         log: Logger that records the lines.
         schedule: Schedule of its training; None if nothing is trained.
+        own: Seconds that this run is expected to take; None if unknown.
+        rest: Seconds that the runs after it are expected to take if this one takes so many; None if unknown.
         console: Console that shows the progress; standard error by default.
     """
 
     def __init__(
-        self, title: str, log: logging.Logger, schedule: Schedule | None = None, console: Console | None = None
-    ) -> None:
+        self, title: str, log: logging.Logger, schedule: Schedule | None = None, console: Console | None = None,
+        *, own: float | None = None, rest: Callable[[float], float | None] = lambda own: 0.0,
+    ) -> None:  # fmt: skip
         self.title = plain(title)
+        self.own, self.rest = own, rest
+        self.ended = "done"  # how, for the last line
+        self._start = time.perf_counter()
         self.schedule = schedule
         self.log = log
         self.console = console or Console(stderr=True)
@@ -53,13 +60,19 @@ class Reporter(Probe):
         self._task = self._bar.add_task(self.title, total=None, state="starting")
         self.log.info("%s starts", self.title)
         if not self.console.is_terminal:
-            self.console.print(f"{self.title}: starts", markup=False, highlight=False, soft_wrap=True)
+            rest = None if self.own is None else self.rest(self.own)
+            left = f", about {duration(self.own + rest)} left in all" if self.own and rest else ""
+            self._print(f"{self.title}: starts{left}")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
+        if kind is None:
+            words = f"{self.title}: {self.ended} after {duration(time.perf_counter() - self._start)}"
+            self.log.info(words)
+            self._print(words)
         sys.stderr.flush()
 
     def step(self, model: GenerativeModel, progress: Training, outputs: dict[str, Tensor]) -> None:
@@ -70,7 +83,13 @@ class Reporter(Probe):
         self._next_look = now + REFRESH_SECONDS
         assert self._task is not None
         assert self.schedule is not None
-        state = _state(progress, float(outputs["loss"]), self.schedule)
+        left = _seconds_left(progress, self.schedule)
+        after = self.rest(now - self._start + left)
+        total = "" if after == 0 else " (the runs after it: unknown)"
+        if after:
+            total = f" (all: about {duration(left + after)})"
+        rate = progress.examples_seen / max(progress.train_seconds, 1e-9)
+        state = f"loss {float(outputs['loss']):.4g}, {rate:,.0f} examples/s, {duration(left)} left{total}"
         self._bar.update(self._task, total=self.schedule.examples, completed=progress.examples_seen, state=state)
         self._plain(f"{progress.examples_seen} examples, {state}")
 
@@ -100,20 +119,42 @@ class Reporter(Probe):
     def warn(self, text: str) -> None:
         """Log a line and show it, on a terminal above the bar."""
         self.log.warning(text)
-        self.console.print(f"{self.title}: {text}", highlight=False, soft_wrap=True, markup=False)
+        self._print(f"{self.title}: {text}")
+
+    def tell(self, text: str) -> None:
+        """Say something that the user should not miss, with a terminal and without."""
+        self.log.info(text)
+        self._print(f"{self.title}: {text}")
 
     def _plain(self, text: str) -> None:
         """Without a terminal, print a line at most every 30 seconds."""
         now = time.perf_counter()
         if not self.console.is_terminal and now >= self._next_line:
             self._next_line = now + PLAIN_SECONDS
-            self.console.print(f"{self.title}: {text}", markup=False, highlight=False, soft_wrap=True)
+            self._print(f"{self.title}: {text}")
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
-def _state(progress: Training, loss: float, schedule: Schedule) -> str:
-    rate = progress.examples_seen / max(progress.train_seconds, 1e-9)
-    left = [] if schedule.examples is None else [(schedule.examples - progress.examples_seen) / rate]
-    if schedule.seconds is not None:
-        left.append(schedule.seconds - progress.train_seconds)
-    seconds = max(0, round(min(left)))
-    return f"loss {loss:.4g}, {rate:,.0f} examples/s, {seconds // 60}:{seconds % 60:02d} left"
+def duration(seconds: float) -> str:
+    """A time in the two largest units that it has.
+
+    >>> duration(8.4), duration(148), duration(8880), duration(200_000)
+    ('8 s', '2 min 28 s', '2 h 28 min', '2 d 7 h')
+    """
+    whole = max(0, round(seconds))
+    for size, unit, smaller, name in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            rest = whole % size // smaller
+            return f"{whole // size} {unit}" + (f" {rest} {name}" if rest else "")
+    return f"{whole} s"
+
+
+def _seconds_left(progress: Training, schedule: Schedule) -> float:
+    """Of training, at its speed up to now; what is measured afterwards is not known."""
+    left = [] if schedule.seconds is None else [schedule.seconds - progress.train_seconds]
+    if schedule.examples is not None:
+        seconds_each = progress.train_seconds / max(progress.examples_seen, 1)
+        left.append((schedule.examples - progress.examples_seen) * seconds_each)
+    return max(0.0, min(left))
