@@ -102,7 +102,8 @@ class RunFolder:
             raise UserError(
                 f"run folder {self.path}: {error.strerror}; give another one with runs_dir=FOLDER"
             ) from error
-        with lock, contextlib.ExitStack() as held:
+        with contextlib.ExitStack() as held:
+            held.callback(_close, lock)
             if not follower:
                 try:
                     held.enter_context(hold(self._lock, lock.fileno()))
@@ -252,6 +253,12 @@ def open_here(path: Path) -> IO[str]:
         OSError: It is a link, or cannot be opened.
     """
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666), "a")
+
+
+def _close(lock: IO[str]) -> None:
+    """Close a file in which nothing was written. On network file systems that can fail, and costs nothing."""
+    with contextlib.suppress(OSError):
+        lock.close()
 
 
 def _key(row: ResultRow) -> tuple[object, ...]:
