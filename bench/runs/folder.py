@@ -117,7 +117,8 @@ class RunFolder:
             raise UserError(
                 f"run folder {self.path}: {error.strerror}; give another one with runs_dir=FOLDER"
             ) from error
-        with lock, contextlib.ExitStack() as held:
+        with contextlib.ExitStack() as held:
+            held.callback(_close, lock)
             if not follower:
                 try:
                     held.enter_context(hold(self._lock, lock.fileno()))
@@ -314,6 +315,12 @@ def _owner(path: Path) -> str:
 
 def _logger(spec: RunSpec) -> str:
     return "" if spec.logger is None else str(spec.logger.get("_target_"))
+
+
+def _close(lock: IO[str]) -> None:
+    """Close a file in which nothing was written. On network file systems that can fail, and costs nothing."""
+    with contextlib.suppress(OSError):
+        lock.close()
 
 
 def _key(row: ResultRow) -> tuple[object, ...]:
