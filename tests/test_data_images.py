@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import struct
 import time
 import tracemalloc
@@ -159,7 +160,7 @@ def test_what_fails_to_decode_leaves_nothing(cache: Path, monkeypatch: pytest.Mo
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(arrays.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match=r"No space left on device.*GENBENCH_CACHE"):
         decoded("set", "k", small_arrays)
     assert cached(cache) == []

@@ -22,7 +22,7 @@ from bench.errors import UserError
 from bench.files import durable_write, sweep_orphans
 from bench.locks import hold, is_abandoned, mark
 from bench.rows.store import read_rows
-from bench.runs.folder import RunFolder
+from bench.runs.folder import Ended, RunFolder
 from bench.schema import Status
 from bench.tables.leaderboard import publish
 
@@ -244,8 +244,8 @@ def test_a_run_without_flock_is_alone_and_leaves_nothing(
     (rows,) = workplace.glob("runs/*/*/rows.jsonl")
     folder = RunFolder(rows.parent)
     with folder.locked():
-        assert main([*RUN, "rerun=true"]) == 2
-        assert "another process is at work there" in capsys.readouterr().err
+        assert main([*RUN, "rerun=true"]) == Ended.BUSY.exit_code
+        assert f"is being run by process {os.getpid()} on host" in capsys.readouterr().err
     assert main([*RUN, "rerun=true"]) == 0
     assert not [path for path in workplace.rglob("*") if path.suffix in (".owner", ".taking", ".tmp")]
 

@@ -166,11 +166,11 @@ def test_truncation_at_every_byte_keeps_every_whole_row(tmp_path: Path, caplog: 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for name in ["missing.jsonl", "pipe", "."]:
-        with pytest.raises(UserError, match="give a file"):
+        with pytest.raises(UserError, match="cannot be read|is not a regular file"):
             read_rows(tmp_path / name)
     with open(tmp_path / "huge.jsonl", "wb") as file:
         file.truncate((1 << 28) + 1)
-    with pytest.raises(UserError, match="larger than"):
+    with pytest.raises(UserError, match="at most 268,435,456 are read"):
         read_rows(tmp_path / "huge.jsonl")
     for nothing in ["missing", "missing*", "n" * 5000]:
         with pytest.raises(UserError, match="no such file"):

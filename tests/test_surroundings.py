@@ -42,8 +42,8 @@ def test_no_folder_of_hydras_moves_a_path(hydra: str, workplace: Path, capsys: p
     Path("table.csv").write_text("a,b\n" + "".join(f"{i * 0.37 % 1:.4f},{i * 0.61 % 1:.4f}\n" for i in range(200)))
     command = ["run", "model=gaussian", "data=csv", "data.path=table.csv", "metric=[likelihood]"]
     assert main([*command, hydra, "hydra.job.chdir=true"]) == 0
-    assert len(list(workplace.glob("runs/csv/*/rows.jsonl"))) == 1
-    assert (workplace / "results" / "leaderboard" / "csv.csv").exists()
+    assert len(list(workplace.glob("runs/table/*/rows.jsonl"))) == 1
+    assert (workplace / "results" / "leaderboard" / "table.csv").exists()
     assert main(command) == 0
     assert "1 of 1 runs were finished before" in capsys.readouterr().err
 

@@ -117,7 +117,7 @@ def test_a_folder_of_pictures_goes_by_its_name(workplace: Path) -> None:
 def test_a_title_in_a_strangers_configuration_leads_nowhere(workplace: Path) -> None:
     table(workplace / "wine.csv")
     (config,) = compose_runs(["data=csv", "data.path=wine.csv", *RUN])
-    for title in ("../../x", "/tmp/x", "..", "a" * 10_000):
+    for title in ("../../x", "/tmp/x", "..", "a" * 4_000):
         spec = RunSpec.parse({**config, "data": {**config["data"], "title": title}})
         assert spec.run_id.startswith("csv-gaussian-s0-")
         assert spec.folder.parent == spec.runs_dir / "wine"

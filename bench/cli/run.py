@@ -109,7 +109,8 @@ def run_missing(specs: list[RunSpec], arguments: list[str]) -> dict[str, Outcome
     launch(arguments, task)
     for spec in left:
         outcome = seen.get(spec.run_id)
-        if outcome is not None and outcome.ended is Ended.BUSY and RunFolder(spec.folder).finished(spec):
+        busy = outcome is not None and outcome.ended is Ended.BUSY
+        if busy and not spec.rerun and RunFolder(spec.folder).finished(spec):
             seen[spec.run_id] = Outcome(spec.run_id, Ended.OK)  # the other process has come to its end meanwhile
     return {**done, **seen}
 
