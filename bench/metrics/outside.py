@@ -34,7 +34,7 @@ class MassOutside(Metric):
         self.n_samples = n_samples
 
     def infos(self, examples: Examples) -> tuple[MetricInfo, ...]:
-        return (MetricInfo("mass_outside", "", None, self.version, "mass outside"),)
+        return (MetricInfo("mass_outside", "", None, self.version, "mass outside", rank=300),)
 
     def compute(self, examples: Examples) -> list[Estimate]:
         if examples.spec.levels is None:
