@@ -155,7 +155,7 @@ class Flow(GenerativeModel, HasLikelihood, Autoencodes, ClipsSamples):
             ArithmeticError: The inverse ran into NaN.
             NotImplementedError: The transform has no inverse, or does not begin with a dequantization.
         """
-        first, *rest = self.transform.parts if isinstance(self.transform, Chain) else [self.transform]
+        first, *rest = self.transform.transforms if isinstance(self.transform, Chain) else [self.transform]
         if not isinstance(first, Dequantization):
             raise NotImplementedError("the flow does not begin with a dequantization")
         context = self._context(self._draw_classes(n, generator))
