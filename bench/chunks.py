@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from models.base import GenerativeModel, HasLikelihood
+from models.base import ClipsSamples, GenerativeModel, HasLikelihood
 
-__all__ = ["CHUNK", "draw_log_weights", "draw_samples"]
+__all__ = ["CHUNK", "draw_log_weights", "draw_outside", "draw_samples"]
 
 CHUNK = 250
 """Examples at once."""
@@ -27,6 +27,18 @@ def draw_samples(
     for done in range(0, n, CHUNK):
         report(done)
         chunks.append(model.sample(min(CHUNK, n - done), generator=generator).cpu())
+    return torch.cat(chunks)
+
+
+@torch.no_grad()
+def draw_outside(
+    model: ClipsSamples, n: int, generator: Generator, report: Callable[[int], None] = lambda done: None
+) -> Tensor:
+    """Which of the n samples that ``draw_samples`` draws are clipped, ``(n,)`` bool on the CPU; arguments as there."""
+    chunks: list[Tensor] = []
+    for done in range(0, n, CHUNK):
+        report(done)
+        chunks.append(model.outside(min(CHUNK, n - done), generator=generator).cpu())
     return torch.cat(chunks)
 
 

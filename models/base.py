@@ -22,6 +22,7 @@ from .nn.masked import n_masked
 __all__ = [
     "Autoencodes",
     "Batch",
+    "ClipsSamples",
     "ClosedForm",
     "GenerativeModel",
     "HasLikelihood",
@@ -151,6 +152,25 @@ class Autoencodes(ABC):
     @abstractmethod
     def decode(self, z: Tensor) -> Tensor:
         """``(B, Z)`` latent codes to ``(B, *shape)`` data, in the data's own space and dtype."""
+
+
+class ClipsSamples(ABC):
+    """A model of integers that draws reals and clips those outside [0, L) to the first and last level.
+
+    Its ``log_weight`` counts the mass inside alone: the masses of all examples and the share outside sum to 1.
+    """
+
+    @property
+    @abstractmethod
+    def clips_samples(self) -> bool:
+        """Whether ``outside`` can be asked: not for real-valued data, which nothing clips."""
+
+    @abstractmethod
+    def outside(self, n: int, *, generator: Generator | None = None) -> Tensor:
+        """Whether any entry lies outside [0, L) before it is clipped, ``(n,)`` bool.
+
+        With a generator of the same seed it is about the n examples that ``sample`` draws at temperature 1.
+        """
 
 
 class ReportsCost(ABC):

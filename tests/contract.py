@@ -3,13 +3,14 @@
 ``tests/test_contract_models.py`` runs them over every YAML in conf/model, or over those of a package from outside.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from helpers_density import discrete_mass, quadrature
+from helpers_density import discrete_mass, quadrature, share_outside
 from helpers_models import (
     OURS,
     Declared,
@@ -28,7 +29,7 @@ from bench.config.spec import Hardware, Schedule
 from bench.data.base import Data
 from bench.errors import UserError
 from bench.training.fit import fit
-from models.base import Autoencodes, ClosedForm, GenerativeModel, HasLikelihood, ReportsCost
+from models.base import Autoencodes, ClipsSamples, ClosedForm, GenerativeModel, HasLikelihood, ReportsCost
 from models.flows.base import Flow
 
 __all__ = [
@@ -72,7 +73,7 @@ QUADRATURE: dict[str, tuple[tuple[int, ...], int | None]] = {"one real": ((1,), 
 
 EVERY_SPACE = {**SPACES, **ENUMERABLE, **QUADRATURE}
 
-CAPABILITIES = (HasLikelihood, Autoencodes, ClosedForm, ReportsCost)
+CAPABILITIES = (HasLikelihood, Autoencodes, ClosedForm, ClipsSamples, ReportsCost)
 
 
 @dataclass(frozen=True)
@@ -279,7 +280,10 @@ def check_codes(candidate: Candidate, space: str, folder: Path) -> None:
 
 
 def check_mass(candidate: Candidate, space: str, folder: Path) -> None:
-    """The masses of all examples of an enumerable space sum to 1, or to less where the YAML says why."""
+    """The masses of all examples of an enumerable space sum to 1, or to less where the YAML says why.
+
+    What they lack is the share of samples outside the data's range, where the model reports it.
+    """
     model, _ = trained(candidate, space, folder, steps=40)
     if not isinstance(model, HasLikelihood):
         return
@@ -289,6 +293,12 @@ def check_mass(candidate: Candidate, space: str, folder: Path) -> None:
         assert 0.8 < mass < 1 + 4 * stderr
     else:
         assert abs(mass - 1) <= 4 * stderr + 1e-5, f"the masses sum to {mass} +- {stderr}"
+    if isinstance(model, Flow):
+        assert model.clips_samples, "a flow on integers begins with a dequantization"
+    if isinstance(model, ClipsSamples) and model.clips_samples and not model.cannot_sample:
+        share, error = share_outside(model, draws=20_000)
+        total = f"the masses sum to {mass} +- {stderr} and {share} +- {error} of the samples lie outside"
+        assert abs(mass + share - 1) <= 4 * math.hypot(stderr, error) + 1e-5, total
 
 
 def check_density(candidate: Candidate, space: str, folder: Path) -> None:

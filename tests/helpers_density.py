@@ -6,9 +6,9 @@ import math
 import torch
 from torch import Generator, Tensor, nn
 
-from models.base import GenerativeModel, HasLikelihood
+from models.base import ClipsSamples, GenerativeModel, HasLikelihood
 
-__all__ = ["all_examples", "discrete_mass", "quadrature", "randomize"]
+__all__ = ["all_examples", "discrete_mass", "quadrature", "randomize", "share_outside"]
 
 
 def all_examples(shape: tuple[int, ...], levels: int) -> Tensor:
@@ -27,6 +27,12 @@ def discrete_mass(model: GenerativeModel, *, draws: int, seed: int = 0) -> tuple
     weights = model.log_weight(repeated, generator=Generator().manual_seed(seed)).double().exp()
     masses = weights.reshape(draws, len(x)).sum(1)  # (draws,), each an unbiased estimate
     return masses.mean().item(), masses.std().item() / math.sqrt(draws)
+
+
+def share_outside(model: ClipsSamples, *, draws: int, seed: int = 1) -> tuple[float, float]:
+    """Share of a model's samples outside the data's range, and its binomial standard error, not below 1 / draws."""
+    share = model.outside(draws, generator=Generator().manual_seed(seed)).double().mean().item()
+    return share, max(math.sqrt(share * (1 - share) / draws), 1 / draws)
 
 
 @torch.no_grad()

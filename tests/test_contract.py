@@ -193,6 +193,30 @@ def test_masses_that_do_not_sum_to_one_need_a_reason(plant: Plant, tmp_path: Pat
     check_mass(plant(code, yaml + "# leaks: one part of 17 lies nowhere\n"), "two integers", tmp_path)
 
 
+def test_the_mass_that_is_missing_is_the_share_of_samples_outside(plant: Plant, tmp_path: Path) -> None:
+    """Each of the 16 examples has the mass 1/17, and the model says how many samples lie elsewhere."""
+    outside = "torch.rand(n, generator=generator) < SHARE"
+    code = changed(
+        GOOD,
+        ("import GenerativeModel,", "import ClipsSamples, GenerativeModel,"),
+        ("(GenerativeModel, HasLikelihood)", "(GenerativeModel, HasLikelihood, ClipsSamples)"),
+        ("levels is not None", "levels is None"),
+        ("z = x / self.log_sigma.exp()", "return 0 * self.log_sigma.sum() - math.log(17) + torch.zeros(len(x))"),
+        (
+            "    def training_step",
+            "    clips_samples = True\n\n    def outside(self, n, *, generator=None):\n"
+            f"        return {outside}\n\n    def training_step",
+        ),
+    )
+    yaml = changed(YAML, (INTEGERS, "reals, one real, two reals")) + "# leaks: one part of 17\n"
+    check_mass(plant(changed(code, ("SHARE", "1 / 17")), yaml), "two integers", tmp_path)
+    for number, wrong in enumerate(("0", "2 / 17")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with pytest.raises(AssertionError, match="of the samples lie outside"):
+            check_mass(plant(changed(code, ("SHARE", wrong)), yaml), "two integers", folder)
+
+
 def test_a_variant_has_the_notes_of_its_base(tmp_path: Path) -> None:
     assert declared("realnvp_conditional") == declared("realnvp")
     assert declared("realnvp_vardeq").sizes == {**declared("realnvp").sizes, "hidden": "32"}

@@ -63,6 +63,10 @@ class Subject(ABC):
         """``(n, *shape)`` samples, or fewer where there are no more, in the data's own space and dtype."""
         raise UnavailableError("there is nothing to sample")
 
+    def outside(self, n: int, report: Report = silent) -> Tensor:
+        """Which of the ``samples`` lie outside the data's range before they are clipped to it, ``(n,)`` bool."""
+        raise UnavailableError("what was clipped to the data's range is not known")
+
     def log_weights(self, x: Tensor, draws: int, report: Report = silent) -> Tensor:
         """``(K, N)`` float64 draws of log w with E[w] = p(x), in nats; K = 1 if that is exact, else ``draws``."""
         raise UnavailableError("the model has no likelihood")

@@ -28,6 +28,9 @@ class GivenSamples(Subject):
     def samples(self, n: int, report: Report = silent) -> Tensor:
         return self.x[:n]
 
+    def outside(self, n: int, report: Report = silent) -> Tensor:
+        raise UnavailableError("only samples are given: what was clipped to the data's range is not known")
+
     def log_weights(self, x: Tensor, draws: int, report: Report = silent) -> Tensor:
         raise UnavailableError("only samples are given: they have no likelihood")
 

@@ -6,11 +6,11 @@ import torch
 from torch import Generator, Tensor
 
 from bench.checkpoint import Progress
-from bench.chunks import CHUNK, draw_log_weights, draw_samples
+from bench.chunks import CHUNK, draw_log_weights, draw_outside, draw_samples
 from bench.errors import BrokenError, UnavailableError
 from bench.seeds import derive_seed
 from bench.subjects.base import Origin, Report, Subject, silent
-from models.base import Autoencodes, GenerativeModel, HasLikelihood, ReportsCost
+from models.base import Autoencodes, ClipsSamples, GenerativeModel, HasLikelihood, ReportsCost
 
 __all__ = ["FailedModel", "TrainedModel"]
 
@@ -44,6 +44,10 @@ class TrainedModel(Subject):
         if self.model.device.type == "cpu":
             self._sampling_load = cpu / (seconds * torch.get_num_threads())
         return drawn
+
+    def outside(self, n: int, report: Report = silent) -> Tensor:
+        model = _clipping(self.model)
+        return draw_outside(model, n, self._generator("samples"), lambda done: report("mass outside", done, n))
 
     def log_weights(self, x: Tensor, draws: int, report: Report = silent) -> Tensor:
         model = self.model
@@ -115,6 +119,10 @@ class FailedModel(Subject):
             raise UnavailableError(f"the model cannot be sampled: {self.model.cannot_sample}")
         raise BrokenError(self.reason)
 
+    def outside(self, n: int, report: Report = silent) -> Tensor:
+        _clipping(self.model)
+        raise BrokenError(self.reason)
+
     def log_weights(self, x: Tensor, draws: int, report: Report = silent) -> Tensor:
         if not isinstance(self.model, HasLikelihood):
             raise UnavailableError("the model has no likelihood")
@@ -127,3 +135,16 @@ class FailedModel(Subject):
 
     def costs(self, x: Tensor) -> dict[str, float]:
         raise BrokenError(self.reason)
+
+
+def _clipping(model: GenerativeModel) -> ClipsSamples:
+    """Return the model itself.
+
+    Raises:
+        UnavailableError: It cannot be sampled, or does not say which of its samples it clips.
+    """
+    if model.cannot_sample:
+        raise UnavailableError(f"the model cannot be sampled: {model.cannot_sample}")
+    if not isinstance(model, ClipsSamples) or not model.clips_samples:
+        raise UnavailableError("the model does not report samples outside the data's range")
+    return model

@@ -13,16 +13,16 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import one_hot
 from torch.optim import Optimizer
 
-from ..base import Autoencodes, Batch, GenerativeModel, HasLikelihood, OptimizerFactory, Relation
+from ..base import Autoencodes, Batch, ClipsSamples, GenerativeModel, HasLikelihood, OptimizerFactory, Relation
 from ..distributions import standard_normal
-from ..transforms.base import Transform
-from ..transforms.dequantize import UniformDequantization
+from ..transforms.base import Chain, Transform
+from ..transforms.dequantize import Dequantization, UniformDequantization
 from ..transforms.logit import Logit
 
 __all__ = ["Flow", "OptimizerFactory", "at_least", "class_context", "is_image", "to_reals"]
 
 
-class Flow(GenerativeModel, HasLikelihood, Autoencodes):
+class Flow(GenerativeModel, HasLikelihood, Autoencodes, ClipsSamples):
     r"""A normalizing flow: z = f(x) is standard normal.
 
     .. math:: \log w = \log N(f(x); 0, I) + \log|\det \partial f / \partial x|
@@ -135,15 +135,34 @@ class Flow(GenerativeModel, HasLikelihood, Autoencodes):
             ArithmeticError: The inverse of a flow on integer data ran into NaN.
             NotImplementedError: The transform has no inverse (see ``cannot_sample``).
         """
-        y = None
-        if self.classes > 0:
-            y = torch.multinomial(self.class_logits.softmax(0), n, replacement=True, generator=generator)
-        return self._sample(n, y, temperature, generator)
+        return self._sample(n, self._draw_classes(n, generator), temperature, generator)
 
     @torch.no_grad()
     def sample_class(self, y: Tensor, *, temperature: float = 1.0, generator: Generator | None = None) -> Tensor:
         """Draw one example of each of the classes ``(n,)`` int64: ``(n, *shape)``. Conditional flows only."""
         return self._sample(len(y), y, temperature, generator)
+
+    @property
+    def clips_samples(self) -> bool:
+        """Whether the transform is a chain that begins with a dequantization."""
+        return isinstance(self.transform, Chain) and isinstance(self.transform.parts[0], Dequantization)
+
+    @torch.no_grad()
+    def outside(self, n: int, *, generator: Generator | None = None) -> Tensor:
+        """Whether the dequantization at the data's end of the chain clips a sample, ``(n,)`` bool.
+
+        Raises:
+            ArithmeticError: The inverse ran into NaN.
+            NotImplementedError: The transform has no inverse, or does not begin with a dequantization.
+        """
+        first, *rest = self.transform.transforms if isinstance(self.transform, Chain) else [self.transform]
+        if not isinstance(first, Dequantization):
+            raise NotImplementedError("the flow does not begin with a dequantization")
+        context = self._context(self._draw_classes(n, generator))
+        x = standard_normal((n, self.dim), next(self.parameters()), generator)
+        for part in reversed(rest):
+            x = part.decode(x, context=context)
+        return first.outside(_not_nan(x))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean of -log w over the batch: in bits/dim for integer data, in nats for real-valued data."""
@@ -161,15 +180,19 @@ class Flow(GenerativeModel, HasLikelihood, Autoencodes):
         z, log_term = self.transform(x.to(self._float), context=self._context(y), generator=generator)
         return log_term - 0.5 * z.square().sum(1) - 0.5 * self.dim * math.log(2 * math.pi)
 
+    def _draw_classes(self, n: int, generator: Generator | None) -> Tensor | None:
+        """Classes from p(y), ``(n,)`` int64; None where the flow is not conditional."""
+        if self.classes == 0:
+            return None
+        return torch.multinomial(self.class_logits.softmax(0), n, replacement=True, generator=generator)
+
     def _sample(self, n: int, y: Tensor | None, temperature: float, generator: Generator | None) -> Tensor:
         z = standard_normal((n, self.dim), next(self.parameters()), generator)
         return self._decode(temperature * z, y)
 
     def _decode(self, z: Tensor, y: Tensor | None) -> Tensor:
         x = self.transform.decode(z, context=self._context(y))
-        if self.levels is not None and bool(x.isnan().any()):  # which integers cannot show
-            raise ArithmeticError("the inverse of the flow ran into NaN")
-        return x.to(self.data_dtype)
+        return (x if self.levels is None else _not_nan(x)).to(self.data_dtype)  # integers cannot show a NaN
 
     def _context(self, y: Tensor | None) -> Tensor | None:
         return None if y is None else one_hot(y, self.classes).to(self._float)
@@ -178,6 +201,17 @@ class Flow(GenerativeModel, HasLikelihood, Autoencodes):
     def _float(self) -> torch.dtype:
         """What the flow computes in: float32, or float64 after ``double()``."""
         return next(self.parameters()).dtype
+
+
+def _not_nan(x: Tensor) -> Tensor:
+    """Return x itself.
+
+    Raises:
+        ArithmeticError: It has an entry that is NaN.
+    """
+    if bool(x.isnan().any()):
+        raise ArithmeticError("the inverse of the flow ran into NaN")
+    return x
 
 
 def to_reals(levels: int | None, alpha: float) -> list[Transform]:

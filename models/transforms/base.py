@@ -134,7 +134,7 @@ class Chain(Transform):
         return x, sum(log_terms[1:], start=log_terms[0])
 
     def inverse(self, z: Tensor, *, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        last, *rest = reversed(self._transforms)
+        last, *rest = reversed(self.transforms)
         z, log_term = last.inverse(z, context=context)
         for part in rest:
             z, term = part.inverse(z, context=context)
@@ -142,7 +142,7 @@ class Chain(Transform):
         return z, log_term
 
     def decode(self, z: Tensor, *, context: Tensor | None = None) -> Tensor:
-        for part in reversed(self._transforms):
+        for part in reversed(self.transforms):
             z = part.decode(z, context=context)
         return z
 
@@ -151,12 +151,13 @@ class Chain(Transform):
         return self._relation
 
     def output_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        for part in self._transforms:
+        for part in self.transforms:
             shape = part.output_shape(shape)
         return tuple(shape)
 
     @property
-    def _transforms(self) -> list[Transform]:
+    def transforms(self) -> list[Transform]:
+        """The parts, from the data to the latents."""
         return list(self.parts)  # type: ignore[arg-type]  # a ModuleList forgets the type of its modules
 
 

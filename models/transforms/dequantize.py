@@ -53,6 +53,11 @@ class Dequantization(Transform, ABC):
     def inverse(self, z: Tensor, *, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return (z * self.levels).floor().clamp(0, self.levels - 1), z.new_zeros(len(z))
 
+    def outside(self, z: Tensor) -> Tensor:
+        """Whether ``inverse`` clips any entry of an example: ``(B, *shape) -> (B,)`` bool."""
+        level = (z * self.levels).floor()
+        return ((level < 0) | (level > self.levels - 1)).flatten(1).any(1)
+
     @property
     def relation(self) -> Relation:
         return "lower_bound"
