@@ -22,7 +22,6 @@ from scipy.io import savemat
 
 from bench.data import cifar, fashion, svhn
 from bench.data.base import Data
-from bench.data.bytes import arrays
 from bench.data.bytes.arrays import decoded, revision
 from bench.data.bytes.sources import ArchiveDownload
 from bench.data.cifar import CIFAR10_FILES, PicturePackage, read_records

@@ -83,11 +83,11 @@ def test_training_that_is_too_large_leaves_rows(workplace: Path, monkeypatch: py
 def test_a_metric_that_is_too_large_fails_alone(
     allocate: Callable[[], object], workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.metrics.cost.Cost.compute", lambda *_: allocate())
-    assert main(RUN) == 1
+    with monkeypatch.context() as large:
+        large.setattr("bench.metrics.cost.Cost.compute", lambda *_: allocate())
+        assert main(RUN) == 1
     rows, done = the_run(workplace)
     assert done["ended"] == Ended.OUT_OF_MEMORY
     assert {row.reason for row in rows if row.status is Status.FAILED} == {"out of memory"}
     assert {row.status for row in rows if row.metric == "log_likelihood"} == {Status.OK}
-    monkeypatch.undo()
     assert main(RUN) == 0, "what failed is measured again"

@@ -166,7 +166,7 @@ def test_truncation_at_every_byte_keeps_every_whole_row(tmp_path: Path, caplog: 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for name in ["missing.jsonl", "pipe", "."]:
-        with pytest.raises(UserError, match="cannot be read|is not a regular file"):
+        with pytest.raises(UserError, match=r"cannot be read|is not a regular file"):
             read_rows(tmp_path / name)
     with open(tmp_path / "huge.jsonl", "wb") as file:
         file.truncate((1 << 28) + 1)
