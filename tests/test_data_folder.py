@@ -366,14 +366,16 @@ def test_caps(mine: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, cap: str
 
 
 def test_a_folder_that_changes_meanwhile(mine: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = list(module._files(mine))
+    known = list(module._files(mine, []))
     damaged(mine, encoded(255 - IMAGES[7]))
-    monkeypatch.setattr(module, "_files", lambda folder: known)
+    monkeypatch.setattr(module, "_files", lambda folder, notes: known)
     assert "7.png changed while it was read" in complaint(image_folder, mine)
     assert cached(cache) == []
 
 
-@pytest.mark.parametrize("name", ["two\nlines.png", "\x1b[31mred", b"\xff\xfe".decode(errors="surrogateescape")])
+@pytest.mark.parametrize(
+    "name", ["two\nlines.png", "\x1b[31mred.png", b"\xff\xfe.png".decode(errors="surrogateescape")]
+)
 def test_names_of_any_characters(mine: Path, name: str) -> None:
     (mine / name).write_bytes(b"no picture")
     text = complaint(image_folder, mine)

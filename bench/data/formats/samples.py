@@ -17,10 +17,9 @@ from typing import IO, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from torch import Tensor
 
-from bench.data.formats.image_files import PictureError, opened
+from bench.data.formats.image_files import SUFFIXES, PictureError, opened_simple, orientation, upright
 from bench.errors import UserError
 from bench.schema import DataSpec
 
@@ -32,12 +31,8 @@ _MAX_PICTURE_BYTES = 64 << 20  # limit for the file of one picture
 _FEWEST = 2
 _NAMES = ("samples", "arr_0")  # names of the array to take if an npz has several
 _NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-_FORMATS = ("PNG", "JPEG")
-# Formats other than PNG and JPEG are listed here so that they are refused, not silently skipped.
-_PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 # By number of channels: the mode, and the modes that are converted to it.
 _MODES = {1: ("L", {"1", "L", "LA", "RGB"}), 3: ("RGB", {"RGB", "RGBA", "P", "PA"})}
-_ORIENTATION = 0x0112  # the EXIF tag; values from 5 on exchange rows and columns
 
 
 def read_samples(path: str | Path, spec: DataSpec) -> Tensor:
@@ -49,7 +44,7 @@ def read_samples(path: str | Path, spec: DataSpec) -> Tensor:
     - ``.npz``: its only array, or the one named ``samples`` or ``arr_0``.
     - ``.pt``, ``.pth``: a tensor, or a dict with the tensor ``samples``, written by ``torch.save``.
     - a folder: its PNG and JPEG pictures, including those in subfolders, in the order of their paths. Each must have
-      exactly the data's size, and be grey for one channel or coloured for three. JPEGs are rotated as their EXIF data
+      exactly the data's size, and be grey for one channel or coloured for three. They are rotated as their EXIF data
       say. Names that begin with a dot, and files without a picture's suffix, are skipped.
 
     Arrays may have channels last, may lack a first axis of size 1, and may have any numeric dtype that keeps the
@@ -239,7 +234,7 @@ def _picture_files(folder: Path, where: str) -> list[Path]:
         for link in (path for name in subfolders if (path := Path(parent, name)).is_symlink()):
             raise UserError(f"samples {_line(str(link))} is a link; put the pictures themselves into the folder")
         names = [name for name in names if not name.startswith(".")]
-        found += [path for name in names if (path := Path(parent, name)).suffix.lower() in _PICTURES]
+        found += [path for name in names if (path := Path(parent, name)).suffix.lower() in SUFFIXES]
     return sorted(found)
 
 
@@ -262,16 +257,15 @@ def _pixels(content: bytes, spec: DataSpec) -> NDArray[np.uint8]:
     """Return one picture ``(C, H, W)``. Its size and mode are checked in the header before decoding."""
     channels, height, width = spec.shape
     mode, convertible = _MODES[channels]
-    with opened(content, _FORMATS) as picture:
-        size = _seen_size(picture)
+    with opened_simple(content) as picture:
+        sideways = orientation(picture, content) >= 5
+        size = picture.size[::-1] if sideways else picture.size
         if size != (width, height) or picture.mode not in convertible:
             raise PictureError(
                 f"is {size[0]} x {size[1]} of the kind {picture.mode}; pictures of {spec.name} are {width} x {height}, "
                 f"8-bit {'grey (L)' if channels == 1 else 'RGB'}"
             )
-        if getattr(picture, "n_frames", 1) > 1:
-            raise PictureError("has more than one frame; save its frames one by one")
-        seen = picture if picture.format == "PNG" else ImageOps.exif_transpose(picture)
+        seen = upright(picture, content)
         if seen.has_transparency_data and np.asarray(seen.convert("RGBA"))[..., 3].min() < 255:
             raise PictureError("is transparent; put it on a background")
         if channels == 1 and seen.mode == "RGB":  # as tools that know colours only save grey
@@ -280,12 +274,6 @@ def _pixels(content: bytes, spec: DataSpec) -> NDArray[np.uint8]:
                 raise PictureError(f"is coloured; pictures of {spec.name} are grey")
             return planes[..., 0][None]
         return np.asarray(seen.convert(mode)).reshape(height, width, channels).transpose(2, 0, 1)
-
-
-def _seen_size(picture: Image.Image) -> tuple[int, int]:
-    """Return width and height after EXIF rotation. The EXIF data of PNGs are ignored: cameras do not write PNGs."""
-    sideways = picture.format != "PNG" and picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-    return (picture.height, picture.width) if sideways else picture.size
 
 
 # Shapes and values
