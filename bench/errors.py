@@ -24,7 +24,8 @@ class UserError(Exception):
 
     def __init__(self, message: object) -> None:
         text = plain(str(message))
-        super().__init__(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}...")
+        half = _LONGEST // 2  # what to do stands at the end
+        super().__init__(text if len(text) <= _LONGEST else f"{text[:half]}...{text[-half:]}")
 
 
 class BusyError(UserError):
