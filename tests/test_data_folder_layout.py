@@ -174,8 +174,8 @@ def test_a_truncated_picture_is_named(tmp_path: Path, name: str, form: str) -> N
 
 
 def sixteen_bits(colour_type: int, channels: int) -> bytes:
-    """A PNG of 16 bits per channel, 5 x 6."""
-    rows = b"".join(b"\0" + bytes(range(10 * channels)) for _ in range(6))
+    """A white opaque PNG of 16 bits per channel, 5 x 6."""
+    rows = (b"\0" + b"\xff" * (10 * channels)) * 6
     header = struct.pack(">IIBBBBB", 5, 6, 16, colour_type, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, body) for kind, body in chunks)
