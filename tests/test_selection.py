@@ -202,21 +202,28 @@ def test_the_global_generator_goes_on_where_a_killed_run_left_it(tmp_path: Path)
 # The moments.
 
 
-def test_a_slow_validation_is_no_time_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def a_second_a_step(monkeypatch: pytest.MonkeyPatch) -> tuple[GenerativeModel, list[float]]:
+    """A model whose every step takes a second of the supervisor's clock, and that clock."""
     now = [0.0]
     monkeypatch.setattr(supervisor.time, "perf_counter", lambda: now[0])
     model = new_model("vae", DATA.spec)
     plain_step = model.training_step
 
-    def a_second(*given: Any) -> Any:
+    def step(*given: Any) -> Any:
         now[0] += 1.0
         return plain_step(*given)
+
+    model.training_step = step  # type: ignore[method-assign]
+    return model, now
+
+
+def test_a_slow_validation_is_no_time_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, now = a_second_a_step(monkeypatch)
 
     def a_minute(_: GenerativeModel) -> float:
         now[0] += 60.0
         return 1.0
 
-    model.training_step = a_second  # type: ignore[method-assign]
     progress = train(model, tmp_path, a_minute)
     assert progress.steps == 20
     assert progress.train_seconds == 20.0
@@ -225,16 +232,7 @@ def test_a_slow_validation_is_no_time_of_training(tmp_path: Path, monkeypatch: p
 def test_a_budget_in_seconds_ends_at_the_first_step_that_reaches_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = [0.0]
-    monkeypatch.setattr(supervisor.time, "perf_counter", lambda: now[0])
-    model = new_model("vae", DATA.spec)
-    plain_step = model.training_step
-
-    def a_second(*given: Any) -> Any:
-        now[0] += 1.0
-        return plain_step(*given)
-
-    model.training_step = a_second  # type: ignore[method-assign]
+    model, _ = a_second_a_step(monkeypatch)
     progress = train(model, tmp_path, lambda _: 1.0, examples=None, seconds=7.5)
     assert (progress.steps, progress.finished) == (8, "budget spent")
 

@@ -6,7 +6,6 @@ a night.
 
 import copy
 import logging
-import math
 import re
 import sys
 from argparse import Namespace
@@ -21,7 +20,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString, RangeSweep
+from hydra.core.override_parser.types import ChoiceSweep, QuotedString
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -31,7 +30,6 @@ from bench.config.catalogue import GROUPS, Catalogue, is_name
 from bench.config.explain import explained
 from bench.config.foreign import SCHEME, use_foreign_files
 from bench.config.grammar import check_one_value, check_overrides, check_sweeps, parsed
-from bench.config.limits import MOST_RUNS
 from bench.config.spec import called
 from bench.config.trust import check_targets, look_here_too
 from bench.did_you_mean import nearest
@@ -311,19 +309,7 @@ def _sweep(overrides: list[str], whole: DictConfig, loader: ConfigLoader) -> lis
         [*(text for key, text in params.items() if key not in given), *overrides], multirun=True, loader=loader
     )
     asked = OverridesParser.create(loader).parse_overrides([*params.values(), *overrides])
-    if math.prod(map(_count, asked)) > MOST_RUNS:
-        raise UserError(f"the sweep has {math.prod(map(_count, asked)):,} runs; at most {MOST_RUNS:,} are accepted")
     return [job for batch in BasicSweeper.split_arguments(asked, None) for job in batch]
-
-
-def _count(override: Override) -> int:
-    """How many values an override has, without making them."""
-    value = override.value()
-    if isinstance(value, RangeSweep):
-        start, stop = (0 if end is None else end for end in (value.start, value.stop))
-        steps = (stop - start) / value.step if value.step else math.inf
-        return max(1, math.ceil(steps)) if math.isfinite(steps) else MOST_RUNS + 1
-    return max(1, len(value.list)) if isinstance(value, ChoiceSweep) else 1
 
 
 def plain(config: DictConfig, choices: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any]:

@@ -10,13 +10,11 @@ from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, O
 from hydra.errors import HydraException
 
 from bench.config.catalogue import Catalogue
+from bench.config.limits import MOST_RUNS
 from bench.did_you_mean import nearest
 from bench.errors import UserError
 
-__all__ = ["MOST_RUNS", "check_one_value", "check_overrides", "check_sweeps", "first_run", "parsed", "shown"]
-
-MOST_RUNS = 10_000
-"""Runs of one sweep."""
+__all__ = ["check_one_value", "check_overrides", "check_sweeps", "first_run", "parsed", "shown"]
 
 _LONGEST = 10_000  # characters of an override; Hydra's parser takes a millisecond for ten
 _TEXTS = ("name", "data.path", "runs_dir", "results_dir")
