@@ -24,7 +24,7 @@ class Stage:
 
     Attributes:
         words: ``run 3 of 6: ``, to stand before the run's name; empty where there is only one.
-        own: Seconds that this run is expected to take; None before the first has ended.
+        own: Seconds that this run is expected to take; None before one of its model and data set has ended.
         alike: Seconds that those runs after it are expected to take whose model and data set were run before.
         others: How many more there are after it.
         took: Seconds of the runs that have ended.
@@ -50,7 +50,7 @@ class Stage:
 class Sweep:
     """Counts the runs of a command, and expects of each what those before it took.
 
-    A run takes as long as the mean of the ended ones of its model and data set, or else of all that were begun.
+    A run is expected to take as long as the mean of the ended ones of its model and data set.
 
     Arguments:
         specs: Every run, in order.
@@ -74,7 +74,7 @@ class Sweep:
         after = [other for other in self._specs[self._number :] if other.run_id in self._left]
         alike = [seconds for other in after for seconds in [self._expected(other)] if seconds is not None]
         took = tuple(seconds for _, seconds in self._took)
-        own = self._expected(spec) or (_mean(took) if took else None)
+        own = self._expected(spec)  # a mean of closed forms would promise seconds for an hour's training
         words = f"run {self._number} of {len(self._specs)}: " if len(self._specs) > 1 else ""
         start = time.perf_counter()
         yield Stage(words, own, sum(alike), len(after) - len(alike), took)
