@@ -43,10 +43,13 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(autouse=True)
 def _own_search_path() -> Iterator[None]:
-    """Trust lets packages of the working folder be found, in this process for good: no later test may find them."""
-    path, finders = list(sys.path), list(sys.meta_path)
+    """Where Python looks for modules is set for good, in this process and those it starts: no later test may see it."""
+    path, finders, safe = list(sys.path), list(sys.meta_path), os.environ.pop("PYTHONSAFEPATH", None)
     yield
     sys.path[:], sys.meta_path[:] = path, finders
+    os.environ.pop("PYTHONSAFEPATH", None)
+    if safe is not None:
+        os.environ["PYTHONSAFEPATH"] = safe
 
 
 @pytest.fixture

@@ -272,7 +272,7 @@ def test_two_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
     started = [
         subprocess.Popen(
             [sys.executable, "-c", PROCESSES, str(rank), str(tmp_path)],
-            cwd=ROOT / "tests", env={**os.environ, "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"},
+            env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "GLOO_SOCKET_IFNAME": "lo"},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for rank in range(2)
