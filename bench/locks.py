@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import secrets
 import socket
 import tempfile
 import threading
@@ -129,30 +130,34 @@ def _beat(file: Path, ended: threading.Event) -> None:
 
 def _claimed(file: Path) -> bool:
     """Create the lock file, after the removal of an abandoned one; return whether it is ours."""
-    for _ in range(2):
-        try:
-            descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-        except FileExistsError:
-            _remove_abandoned(file)
-            continue
-        try:
-            with os.fdopen(descriptor, "w") as lock:
-                lock.write(f"{mark()} {socket.gethostname()}\n")
-        except BaseException:
-            file.unlink(missing_ok=True)
-            raise
-        return True
+    for _ in range(3):  # one may have been killed while it removed that of another
+        if _placed(file):
+            return True
+        _remove_abandoned(file)
     return False
+
+
+def _placed(file: Path) -> bool:
+    """Create a file that holds this process's mark; return whether there was none.
+
+    It comes into being whole: an owner that is killed can always be told from one of another host.
+    """
+    temporary = file.with_name(f".genbench-{mark()}-{secrets.token_hex(8)}.tmp")  # ``files.sweep_orphans`` knows it
+    try:
+        temporary.write_text(f"{mark()} {socket.gethostname()}\n")
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, file)
+        return temporary.stat().st_nlink == 2  # NFS may call a link that it has just made one that existed
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _remove_abandoned(file: Path) -> None:
     """Delete a lock file whose owner has ended. One process at a time: a second one would delete the new owner's."""
     guard = file.with_name(f"{file.name}.taking")
-    try:
-        os.close(os.open(guard, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    except FileExistsError:  # another process is in the next lines, or was killed there
+    if not _placed(guard):  # another process is in the next lines, or was killed there
         with contextlib.suppress(FileNotFoundError):
-            if is_abandoned(guard, ""):
+            if is_abandoned(guard, _owner(guard)):
                 guard.unlink()
         return
     try:
@@ -164,7 +169,7 @@ def _remove_abandoned(file: Path) -> None:
 
 
 def _owner(file: Path) -> str:
-    """Return the mark in a lock file; empty if its owner was killed before it was written."""
+    """Return the mark in a lock file."""
     descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         return os.read(descriptor, 256).decode(errors="replace").partition(" ")[0]

@@ -53,7 +53,8 @@ class GenerativeModel(LightningModule, ABC):
         levels: Number of integer levels L of each entry, or None for real-valued data.
 
     Attributes:
-        family: ``flow``, ``gan``, ``vae``, ``baseline``, ... as shown in tables.
+        family: ``flow``, ``gan``, ``vae``, ``baseline``, ... as shown in tables. A ``control`` learns nothing; it shows
+            what a metric gives for copies of the training examples, and tables never rank it.
         train_generator: The stream of random numbers that ``training_step`` draws from. The trainer sets it, and
             checkpoints it; None means torch's global generator.
         clip_norm: Largest gradient norm, or None. Set by the trainer for models that optimize by hand.

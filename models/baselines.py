@@ -1,4 +1,4 @@
-"""Two baselines for every other model: a Gaussian, and the training set itself."""
+"""A baseline and a control for every other model: a Gaussian, and the training set itself."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -144,14 +144,14 @@ def oracle_approximating_shrinkage(covariance: Tensor, n: int) -> float:
 
 
 class Resampler(GenerativeModel, ClosedForm):
-    """The training set, sampled with replacement: what perfect memorization scores.
+    """The training set, sampled with replacement: what perfect memorization scores. A control, never ranked.
 
     It has no likelihood: it gives all its mass to training examples and none to a new one, whose log-probability would
     be minus infinity; on real-valued data it has no density at all. Temperature changes nothing, because there is no
     latent noise. The checkpoint holds the training set.
     """
 
-    family: ClassVar[str] = "baseline"
+    family: ClassVar[str] = "control"
 
     def __init__(self, shape: Iterable[int], levels: int | None) -> None:
         super().__init__(shape, levels)

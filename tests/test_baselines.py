@@ -183,6 +183,7 @@ def test_their_yamls() -> None:
     assert isinstance(gaussian, Gaussian)
     assert gaussian.shrinkage is None
     assert isinstance(resampler, Resampler)
+    assert (gaussian.family, resampler.family) == ("baseline", "control")
 
 
 @pytest.mark.parametrize(("n", "dim"), [(30, 40), (500, 8), (60, 3)])

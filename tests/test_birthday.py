@@ -296,6 +296,25 @@ def test_metric_row_and_nothing_global_is_touched() -> None:
     assert (features.info.name, features.extractor, features.value) == ("support[toy-cnn]", "toy-cnn", estimate.value)
 
 
+def test_the_real_examples_are_a_random_part_of_a_sorted_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+
+    def watched(fake: Tensor, real: Tensor, order: Tensor, *given: int, **options: bool) -> Support:
+        seen.append(real[order, 0])
+        return near_duplicate_support(fake, real, order, *given, **options)
+
+    monkeypatch.setattr(birthday, "near_duplicate_support", watched)
+    held_out = torch.arange(1000.0).repeat_interleave(2)[:, None].expand(2000, 2).contiguous()
+    samples = 1000 * torch.rand(100, 2, generator=generator())
+    for seed in range(3):
+        Birthday(Pixels(), ALL).compute(examples(spec(2), held_out=held_out, samples=samples, seed=seed))
+        assert seen[seed].sort().values.tolist() == list(range(1000))  # each different example once
+        first = seen[seed][:100]
+        assert 380 < first.mean() < 620  # four standard errors of 100 of 1000
+        assert (first.diff() > 0).double().mean() < 0.7
+    assert not torch.equal(seen[0], seen[1])
+
+
 def test_too_few_or_repeated_real_examples_are_skipped() -> None:
     samples, held_out = torch.randn(100, 2, generator=generator()), torch.zeros(100, 2)
     (estimate,) = Birthday(Pixels(), ALL).compute(examples(spec(2), held_out=held_out, samples=samples))

@@ -67,6 +67,15 @@ def test_it_learns_and_has_full_rank_features(tmp_path: Path, size: int) -> None
     assert int(torch.linalg.matrix_rank(torch.cov(features.double().T))) == 64
 
 
+def test_the_accuracy_is_that_of_the_test_split(tmp_path: Path) -> None:
+    data = toy()
+    assert data.test.y is not None
+    wrong = dataclasses.replace(data, test=Split(data.test.x, 1 - data.test.y))
+    found = load_or_train(wrong, tmp_path)
+    assert found.accuracy < 0.1
+    assert (found.classes(data.test.x) == data.test.y).double().mean().item() == 1 - found.accuracy
+
+
 def test_training_repeats_itself_and_leaves_the_generator_alone(tmp_path: Path) -> None:
     data = toy()
     torch.manual_seed(1)

@@ -1,6 +1,7 @@
 """Fréchet distance: closed forms, a peer, degenerate covariances; its standard error against simulation."""
 
 import math
+from statistics import NormalDist
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from torchmetrics.image.fid import _compute_fid
 from bench.evaluation.evaluate import evaluate
 from bench.metrics.frechet import FID, frechet_distance, frechet_distance_from_features, frechet_stderr
 from bench.schema import Status
+
+NORMAL_975 = NormalDist().inv_cdf(0.975)
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -139,6 +142,17 @@ def test_metric_row() -> None:
     assert estimate.value == frechet_distance_from_features(real.float(), samples.float())
     assert (estimate.stderr_test, estimate.stderr_draws) == frechet_stderr(real.float(), samples.float())
     assert estimate.stderr == math.hypot(*frechet_stderr(real.float(), samples.float()))
+    assert estimate.ci_low == pytest.approx(estimate.value - NORMAL_975 * estimate.stderr, rel=1e-6)
+    assert estimate.ci_high == pytest.approx(estimate.value + NORMAL_975 * estimate.stderr, rel=1e-6)
+
+
+def test_the_interval_of_a_distance_ends_at_zero() -> None:
+    real = randn(60, 2)
+    (estimate,) = FID(FakeRecipe(), ALL).compute(examples(spec(2), real=real, samples=randn(60, 2, seed=1)))
+    assert estimate.value is not None
+    assert estimate.stderr is not None
+    assert estimate.value < NORMAL_975 * estimate.stderr
+    assert estimate.ci_low == 0
 
 
 @pytest.mark.parametrize("samples", [torch.zeros(1, 4), torch.full((5, 4), math.nan)])

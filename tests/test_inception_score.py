@@ -1,6 +1,7 @@
 """Inception Score: known values, the delta-method error against simulation; the extractor's accuracy row."""
 
 import math
+from statistics import NormalDist
 
 import pytest
 import torch
@@ -49,7 +50,11 @@ def test_metric_names_its_extractor_and_keeps_inputs() -> None:
     context = examples(spec(10), samples=samples)
     (estimate,) = InceptionScore(FakeRecipe(), ALL).compute(context)
     assert (estimate.info.name, estimate.extractor_hash, estimate.n_fake) == ("is[toy-cnn]", "abc", 100)
-    assert estimate.value == inception_score(samples.softmax(dim=1))[0]
+    assert (estimate.value, estimate.stderr) == inception_score(samples.softmax(dim=1))
+    assert estimate.stderr is not None
+    reach = NormalDist().inv_cdf(0.975) * estimate.stderr
+    assert estimate.ci_low == pytest.approx(estimate.value - reach, rel=1e-6)
+    assert estimate.ci_high == pytest.approx(estimate.value + reach, rel=1e-6)
     assert torch.equal(samples, before)
 
 

@@ -127,6 +127,27 @@ def test_errors_of_an_estimated_likelihood_are_those_of_repeated_runs(
     assert errors[:, 1].square().mean().item() == pytest.approx(y.mean((1, 2)).var().item(), rel=0.1)
 
 
+@pytest.mark.parametrize(("draws", "n"), [(2, 2), (2, 7), (5, 3)])
+@pytest.mark.parametrize("shared", [0.0, 2.0])
+def test_errors_of_estimates_are_those_of_nested_least_squares(draws: int, n: int, shared: float) -> None:
+    """Mean squares from residuals of regressions on indicators, with degrees of freedom from ranks."""
+    g = Generator().manual_seed(draws)
+    y = torch.randn(draws, n, generator=g, dtype=torch.float64)
+    y += shared * torch.randn(draws, 1, generator=g, dtype=torch.float64)
+    of_example = torch.eye(n, dtype=torch.float64).repeat(draws, 1)  # (K N, N)
+    of_draw = torch.eye(draws, dtype=torch.float64).repeat_interleave(n, dim=0)  # (K N, K)
+    residuals, ranks = [], []
+    for design in (of_example, of_draw, torch.cat([of_example, of_draw], dim=1)):
+        fitted = design @ torch.linalg.pinv(design) @ y.flatten()
+        residuals.append((y.flatten() - fitted).square().sum().item())
+        ranks.append(int(torch.linalg.matrix_rank(design)))
+    m_draws = (residuals[0] - residuals[2]) / (ranks[2] - ranks[0])
+    m_examples = (residuals[1] - residuals[2]) / (ranks[2] - ranks[1])
+    m_rest = residuals[2] / (draws * n - ranks[2])
+    total = math.sqrt((m_examples + max(0.0, m_draws - m_rest)) / (draws * n))
+    assert estimate_errors(y) == pytest.approx((total, math.sqrt(m_draws / (draws * n))), rel=1e-9)
+
+
 def test_noise_that_draws_share_is_part_of_the_standard_error() -> None:
     """The error over examples alone would miss it: here all examples are alike."""
     g = Generator().manual_seed(1)

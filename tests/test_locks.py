@@ -160,6 +160,54 @@ def test_an_owner_that_was_killed_loses_its_lock_at_once(
     assert [file.name for file in tmp_path.iterdir()] == ["lock"]
 
 
+@pytest.mark.parametrize("abandoned", [False, True])
+def test_an_owner_that_was_killed_at_any_moment_loses_its_lock_at_once(abandoned: bool, tmp_path: Path) -> None:
+    """Killed before each operation on files in turn, while it takes a free lock or that of an owner that has ended."""
+    code = f"""
+import errno, fcntl, os, sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent / "benchmarks")!r})
+from faults import Faults
+from bench.locks import hold, mark
+
+def refused(*_):
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+def child(work):
+    process = os.fork()
+    if process == 0:
+        work()
+        os._exit(0)
+    return os.waitpid(process, 0)[1]
+
+def take():
+    with open("lock", "w") as file, hold(Path("lock"), file.fileno()):
+        pass
+
+def killed(k):
+    Faults(Path("."), k).install()
+    take()
+
+fcntl.flock = refused
+status, k = 1, 0
+while status:
+    k += 1
+    if {abandoned}:
+        child(lambda: Path("lock.owner").write_text(mark() + " here"))
+    status = child(lambda: killed(k))
+    take()
+    print(k)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(done.stdout.split()[-1]) > 8
+    files.sweep_orphans(tmp_path)
+    assert [file.name for file in tmp_path.iterdir() if file.suffix == ".owner"] == []
+
+
 @pytest.mark.parametrize("no_flock", [errno.ENOLCK], indirect=True)
 @pytest.mark.parametrize("content", ["0123abcd-{pid}-{start} elsewhere\n", "", "nonsense", "{host}-x-y", "\xff" * 300])
 def test_an_owner_elsewhere_loses_its_lock_when_its_heartbeat_is_old(

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from bench.cli import table as cli_table
 from bench.config.spec import RunSpec
 from bench.errors import UserError
 from bench.rows.store import write_rows
-from bench.schema import ResultRow
+from bench.schema import Relation, ResultRow
 from bench.tables.aggregate import make_table
 from bench.tables.markdown import to_markdown
 from bench.tables.model import Cell, Section
@@ -49,6 +50,23 @@ def test_the_datas_own_density_is_first_and_never_best() -> None:
     assert [line.label for line in only(rows).lines] == ["oracle", "b", "a"]
     assert best([oracle, run("a", 2.0)]) == set()
     assert "the data's own density is not ranked" in to_markdown(make_table(rows))
+
+
+def test_a_control_is_never_best_and_stands_below_the_models() -> None:
+    control = run("resampler", 0.5, model_family="control")
+    rows = [run("a", 2.0), control, run("b", 1.0)]
+    assert best(rows) == {"b"}
+    assert [line.label for line in only(rows).lines] == ["b", "a", "resampler"]
+    assert cells(rows)["resampler"].unranked == "the control (training copies), not a model"
+    markdown = to_markdown(make_table(rows))
+    assert "the control (training copies) is not ranked" in markdown
+    assert "control" not in to_markdown(make_table([run("a", 2.0), run("b", 1.0)]))
+    # Nor does a value that is certainly better take the mark from a model.
+    bounds = [run(name, value, relation=Relation.LOWER_BOUND) for name, value in (("a", 22.0), ("b", 21.0))]
+    exact = replace(control, relation=Relation.EXACT, ci_low=None, ci_high=None)
+    assert best([*bounds, exact]) == {"b"}
+    assert best([*bounds, replace(exact, model_family="baseline")]) == set()
+    assert best([control, run("a", 2.0)]) == set()
 
 
 @pytest.mark.parametrize(

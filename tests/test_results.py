@@ -515,6 +515,15 @@ def test_migration_rewrites_version_1_once(tmp_path: Path, capsys: pytest.Captur
     assert "broken.jsonl:1: " in capsys.readouterr().err
 
 
+def test_migration_makes_the_resampler_a_control_and_changes_no_other_row(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    others = [make_row(run_id="a", model="gaussian", model_family="baseline"), make_row(run_id="b", model="resampler")]
+    resampler = make_row(run_id="c", model="resampler", model_family="baseline")
+    write_rows(file, [*others, resampler])
+    assert migrate.main([str(file)]) == 0
+    assert read_rows(file) == [*others, dataclasses.replace(resampler, model_family="control")]
+
+
 def test_the_last_measurement_wins_whatever_its_run(tmp_path: Path) -> None:
     rows = [
         make_row(run_id="a", measuring_key="m", value=12.0), make_row(run_id="b", measuring_key="m", n_fake=7),

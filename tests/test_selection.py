@@ -1,5 +1,6 @@
 """Which examples, which weights and which moments a number is of: the mistakes that no other number would show."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,17 @@ def test_training_sees_the_train_split_alone(tmp_path: Path, monkeypatch: pytest
     assert rows <= {tuple(row) for row in DATA.train.x.tolist()}
 
 
+@pytest.mark.parametrize("n", [1500, 1024, 3])
+def test_a_closed_form_is_fitted_to_every_example_once(n: int, tmp_path: Path) -> None:
+    data = unlike(n=n)
+    gaussian, resampler = (new_model(name, data.spec) for name in ("gaussian", "resampler"))
+    for model in (gaussian, resampler):
+        progress = fit(model, data, Schedule(examples=1, batch_size=1), Hardware(), seed=0, folder=tmp_path, config={})
+        assert progress.examples_seen == n
+    assert torch.equal(resampler.state_dict()["examples"], data.train.x)
+    torch.testing.assert_close(gaussian.state_dict()["mean"], data.train.x.double().mean(0), rtol=1e-12, atol=1e-12)
+
+
 # The weights.
 
 
@@ -197,6 +209,25 @@ def test_the_global_generator_goes_on_where_a_killed_run_left_it(tmp_path: Path)
     train(noisy(), tmp_path / "parts")
     whole, parts = (load_checkpoint(tmp_path / name / "final.ckpt")["state_dict"] for name in ("whole", "parts"))
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+def test_a_model_is_measured_in_evaluation_mode() -> None:
+    """Batch normalization shows it: in training mode a sample depends on the others, and drawing changes the model."""
+    data = unlike()
+    model = new_model("dcgan", data.spec).train()
+    noise = torch.Generator().manual_seed(0)
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            buffer += torch.rand(buffer.shape, generator=noise)
+    before = copy.deepcopy(model).eval()
+    spec = RunSpec.parse(configuration("dcgan", "data=two_moons", "metric=[likelihood]"))
+    subject = trained.TrainedModel(model, Progress(), 4, failed_run(spec, data, "best", "").origin)
+    drawn = subject.samples(12)
+    generator = torch.Generator().manual_seed(derive_seed(4, "evaluate", "samples"))
+    with torch.no_grad():
+        assert torch.equal(drawn, before.sample(12, generator=generator))
+    after = model.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.state_dict().items())
 
 
 # The moments.

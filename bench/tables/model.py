@@ -8,9 +8,12 @@ from bench.schema import PROTOCOL, Relation, Status
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["CHECKPOINTS", "Cell", "Column", "Line", "Section", "Table"]
+__all__ = ["CHECKPOINTS", "REFERENCES", "Cell", "Column", "Line", "Section", "Table"]
 
 CHECKPOINTS = ("best", "final", "both")
+
+REFERENCES = {"data": "the data's own density", "control": "the control (training copies)"}
+"""Families of lines that models are read against and that are never ranked themselves, as a legend calls them."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Line:
     """One configuration of one model: its runs differ in the seed alone.
 
     Attributes:
+        family: Of the model, or one of ``REFERENCES``.
         label: The model's name; where several lines share it, with the configuration in which they differ (or the
             group's hash where their rows do not hold it) and the checkpoint; with ``(external samples)`` where the
             samples were made by others.

@@ -2,7 +2,7 @@
 
 from bench.plain import plain
 from bench.schema import Status
-from bench.tables.model import Cell, Line, Section
+from bench.tables.model import REFERENCES, Cell, Line, Section
 
 __all__ = ["notes_of", "spread_kinds"]
 
@@ -31,7 +31,7 @@ def _notes(cell: Cell, line: Line, usual: str) -> list[str]:
         notes.append(f"mean without the seeds {', '.join(map(str, cell.lost))} ({reason}); not ranked")
     elif len(cell.seeds) < len(line.seeds):
         notes.append(f"of the seeds {', '.join(map(str, cell.seeds))} only")
-    if line.family == "data":  # is never ranked, as the legend says, and not trained
+    if line.family in REFERENCES:  # is never ranked, as the legend says
         return notes
     if cell.unranked and not cell.lost:
         notes.append(f"not ranked: {cell.unranked}")

@@ -6,7 +6,7 @@ from typing import Any
 
 from bench.schema import Relation
 from bench.tables.certified import certainly_better
-from bench.tables.model import Cell, Column, Line
+from bench.tables.model import REFERENCES, Cell, Column, Line
 
 __all__ = ["LEAST_LOAD", "line_order", "mark_best"]
 
@@ -51,7 +51,7 @@ def line_order(
     """The lines in their order, and the column that orders them.
 
     That is the first column of quality in which something is ranked, or the first with the name or title ``asked``.
-    Lines of the data's own density come first, lines without a value in that column last, by label. Without a
+    Lines of the data's own density come first, lines without a ranked value in that column last, by label. Without a
     direction, small values come first.
     """
     column, values = None, {}
@@ -81,8 +81,8 @@ def _unranked(cell: Cell, column: Column, line: Line) -> str:
         return ""
     if cell.lost:
         return f"mean without the seeds {', '.join(map(str, cell.lost))}"
-    if line.family == "data":
-        return "the data's own density, not a model"
+    if line.family in REFERENCES:
+        return f"{REFERENCES[line.family]}, not a model"
     if cell.budget == "one pass" and column.rank in _COSTS:
         return "costs of a closed form, which is not trained in steps"
     if column.part("metric").split("[", 1)[0] == "fid":

@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.plain import plain
 from bench.schema import Relation, Status
-from bench.tables.model import Column, Line, Section
+from bench.tables.model import REFERENCES, Column, Line, Section
 from bench.tables.notes import notes_of, spread_kinds
 
 __all__ = ["ABSENT", "THIN", "Shown", "View", "format_number", "head_of", "view_of"]
@@ -124,8 +124,8 @@ class _Marks:
 
 
 def _speaks(section: Section, key: tuple[int, int]) -> bool:
-    """Whether a cell is one of a model's numbers, and not that of the data's own density."""
-    return section.cells[key].status is Status.OK and section.lines[key[0]].family != "data"
+    """Whether a cell is one of a model's numbers, and not that of a reference."""
+    return section.cells[key].status is Status.OK and section.lines[key[0]].family not in REFERENCES
 
 
 def _shared(notes: list[list[str]]) -> list[str]:
@@ -245,8 +245,8 @@ def _legend(section: Section) -> str:
     parts = ["↑ higher is better, ↓ lower is better"]
     if any(cell.best for cell in cells):
         parts.append("{best}: best of the comparable cells (same protocol, relation and K; times: same device)")
-    if any(line.family == "data" for line in section.lines):
-        parts.append("the data's own density is not ranked")
+    families = {line.family for line in section.lines}
+    parts += [f"{name} is not ranked" for family, name in REFERENCES.items() if family in families]
     if relations:
         parts.append("the truth against the value: " + ", ".join(f"{one.symbol} {meaning[one]}" for one in relations))
     if kinds:

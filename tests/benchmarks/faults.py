@@ -1,7 +1,7 @@
 """Errors and kills at the k-th operation on a folder's files, within this process.
 
 An operation is a call that changes the disk: a file opened for writing, a write, a flush, a close, an fsync, a rename,
-an unlink, a folder made. Each raises ``OSError`` with the given number, or the process kills itself before it.
+a link, an unlink, a folder made. Each raises ``OSError`` with the given number, or the process kills itself before it.
 """
 
 import builtins
@@ -34,7 +34,7 @@ class Faults:
 
     def install(self) -> None:
         """Replace the system calls of this process, for good."""
-        for name in ("replace", "rename", "unlink", "remove", "mkdir"):
+        for name in ("replace", "rename", "link", "unlink", "remove", "mkdir"):
             setattr(os, name, self._on_path(name, getattr(os, name)))
         os.fsync = self._on_descriptor("fsync", os.fsync)
         opened, low = io.open, os.open
