@@ -23,7 +23,7 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Ten
     Gulrajani, Ahmed, Arjovsky, Dumoulin, Courville 2017, Improved training of Wasserstein GANs, arXiv:1704.00028.
 
     Arguments:
-        critic: f, ``(B, *shape)`` to ``(B,)``, each example on its own. Not compiled: torch.compile differentiates once.
+        critic: f, ``(B, *shape)`` to ``(B,)``, each example on its own; not compiled, which differentiates only once.
         real, fake: ``(B, *shape)``.
         mix: :math:`\epsilon`, ``(B,)``.
     """
