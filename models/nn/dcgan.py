@@ -121,7 +121,7 @@ def discriminator_network(
 
 def checked(shape: Iterable[int], *sizes: int) -> tuple[int, ...]:
     shape = tuple(shape)
-    if len(shape) not in (1, 3) or min(*shape, *sizes) < 1:
+    if len(shape) not in (1, 3) or min((*shape, *sizes)) < 1:
         raise ValueError(f"expected a shape (C, H, W) or (D,) and sizes of at least 1, not {shape} and {sizes}")
     return shape
 
