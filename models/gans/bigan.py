@@ -8,7 +8,7 @@ The discriminator tells pairs of an example and its code from pairs of noise and
 cannot, the two joint distributions are equal, and E and G are inverse to each other.
 
 References:
-    Donahue, Krähenbühl, Darrell (2017): Adversarial feature learning, arXiv:1605.09782.
+    Donahue, Krähenbühl, Darrell (2017): HasDiscriminator feature learning, arXiv:1605.09782.
     Dumoulin, Belghazi, Poole, Mastropietro, Lamb, Arjovsky, Courville (2017): Adversarially learned inference,
     arXiv:1606.00704.
 """
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from ..base import Autoencodes, Batch, OptimizerFactory
+from ..base import HasDiscriminator, Autoencodes, Batch, OptimizerFactory
 from ..distributions import bounded_log_scale, from_symmetric, standard_normal, to_symmetric
 from ..nn.bigan import JointDiscriminator, encoder_network
 from ..nn.dcgan import generator_network
@@ -29,7 +29,7 @@ from .objectives import minimax_discriminator_loss
 __all__ = ["BiGAN"]
 
 
-class BiGAN(ImplicitModel, Autoencodes):
+class BiGAN(ImplicitModel, HasDiscriminator, Autoencodes):
     r"""GAN with an encoder and a discriminator of pairs, on DCGAN's networks (fully connected ones for vectors).
 
     The losses are cross-entropies, and the generator's and the encoder's is that of the discriminator with the labels
@@ -116,6 +116,12 @@ class BiGAN(ImplicitModel, Autoencodes):
             "generator_loss": generator_loss,
             "discriminator_loss": discriminator_loss,
         }
+
+    def verdicts(self, batch: Batch, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
+        """The logits of pairs of an example and its code, and of noise and what is generated from it."""
+        real = self.real(batch)
+        z = standard_normal((len(real), self.latent_dim), self._like, generator)
+        return self.discriminator(real, self._code(real, generator)), self.discriminator(self.generator(z), z)
 
     def encode(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
         """The codes of examples, ``(B, Z)``: E(x), or the Gaussian's mean. ``generator`` is not used.
