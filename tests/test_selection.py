@@ -275,9 +275,11 @@ def test_every_critic_parameter_is_clipped_after_every_step(shape: tuple[int, ..
     data = small_data(shape, None, n=64)
     model: Any = new_model("wgan", data.spec)
     with torch.no_grad():
-        for parameter in model.critic.parameters():
+        for parameter in model.discriminator.parameters():
             parameter.fill_(0.5)  # biases and the parameters of batch normalization too
     fit(model, data, Schedule(examples=16, batch_size=16), Hardware(), seed=0, folder=tmp_path, config={})
-    largest = {name: float(parameter.detach().abs().max()) for name, parameter in model.critic.named_parameters()}
+    largest = {
+        name: float(parameter.detach().abs().max()) for name, parameter in model.discriminator.named_parameters()
+    }
     assert any("bias" in name for name in largest)
     assert max(largest.values()) <= model.clip

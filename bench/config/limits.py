@@ -28,13 +28,14 @@ LARGEST = {
 }
 # Keys of a model that say how often a part is made or run, and how wide a layer is.
 REPEATED = {
-    "blocks", "couplings", "depth", "eval_terms", "exact_terms", "flat_blocks", "heads", "layers", "n_critic", "patch",
-    "reflections", "scale_blocks", "scales", "series_terms", "steps",
+    "blocks", "couplings", "depth", "discriminator_depth", "eval_terms", "exact_terms", "flat_blocks",
+    "generator_depth", "heads", "layers", "n_critic", "n_discriminator", "packing", "patch", "pieces", "reflections",
+    "scale_blocks", "scales", "series_terms", "steps",
 }  # fmt: skip
 MOST_REPEATED = 10_000
 WIDTHS = {
-    "bins", "channels", "components", "dim", "features", "group", "groups", "growth", "hidden", "latent_dim", "units",
-    "width",
+    "bins", "channels", "components", "dim", "discriminator_hidden", "features", "generator_hidden", "group", "groups",
+    "growth", "hidden", "latent_dim", "units", "width",
 }  # fmt: skip
 WIDEST = 100_000
 

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from ..base import Autoencodes, Batch, ClipsSamples, GenerativeModel, HasLikelihood, OptimizerFactory, Relation
 from ..distributions import standard_normal
+from ..options import at_least, class_context
 from ..transforms.base import Chain, Transform
 from ..transforms.dequantize import Dequantization, UniformDequantization
 from ..transforms.logit import Logit
@@ -227,17 +228,6 @@ def to_reals(levels: int | None, alpha: float) -> list[Transform]:
     return [] if levels is None else [UniformDequantization(levels), Logit(alpha)]
 
 
-def class_context(classes: int | None, conditional: bool) -> int:
-    """Size of a flow's context: the number of the data's classes if it is ``conditional``, else 0.
-
-    Raises:
-        ValueError: The flow is conditional and the data have no classes.
-    """
-    if conditional and classes is None:
-        raise ValueError("a class-conditional model needs data with class labels; these have none")
-    return classes if conditional and classes is not None else 0
-
-
 def is_image(shape: Sequence[int], model: str) -> bool:
     """Whether examples are images ``(C, H, W)``; if not, they are vectors ``(D,)``.
 
@@ -247,14 +237,3 @@ def is_image(shape: Sequence[int], model: str) -> bool:
     if len(shape) not in (1, 3):
         raise ValueError(f"{model} takes vectors (D,) and images (C, H, W), not examples of shape {tuple(shape)}")
     return len(shape) == 3
-
-
-def at_least(least: int, **numbers: int) -> None:
-    """Check that options, given by name, are ``least`` or more.
-
-    Raises:
-        ValueError: One is smaller; the message names it.
-    """
-    for name, number in numbers.items():
-        if number < least:
-            raise ValueError(f"{name} must be at least {least}, not {number}")

@@ -1,7 +1,9 @@
-r"""Deep convolutional GAN with the non-saturating loss.
+r"""Deep convolutional GAN.
 
 .. math::
     \min_D \; E[-\log \sigma(D(x))] + E[-\log \sigma(-D(G(z)))], \qquad \min_G \; E[-\log \sigma(D(G(z)))]
+
+with the paper's objective; there are others in ``models.gans.objectives``.
 
 References:
     Goodfellow, Pouget-Abadie, Mirza, Xu, Warde-Farley, Ozair, Courville, Bengio (2014): Generative adversarial
@@ -11,42 +13,44 @@ References:
 """
 
 from collections.abc import Iterable
-from typing import Any
 
-import torch
-from torch import Tensor
-
-from ..base import Batch, OptimizerFactory
-from ..nn.dcgan import discriminator_network, generator_network
-from .implicit import ImplicitModel
-from .objectives import minimax_discriminator_loss, non_saturating_generator_loss
+from ..base import OptimizerFactory
+from ..nn.dcgan import NetworkName, discriminator_network, generator_network
+from ..options import at_least, class_context
+from .adversarial import Adversarial, seen_shape
+from .objectives import ObjectiveName
+from .schedule import ScheduleName
 
 __all__ = ["DCGAN"]
 
 
-class DCGAN(ImplicitModel):
+class DCGAN(Adversarial):
     """Non-saturating GAN on logits with convolutional networks (fully connected ones for vectors).
 
     The discriminator sees integer data on [-1, 1], where the generator ends in tanh; real data as they are, with a
     linear end. Noise is N(0, 1); the paper's is uniform on [-1, 1], which has no temperature.
 
-    Each batch is one discriminator step and one generator step on the same noise. The discriminator sees real and
-    generated examples in two forwards: in one, batch normalization would mix their statistics.
+    Unless ``n_discriminator`` or ``schedule`` says otherwise, each batch is one discriminator step and one generator
+    step on the same noise.
 
     Arguments:
         shape: Of one example, ``(C, H, W)`` or ``(D,)``.
         levels: Number of integer levels, or None for reals.
-        generator_optimizer: Makes the optimizer of the generator from its parameters.
-        discriminator_optimizer: Makes the optimizer of the discriminator from its parameters.
+        generator_optimizer, discriminator_optimizer: Make an optimizer from the parameters.
         latent_dim: Dimension of the noise.
         width: Channels at half of the full resolution (``models.nn.dcgan``).
-
-    Attributes:
-        generator_steps, discriminator_steps: Optimizer steps taken, checkpointed with the weights. (Lightning's
-            ``global_step`` counts both together.)
+        network: ``convolutional``, ``dense``, or ``auto``: convolutional for images whose sides are even and above 4.
+        objective: ``saturating``, ``non_saturating``, ``least_squares``, ``hinge`` or ``wasserstein``.
+        schedule: ``fixed``: ``n_discriminator`` steps before each generator step; ``warm_up``: long rounds first, and
+            now and then; ``best_response``: until the discriminator stops improving, at most ``n_discriminator`` steps
+            (``models.gans.schedule``).
+        n_discriminator: Discriminator steps for a generator step.
+        packing: Examples that the discriminator sees at a time; divides the batch.
+        classes, conditional: With ``conditional`` both networks see the class, of the data's ``classes``.
 
     Raises:
-        ValueError: A size is out of range, or the shape is neither a vector's nor an image's.
+        ValueError: A number is out of range, the shape does not suit the network, or the data have no classes to
+            condition on.
     """
 
     def __init__(
@@ -57,49 +61,21 @@ class DCGAN(ImplicitModel):
         discriminator_optimizer: OptimizerFactory,
         latent_dim: int = 100,
         width: int = 64,
+        network: NetworkName = "auto",
+        objective: ObjectiveName = "non_saturating",
+        schedule: ScheduleName = "fixed",
+        n_discriminator: int = 1,
+        packing: int = 1,
+        classes: int | None = None,
+        conditional: bool = False,
     ) -> None:
-        shape = tuple(shape)
-        generator = generator_network(shape, latent_dim, width, bounded=levels is not None)
-        super().__init__(shape, levels, generator, latent_dim)
-        self.generator_optimizer = generator_optimizer
-        self.discriminator_optimizer = discriminator_optimizer
-        self.discriminator = discriminator_network(shape, width)
-        self.discriminator_steps: Tensor
-        self.register_buffer("discriminator_steps", torch.zeros((), dtype=torch.long))
-
-    def configure_optimizers(self) -> Any:
-        """The generator's optimizer, then the discriminator's."""
-        return [
-            self.generator_optimizer(self.generator.parameters()),
-            self.discriminator_optimizer(self.discriminator.parameters()),
-        ]
-
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """One step of each network.
-
-        Returns:
-            Detached nats: ``discriminator_loss`` (2 ln 2 = 1.386 where D cannot tell), ``generator_loss`` (ln 2), and
-            ``loss``, their sum. None of them measures how good the samples are.
-        """
-        real = self.real(batch)
-        optimizers: Any = self.optimizers()
-        generator_optimizer, discriminator_optimizer = optimizers
-        fake = self.generator(self.noise(len(real)))
-
-        on_real, on_fake = self.discriminator(real), self.discriminator(fake.detach())
-        discriminator_loss = minimax_discriminator_loss(on_real, on_fake)
-        self.take_step(discriminator_optimizer, self.discriminator, discriminator_loss)
-        self.discriminator_steps += 1
-
-        # Toggled, the discriminator passes gradients on and keeps none.
-        with self.toggled_optimizer(generator_optimizer):
-            generator_loss = non_saturating_generator_loss(self.discriminator(fake))
-            self.take_step(generator_optimizer, self.generator, generator_loss)
-        self.generator_steps += 1
-
-        discriminator_loss, generator_loss = discriminator_loss.detach(), generator_loss.detach()
-        return {
-            "loss": discriminator_loss + generator_loss,
-            "generator_loss": generator_loss,
-            "discriminator_loss": discriminator_loss,
-        }
+        at_least(1, latent_dim=latent_dim, width=width)
+        shape, n_classes = tuple(shape), class_context(classes, conditional)
+        generator = generator_network(shape, latent_dim + n_classes, width, levels is not None, network)
+        discriminator = discriminator_network(seen_shape(shape, packing, n_classes), width, network)
+        super().__init__(
+            shape, levels, generator, discriminator, latent_dim=latent_dim, generator_optimizer=generator_optimizer,
+            discriminator_optimizer=discriminator_optimizer, objective=objective, schedule=schedule,
+            n_discriminator=n_discriminator, packing=packing, classes=n_classes,
+            shared_noise=schedule == "fixed" and n_discriminator == 1,
+        )  # fmt: skip

@@ -7,26 +7,22 @@ References:
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Literal
 
-import torch
-from torch import Tensor
-
-from ..base import Batch, OptimizerFactory
-from ..nn.dcgan import discriminator_network, generator_network
-from .implicit import ImplicitModel
-from .objectives import wasserstein_critic_loss, wasserstein_generator_loss
+from ..base import OptimizerFactory
+from ..nn.dcgan import NetworkName, discriminator_network, generator_network
+from ..options import at_least, class_context
+from .adversarial import Adversarial, seen_shape
 
 __all__ = ["WGAN"]
 
 
-class WGAN(ImplicitModel):
+class WGAN(Adversarial):
     """Wasserstein GAN: a critic with clipped weights instead of a discriminator, on DCGAN's networks.
 
     Algorithm 1 of the paper: every batch is one critic step, after which all critic parameters (those of batch
     normalization too, as in the paper's experiments) are clipped to [-clip, clip]; every ``n_critic``-th batch is
-    also one generator step, on fresh noise. The critic sees real and generated examples in two forwards: in one,
-    batch normalization would mix their statistics.
+    also one generator step, on fresh noise.
 
     The critic sees integer data on [-1, 1], where the generator ends in tanh; real data as they are, with a linear
     end. Noise is N(0, 1).
@@ -39,15 +35,17 @@ class WGAN(ImplicitModel):
             found Adam unstable here.
         latent_dim: Dimension of the noise.
         width: Channels at half of the full resolution (``models.nn.dcgan``).
+        network: ``convolutional``, ``dense``, or ``auto``: convolutional for images whose sides are even and above 4.
         clip: c, largest absolute critic parameter.
+        schedule: ``fixed``, as in the paper; or ``warm_up``, as in the authors' program: 100 critic steps before each
+            of the first 25 generator steps and before every 500th.
         n_critic: Critic steps for one generator step.
-
-    Attributes:
-        generator_steps, critic_steps: Optimizer steps taken, checkpointed with the weights; critic_steps is also the
-            phase of ``n_critic``. (Lightning's ``global_step`` counts both together.)
+        packing: Examples that the critic sees at a time; divides the batch.
+        classes, conditional: With ``conditional`` both networks see the class, of the data's ``classes``.
 
     Raises:
-        ValueError: A size, ``clip`` or ``n_critic`` is out of range, or the shape is neither a vector's nor an image's.
+        ValueError: A number is out of range, the shape does not suit the network, or the data have no classes to
+            condition on.
     """
 
     def __init__(
@@ -58,64 +56,22 @@ class WGAN(ImplicitModel):
         critic_optimizer: OptimizerFactory,
         latent_dim: int = 100,
         width: int = 64,
+        network: NetworkName = "auto",
         clip: float = 0.01,
+        schedule: Literal["fixed", "warm_up"] = "fixed",
         n_critic: int = 5,
+        packing: int = 1,
+        classes: int | None = None,
+        conditional: bool = False,
     ) -> None:
-        if clip <= 0 or n_critic < 1:
-            raise ValueError(f"clip must be above 0 and n_critic at least 1, not {clip} and {n_critic}")
-        shape = tuple(shape)
-        generator = generator_network(shape, latent_dim, width, bounded=levels is not None)
-        super().__init__(shape, levels, generator, latent_dim)
-        self.generator_optimizer = generator_optimizer
-        self.critic_optimizer = critic_optimizer
-        self.clip = clip
-        self.n_critic = n_critic
-        self.critic = discriminator_network(shape, width)
-        self.critic_steps: Tensor
-        self.register_buffer("critic_steps", torch.zeros((), dtype=torch.long))
-
-    def configure_optimizers(self) -> Any:
-        """The generator's optimizer, then the critic's."""
-        return [
-            self.generator_optimizer(self.generator.parameters()),
-            self.critic_optimizer(self.critic.parameters()),
-        ]
-
-    def kind_of_step(self, step: int) -> int:
-        """1 for a critic step that a generator step follows, else 0."""
-        return int((step + 1) % self.n_critic == 0)
-
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """One critic step, and after every ``n_critic`` of them one generator step.
-
-        Returns:
-            Detached, in the critic's own unit: ``loss`` and ``discriminator_loss``, the critic's loss, which is
-            minus its estimate of the Wasserstein distance (up to the unknown Lipschitz constant that clipping
-            allows), and ``generator_loss``, -E[f(G(z))], of the generator step or else of the critic's own batch.
-        """
-        real = self.real(batch)
-        optimizers: Any = self.optimizers()
-        generator_optimizer, critic_optimizer = optimizers
-
-        with torch.no_grad():
-            fake = self.generator(self.noise(len(real)))
-        on_fake, on_real = self.critic(fake), self.critic(real)
-        critic_loss = wasserstein_critic_loss(on_real, on_fake)
-        self.take_step(critic_optimizer, self.critic, critic_loss)
-        with torch.no_grad():
-            for parameter in self.critic.parameters():
-                parameter.clamp_(-self.clip, self.clip)
-        # Asking the device for its count would wait for it, so the trainer's number is taken where there is one.
-        step = int(self.critic_steps) if self.train_step is None else self.train_step
-        self.critic_steps += 1
-
-        generator_loss = wasserstein_generator_loss(on_fake)
-        if self.kind_of_step(step):
-            # Toggled, the critic passes gradients on and keeps none.
-            with self.toggled_optimizer(generator_optimizer):
-                generator_loss = wasserstein_generator_loss(self.critic(self.generator(self.noise(len(real)))))
-                self.take_step(generator_optimizer, self.generator, generator_loss)
-            self.generator_steps += 1
-
-        critic_loss = critic_loss.detach()
-        return {"loss": critic_loss, "generator_loss": generator_loss.detach(), "discriminator_loss": critic_loss}
+        if not clip > 0:
+            raise ValueError(f"clip must be above 0, not {clip}")
+        at_least(1, latent_dim=latent_dim, width=width, n_critic=n_critic)
+        shape, n_classes = tuple(shape), class_context(classes, conditional)
+        generator = generator_network(shape, latent_dim + n_classes, width, levels is not None, network)
+        critic = discriminator_network(seen_shape(shape, packing, n_classes), width, network)
+        super().__init__(
+            shape, levels, generator, critic, latent_dim=latent_dim, generator_optimizer=generator_optimizer,
+            discriminator_optimizer=critic_optimizer, objective="wasserstein", schedule=schedule,
+            n_discriminator=n_critic, packing=packing, classes=n_classes, clip=clip,
+        )  # fmt: skip

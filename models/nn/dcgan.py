@@ -3,6 +3,7 @@ r"""Generator and discriminator networks of GANs, for images of any size and for
 Images (C, H, W) are halved as long as both sides are even and larger than 4: 28 -> 14 -> 7, 32 -> 16 -> 8 -> 4. The
 generator projects the noise to that smallest picture and doubles it with strided transposed convolutions; the
 discriminator is its mirror. Images that cannot be halved (odd or tiny ones) and vectors take fully connected networks.
+One rule, ``is_convolutional``, decides for both networks.
 
 References:
     Radford, Metz, Chintala (2016): Unsupervised representation learning with deep convolutional generative adversarial
@@ -12,13 +13,40 @@ References:
 import math
 from collections.abc import Iterable
 from itertools import pairwise
+from typing import Literal
 
 from torch import nn
 
-__all__ = ["discriminator_network", "generator_network"]
+__all__ = ["NetworkName", "discriminator_network", "generator_network", "is_convolutional"]
+
+NetworkName = Literal["auto", "convolutional", "dense"]
 
 
-def generator_network(shape: Iterable[int], latent_dim: int, width: int, bounded: bool) -> nn.Sequential:
+def is_convolutional(shape: Iterable[int], network: str = "auto") -> bool:
+    """Whether examples of this shape take convolutional networks.
+
+    Arguments:
+        shape: ``(C, H, W)`` or ``(D,)``.
+        network: ``auto``: images whose sides are even and above 4 do. ``dense``: none do. ``convolutional``: these do.
+
+    Raises:
+        ValueError: ``convolutional`` is asked for examples that cannot be halved, or ``network`` is none of the three.
+    """
+    shape = tuple(shape)
+    if network not in ("auto", "convolutional", "dense"):
+        raise ValueError(f"network {network!r}: there are auto, convolutional, dense")
+    can = bool(pyramid(shape, 1))
+    if network == "convolutional" and not can:
+        raise ValueError(
+            f"network=convolutional needs images whose height and width are even and above 4, not examples of shape"
+            f" {shape}; network=auto takes fully connected networks for them"
+        )
+    return can and network != "dense"
+
+
+def generator_network(
+    shape: Iterable[int], latent_dim: int, width: int, bounded: bool, network: str = "auto"
+) -> nn.Sequential:
     """Noise ``(B, Z)`` to examples ``(B, *shape)``.
 
     Arguments:
@@ -27,14 +55,15 @@ def generator_network(shape: Iterable[int], latent_dim: int, width: int, bounded
         width: Channels at half of the full resolution, doubled at every further halving up to eight times; fully
             connected networks have three hidden layers of ``4 * width`` units.
         bounded: Whether outputs end in tanh and lie in [-1, 1], or are linear.
+        network: As in ``is_convolutional``.
 
     Raises:
-        ValueError: If a size is below 1, or shape has another length than 1 or 3.
+        ValueError: If a size is below 1, shape has another length than 1 or 3, or ``network`` does not suit it.
     """
     shape = checked(shape, latent_dim, width)
     end: list[nn.Module] = [nn.Tanh()] if bounded else []
     channels = pyramid(shape, width)
-    if not channels:
+    if not is_convolutional(shape, network):
         sizes = [latent_dim, *[4 * width] * 3, math.prod(shape)]
         return nn.Sequential(*dense(sizes, nn.ReLU()), nn.Unflatten(1, shape), *end)
 
@@ -56,21 +85,23 @@ def generator_network(shape: Iterable[int], latent_dim: int, width: int, bounded
     return initialized(nn.Sequential(*layers, *end))
 
 
-def discriminator_network(shape: Iterable[int], width: int) -> nn.Sequential:
+def discriminator_network(
+    shape: Iterable[int], width: int, network: str = "auto", batch_norm: bool = True
+) -> nn.Sequential:
     """Examples ``(B, *shape)`` to one unbounded number each, ``(B,)``: a logit, or a critic's value.
-
-    Batch normalization on all convolutions but the first, none in the fully connected network.
 
     Arguments:
         shape: ``(C, H, W)`` or ``(D,)``.
         width: As in the generator.
+        network: As in ``is_convolutional``.
+        batch_norm: Batch normalization on all convolutions but the first. Fully connected networks have none.
 
     Raises:
-        ValueError: If a size is below 1, or shape has another length than 1 or 3.
+        ValueError: If a size is below 1, shape has another length than 1 or 3, or ``network`` does not suit it.
     """
     shape = checked(shape, width)
     channels = pyramid(shape, width)
-    if not channels:
+    if not is_convolutional(shape, network):
         sizes = [math.prod(shape), *[4 * width] * 3, 1]
         return nn.Sequential(nn.Flatten(), *dense(sizes, nn.LeakyReLU(0.2)), nn.Flatten(0))
 
@@ -80,8 +111,8 @@ def discriminator_network(shape: Iterable[int], width: int) -> nn.Sequential:
     ]
     for previous, following in pairwise(channels):
         layers += [
-            nn.Conv2d(previous, following, 4, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(following),
+            nn.Conv2d(previous, following, 4, stride=2, padding=1, bias=not batch_norm),
+            *([nn.BatchNorm2d(following)] if batch_norm else []),
             nn.LeakyReLU(0.2, inplace=True),
         ]
     final = nn.Linear(channels[-1] * math.prod(smallest(shape, len(channels))), 1)
@@ -90,7 +121,7 @@ def discriminator_network(shape: Iterable[int], width: int) -> nn.Sequential:
 
 def checked(shape: Iterable[int], *sizes: int) -> tuple[int, ...]:
     shape = tuple(shape)
-    if len(shape) not in (1, 3) or min(*shape, *sizes) < 1:
+    if len(shape) not in (1, 3) or min((*shape, *sizes)) < 1:
         raise ValueError(f"expected a shape (C, H, W) or (D,) and sizes of at least 1, not {shape} and {sizes}")
     return shape
 
