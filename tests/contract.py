@@ -29,7 +29,15 @@ from bench.config.spec import Hardware, Schedule
 from bench.data.base import Data
 from bench.errors import UserError
 from bench.training.fit import fit
-from models.base import HasDiscriminator, Autoencodes, ClipsSamples, ClosedForm, GenerativeModel, HasLikelihood, ReportsCost
+from models.base import (
+    Autoencodes,
+    ClipsSamples,
+    ClosedForm,
+    GenerativeModel,
+    HasDiscriminator,
+    HasLikelihood,
+    ReportsCost,
+)
 from models.flows.base import Flow
 
 __all__ = [

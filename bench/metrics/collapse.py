@@ -8,10 +8,10 @@ Let :math:`s_1, \dots, s_N` be the validation scores, lower is better, and b the
 :math:`\sigma` is the standard deviation of the scores around a smooth curve: second differences take away its slope,
 the median takes away single jumps, and 1.4826 makes it the standard deviation of normal noise. The smallest of N
 numbers lies about :math:`\sqrt{2 \ln N}\,\sigma` below their mean by chance alone; the 3 makes the end unlikely as one
-of them, and the factor makes up for a :math:`\sigma` from few scores. Of simulated trainings that never got better, with
-noise of a third of their score, 1.5 % are called collapsed at N = 5, and 0.4 % at N = 100. A score that goes up and down
-by as much as it has ended above its best is noise, not collapse. The first term leaves out what is certain and small.
-Fewer than five scores say nothing about the noise.
+of them, and the factor makes up for a :math:`\sigma` from few scores. Of simulated trainings that never got better,
+with noise of a third of their score, 1.5 % are called collapsed at N = 5, and 0.4 % at N = 100. A score that goes up
+and down by as much as it has ended above its best is noise, not collapse. The first term leaves out what is certain and
+small. Fewer than five scores say nothing about the noise.
 
 Scores of likelihood models rise likewise where training overfits.
 """

@@ -185,7 +185,8 @@ def _train(spec: RunSpec, folder: RunFolder, data: Data, say: Reporter) -> str:
         if found is not None and found.collapsed:
             say.tell(
                 f"collapsed or overfitted: the final validation score is {found.final:.4g}, the best was "
-                f"{found.best:.4g}, at {progress.best_examples} examples; evaluate.checkpoints=[best,final] measures both"
+                f"{found.best:.4g}, at {progress.best_examples} examples; "
+                "evaluate.checkpoints=[best,final] measures both"
             )
         if spec.logger is not None and not progress.history:
             say.tell(_NO_CURVES)

@@ -11,9 +11,7 @@ from bench.data.base import ClassifiedModes, Data, Modes
 from bench.features.classifier import InDomainClassifier
 from bench.metrics.collapse import collapse_of
 from bench.probe import Panel, Probe
-from models.base import HasDiscriminator, Autoencodes, Batch, GenerativeModel
-from models.gans.implicit import ImplicitModel
-from models.gans.wgan import WGAN
+from models.base import Autoencodes, Batch, GenerativeModel, HasDiscriminator
 
 __all__ = [
     "ActiveUnits",
@@ -73,12 +71,10 @@ class GeneratorGradient(Probe):
         self._steps = 0
 
     def begin(self, model: GenerativeModel, data: Data, note: Note) -> str:
-        return (
-            "" if isinstance(model, ImplicitModel) else "the model has no generator that is trained against a network"
-        )
+        return "" if isinstance(model, HasDiscriminator) else "the model has no generator trained against a network"
 
     def step(self, model: GenerativeModel, progress: Progress, outputs: dict[str, Tensor]) -> None:
-        assert isinstance(model, ImplicitModel)
+        assert isinstance(model, HasDiscriminator)
         norm = norm_of([parameter.grad for parameter in model.generator.parameters()])
         if norm is not None:
             self._sum = norm if self._sum is None else self._sum + norm
@@ -179,11 +175,13 @@ class ClippedWeights(Probe):
     title = "Critic weights at the clipping bound"
 
     def begin(self, model: GenerativeModel, data: Data, note: Note) -> str:
-        return "" if isinstance(model, WGAN) else "the model clips no weights"
+        clips = isinstance(model, HasDiscriminator) and model.clip is not None
+        return "" if clips else "the model clips no weights"
 
     def validated(self, model: GenerativeModel, progress: Progress, score: float | None) -> dict[str, float]:
-        assert isinstance(model, WGAN)
-        parameters = list(model.critic.parameters())
+        assert isinstance(model, HasDiscriminator)
+        assert model.clip is not None
+        parameters = list(model.discriminator.parameters())
         clip = torch.tensor(model.clip, dtype=parameters[0].dtype).item()  # as it was rounded in the clamp
         at_bound = [int((parameter.abs() >= clip).sum()) for parameter in parameters]
         shares = [n / parameter.numel() for n, parameter in zip(at_bound, parameters, strict=True)]

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from ..base import HasDiscriminator, Autoencodes, Batch, OptimizerFactory
+from ..base import Autoencodes, Batch, HasDiscriminator, OptimizerFactory
 from ..distributions import bounded_log_scale, from_symmetric, standard_normal, to_symmetric
 from ..nn.bigan import JointDiscriminator, encoder_network
 from ..nn.dcgan import generator_network
