@@ -25,6 +25,7 @@ __all__ = [
     "ClipsSamples",
     "ClosedForm",
     "GenerativeModel",
+    "HasDiscriminator",
     "HasLikelihood",
     "OptimizerFactory",
     "Relation",
@@ -171,6 +172,32 @@ class ClipsSamples(ABC):
         """Whether any entry lies outside [0, L) before it is clipped, ``(n,)`` bool.
 
         With a generator of the same seed it is about the n examples that ``sample`` draws at temperature 1.
+        """
+
+
+class HasDiscriminator(ABC):
+    """A model whose generator is trained against a network that tells its samples from data: a discriminator or critic.
+
+    Attributes:
+        generator, discriminator: The two networks.
+        clip: Largest absolute value of the discriminator's parameters, where they are clipped to it after each of its
+            steps; else None.
+    """
+
+    generator: nn.Module
+    discriminator: nn.Module
+    clip: float | None = None
+
+    @abstractmethod
+    def verdicts(self, batch: Batch, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
+        """What the discriminator says of real examples, ``(B,)``, and of as many generated ones, ``(B,)``.
+
+        The larger, the more it takes them for data. One that judges packs of m examples says it of each whole pack,
+        ``(B // m,)``.
+
+        Arguments:
+            batch: As for ``training_step``.
+            generator: Where the noise of the generated examples comes from.
         """
 
 

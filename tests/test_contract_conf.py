@@ -72,7 +72,9 @@ def test_metrics_make_what_they_announce(name: str, tmp_path: Path) -> None:
     bright_or_dark = Modes(2, lambda x: (x.flatten(1).float().mean(1) > 127.5).long())
     data = replace(small_data((1, 8, 8), 256, n=200, held_out=40), modes=bright_or_dark)
     model = new_model(model_name, data.spec)
-    subject = TrainedModel(model, Progress(examples_seen=10, train_seconds=1.0), 0, ORIGIN)
+    subject = TrainedModel(
+        model, Progress(examples_seen=10, train_seconds=1.0, history=[[float(n), 1.0] for n in range(5)]), 0, ORIGIN
+    )
     context = Examples(subject, data, seed=0)
     assert list(metrics) == [name]
     infos = metrics[name].infos(context)

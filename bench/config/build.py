@@ -18,7 +18,7 @@ from hydra.utils import instantiate
 from omegaconf.errors import OmegaConfBaseException
 
 from bench.config.hints import fits, in_words
-from bench.config.spec import Node, RunSpec
+from bench.config.spec import Node, RunSpec, check_name
 from bench.config.trust import PACKAGES, check_targets, lies_in, look_here_too, targets, trusted
 from bench.data.base import Data
 from bench.did_you_mean import nearest
@@ -74,7 +74,13 @@ def build_metrics(nodes: Mapping[str, Node]) -> "dict[str, Metric]":
 
 
 def build_probes(nodes: Mapping[str, Node]) -> "list[Probe]":
-    """The probes of the group ``probe``."""
+    """The probes of the group ``probe``, in its order.
+
+    Raises:
+        UserError: A probe cannot be made, or its name cannot be a file's.
+    """
+    for name in nodes:
+        check_name("probe", name)
     return [_build(f"probe.{name}", node) for name, node in nodes.items()]
 
 

@@ -26,6 +26,7 @@ from bench.evaluation.measure import (
     save_picture,
     trained_model,
 )  # fmt: skip
+from bench.metrics.collapse import collapse_of
 from bench.processes import is_worker, place
 from bench.provenance import device_name
 from bench.rng import seeded
@@ -39,6 +40,7 @@ from bench.stopping import is_stopping
 from bench.subjects.examples import Examples
 from bench.subjects.trained import TrainedModel
 from bench.training.console import Reporter
+from bench.training.diagnostics import Diagnostics
 from bench.training.fit import fit
 from bench.training.select import validation_score
 
@@ -168,13 +170,24 @@ def _train(spec: RunSpec, folder: RunFolder, data: Data, say: Reporter) -> str:
         model = build_model(spec.model, data.spec)
     if spec.hardware.accelerator == "auto":
         say.note(f"trainer=auto: training on {device_name('auto', spec.hardware.devices)}")
-    progress = fit(
-        model, data, spec.schedule, spec.hardware, seed=spec.seed, folder=folder.path, config=spec.config,
-        validate=validation_score(data, spec.seed, say.note), probes=[say, *build_probes(spec.probes)],
-        logger=build_logger(spec.logger, str(folder.path)), say=say.warn,
-    )  # fmt: skip
+    title = f"{spec.choices['model']} on {data.spec.name}, seed {spec.seed}"
+    probes = dict(zip(spec.probes, build_probes(spec.probes), strict=True))
+    with Diagnostics(probes, folder.path, title, writes=not _is_follower()) as diagnostics:
+        diagnostics.start(model, data, say.tell, say.note)
+        progress = fit(
+            model, data, spec.schedule, spec.hardware, seed=spec.seed, folder=folder.path, config=spec.config,
+            validate=validation_score(data, spec.seed, say.note), probes=[say, diagnostics],
+            logger=build_logger(spec.logger, str(folder.path)), say=say.warn,
+        )  # fmt: skip
     if not _is_follower():
         folder.note_trained(spec, data.spec.revision)
+        found = collapse_of([score for _, score in progress.history])
+        if found is not None and found.collapsed:
+            say.tell(
+                f"collapsed or overfitted: the final validation score is {found.final:.4g}, the best was "
+                f"{found.best:.4g}, at {progress.best_examples} examples; "
+                "evaluate.checkpoints=[best,final] measures both"
+            )
         if spec.logger is not None and not progress.history:
             say.tell(_NO_CURVES)
     return progress.finished

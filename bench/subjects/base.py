@@ -75,6 +75,10 @@ class Subject(ABC):
         """``(N, Z)`` latent codes of examples."""
         raise UnavailableError("the model has no latent codes")
 
+    def scores(self) -> list[float]:
+        """The validation scores of its training in their order, lower is better."""
+        raise UnavailableError("its training is not known")
+
     def costs(self, x: Tensor) -> dict[str, float]:
         """Costs by name, those known: parameters, seconds, speeds, and the counts of ``cost_names``.
 

@@ -69,6 +69,11 @@ class TrainedModel(Subject):
         generator = self._generator("codes")
         return torch.cat([model.encode(part.to(model.device), generator=generator).cpu() for part in x.split(CHUNK)])
 
+    def scores(self) -> list[float]:
+        if self.progress is None:
+            raise UnavailableError("the end of its training is not known")
+        return [score for _, score in self.progress.history]
+
     def costs(self, x: Tensor) -> dict[str, float]:
         """Samples per second are those of the last ``samples``; a batch of up to 250 of ``x`` is counted."""
         progress = self.progress
@@ -131,6 +136,9 @@ class FailedModel(Subject):
     def codes(self, x: Tensor) -> Tensor:
         if not isinstance(self.model, Autoencodes):
             raise UnavailableError("the model has no latent codes")
+        raise BrokenError(self.reason)
+
+    def scores(self) -> list[float]:
         raise BrokenError(self.reason)
 
     def costs(self, x: Tensor) -> dict[str, float]:

@@ -16,7 +16,7 @@ from bench.tables.aggregate import make_table
 from bench.tables.as_csv import to_csv
 from bench.tables.latex import to_latex
 from bench.tables.markdown import to_markdown
-from bench.tables.model import Column, Table
+from bench.tables.model import Column, Line, Table
 from bench.tables.pictures import draw_comparison
 from bench.tables.text import print_table
 
@@ -45,7 +45,7 @@ def publish(runs: Path, results: Path, name: str, shown: Collection[str] | None 
         # Found here: of several processes that publish, the last one sees the rows of all that came before.
         files = sorted(runs.glob("*/rows.jsonl"))
         rows = collect(files)
-        table = make_table(rows)
+        table = make_table(rows, _checkpoint(rows))
         # Sorted, so that the file does not depend on the order in which runs ended.
         in_order = sorted(rows, key=lambda row: (row.run_id, row.checkpoint, row.metric))
         write_rows(results / "rows" / f"{name}.jsonl", in_order)
@@ -91,7 +91,17 @@ def write_leaderboard(rows: Iterable[ResultRow], folder: str | os.PathLike[str],
     Raises:
         UserError: There are no rows, or the files cannot be written.
     """
-    return _written(make_table(rows), Path(folder), name)
+    rows = list(rows)
+    return _written(make_table(rows, _checkpoint(rows)), Path(folder), name)
+
+
+def _checkpoint(rows: Iterable[ResultRow]) -> str:
+    """``both``, a line for each, where a training was measured at its best and at its final checkpoint; else ``best``.
+
+    Who asked for both numbers should see both.
+    """
+    measured = {(row.training_key, row.checkpoint) for row in rows}
+    return "both" if any((key, "final") in measured for key, name in measured if name == "best") else "best"
 
 
 def _written(table: Table, folder: Path, name: str) -> list[Path]:
@@ -109,15 +119,20 @@ def _written(table: Table, folder: Path, name: str) -> list[Path]:
 
 def _samples(files: list[Path], table: Table) -> dict[tuple[str, str], Path]:
     """The samples of each line's run with the smallest seed, by the line's label and the data set."""
-    labels = {(section.dataset, line.group): line.label for section in table.sections for line in section.lines}
+    lines: dict[tuple[str, str], list[Line]] = {}
+    for section in table.sections:
+        for line in section.lines:
+            lines.setdefault((section.dataset, line.group), []).append(line)
     chosen: dict[tuple[str, str], tuple[int, str, Path]] = {}
     for file in files:
-        arrays = sorted(file.parent.glob("samples-*.npz"))  # best before final
         rows = [row for row in read_rows(file) if row.model_family != "data"]
-        if arrays and rows:
-            candidate = (rows[0].seed, rows[0].run_id, arrays[0])
-            key = (labels[rows[0].dataset, rows[0].group], rows[0].dataset)
-            chosen[key] = min(chosen.get(key, candidate), candidate)
+        for line in lines[rows[0].dataset, rows[0].group] if rows else []:
+            name = line.checkpoint if table.checkpoint == "both" else "*"
+            arrays = sorted(file.parent.glob(f"samples-{name}.npz"))  # best before final
+            if arrays:
+                candidate = (rows[0].seed, rows[0].run_id, arrays[0])
+                key = (line.label, rows[0].dataset)
+                chosen[key] = min(chosen.get(key, candidate), candidate)
     return {key: array for key, (_, _, array) in sorted(chosen.items())}
 
 

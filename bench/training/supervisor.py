@@ -22,8 +22,9 @@ from bench.checkpoint import Progress, export
 from bench.config.spec import Schedule
 from bench.errors import DivergedError
 from bench.probe import Probe
-from bench.rng import rng_state, set_rng_state
+from bench.rng import rng_state, seeded, set_rng_state
 from bench.seeds import derive_seed
+from bench.training.diagnostics import untouched
 from bench.training.ema import EMA
 from models.base import GenerativeModel
 
@@ -191,8 +192,10 @@ class Supervisor(Callback):
 
     def _probed(self, model: GenerativeModel, score: float | None) -> dict[str, float]:
         numbers: dict[str, float] = {}
-        for probe in self.probes:
-            numbers |= probe.validated(model, self.progress, score)
+        if self.probes:
+            with seeded(derive_seed(self.seed, "probe")), untouched(model), torch.compiler.set_stance("force_eager"):
+                for probe in self.probes:
+                    numbers |= probe.validated(model, self.progress, score)
         return numbers
 
     def _export(self, trainer: Trainer, model: GenerativeModel, name: str) -> None:

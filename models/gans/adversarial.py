@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
-from ..base import Batch, OptimizerFactory
-from ..distributions import uniform
+from ..base import Batch, HasDiscriminator, OptimizerFactory
+from ..distributions import standard_normal, uniform
 from .implicit import ImplicitModel
 from .objectives import ObjectiveName, objective_named
 from .penalty import gradient_penalty
@@ -23,7 +23,7 @@ from .schedule import BestResponse, ScheduleName, schedule_named
 __all__ = ["Adversarial", "pack", "seen_shape"]
 
 
-class Adversarial(ImplicitModel):
+class Adversarial(ImplicitModel, HasDiscriminator):
     """A generator and a discriminator, an objective and a schedule.
 
     A base class: a GAN is a subclass whose constructor makes the networks and says how they are trained.
@@ -145,6 +145,15 @@ class Adversarial(ImplicitModel):
             self.generator_steps += 1
         self.discriminator_steps += 1
         return {**made, "loss": loss.detach(), "generator_loss": generator_loss.detach()}
+
+    def verdicts(self, batch: Batch, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
+        """The discriminator's outputs on whole packs of real and of generated examples, those with the same classes."""
+        whole = len(batch[0]) // self.packing * self.packing
+        batch = (batch[0][:whole], None if batch[1] is None else batch[1][:whole])
+        labels = self._one_hot(batch[1]) if self.classes > 0 else None
+        z = standard_normal((whole, self.latent_dim), self._like, generator)
+        fake = pack(self.generator(z if labels is None else torch.cat([z, labels], 1)), self.packing)
+        return self._judged(pack(self.real(batch), self.packing), labels), self._judged(fake, labels)
 
     def _generated(self, n: int, labels: Tensor | None) -> Tensor:
         """Generated examples as the discriminator sees them, packed."""
