@@ -72,7 +72,7 @@ def marginal_by_quadrature(model: VAE, x: Tensor) -> Tensor:
     z = torch.linspace(-9, 9, 2001, dtype=torch.float64).unsqueeze(1)
     log_prior = torch.distributions.Normal(0.0, 1.0).log_prob(z.squeeze(1))
     with torch.no_grad():
-        conditional = torch.stack([model._likelihood(z).log_prob(row.expand(len(z), *row.shape)) for row in x])
+        conditional = torch.stack([model.likelihood(z).log_prob(row.expand(len(z), *row.shape)) for row in x])
     return torch.logsumexp(conditional + log_prior + math.log(18 / 2000), 1)
 
 
