@@ -31,7 +31,7 @@ __all__ = [
     "uniform",
 ]
 
-MIN_LOG_SCALE = -7.0
+MIN_LOG_SCALE, MAX_LOG_SCALE = -7.0, 7.0
 
 OUTPUTS = ("bernoulli", "logistic", "mixture", "gaussian")
 """Kinds of output distributions by name: one for binary data, two for more levels, one for reals."""
@@ -284,7 +284,7 @@ def output_distribution(
     ``bernoulli`` for two levels (a logit); for more ``logistic``, a discretized logistic (mean and raw log-scale on
     [-1, 1]), or ``mixture``, a mixture of them (the logits of all components, then their means, then their raw
     log-scales); for reals ``gaussian``, diagonal (mean and raw log-scale, in the data's own unit). Log-scales are
-    bounded below.
+    bounded below, and those of a mixture above.
 
     Arguments:
         parameters: ``(B, P, *shape)`` with P from ``parameters_per_entry``.
@@ -309,7 +309,9 @@ def output_distribution(
         mean, log_scale = parameters[:, 0], bounded_log_scale(parameters[:, 1])
         return DiscretizedLogistic((mean + 1) * half, log_scale + math.log(half), levels)
     logits, means, raw = parameters.chunk(3, dim=1)  # (B, M, *shape) each
-    return DiscretizedLogisticMixture(logits, (means + 1) * half, bounded_log_scale(raw) + math.log(half), levels)
+    # Above as well: nothing holds the scale of a component without weight, and it would overflow.
+    log_scales = bounded_log_scale(raw).clamp(max=MAX_LOG_SCALE)
+    return DiscretizedLogisticMixture(logits, (means + 1) * half, log_scales + math.log(half), levels)
 
 
 def _kind(levels: int | None, output: str | None) -> str:

@@ -28,6 +28,7 @@ References:
     arXiv:1511.06349 (warm-up).
 """
 
+import functools
 import math
 from collections.abc import Iterable
 from typing import Any, Protocol
@@ -54,7 +55,7 @@ from ..distributions import (
     standard_normal,
     to_symmetric,
 )
-from ..nn.autoencoder import FullyConnected, Networks
+from ..nn.autoencoder import DecoderNetwork, EncoderNetwork, dense_decoder, dense_encoder
 from ..transforms.base import Transform
 
 __all__ = ["VAE", "PosteriorFlow"]
@@ -88,8 +89,8 @@ class VAE(GenerativeModel, HasLikelihood, HasPosterior, Autoencodes):
             only; 0 trains with the full weight from the start.
         flow: Makes the flow of the posterior; None: it is the diagonal Gaussian.
         features: For a flow: how many numbers h(x) it sees of the encoder.
-        networks: Makes the encoder's and the decoder's network; None: fully connected, ``depth`` layers of ``hidden``
-            tanh units. (Those two are not read where it is given.)
+        encoder, decoder: Make the networks; None: fully connected ones of ``depth`` layers of ``hidden`` tanh units.
+            (Those two are not read by networks that are given here.)
         output: Kind of p(x|z), one of ``models.distributions.OUTPUTS``; None: the first that suits the data.
         components: For ``output`` ``mixture``: number of logistics.
         beta: Weight of the KL term in training.
@@ -113,7 +114,8 @@ class VAE(GenerativeModel, HasLikelihood, HasPosterior, Autoencodes):
         kl_warmup: int = 0,
         flow: PosteriorFlow | None = None,
         features: int = 64,
-        networks: Networks | None = None,
+        encoder: EncoderNetwork | None = None,
+        decoder: DecoderNetwork | None = None,
         output: str | None = None,
         components: int = 10,
         beta: float = 1.0,
@@ -129,7 +131,8 @@ class VAE(GenerativeModel, HasLikelihood, HasPosterior, Autoencodes):
             raise ValueError(f"beta must be positive and draws at least 1, not {beta} and {draws}")
         if draws > 1 and (beta != 1 or kl_warmup > 0):
             raise ValueError(f"beta and kl_warmup weigh the KL term, which the bound of draws={draws} does not have")
-        networks = FullyConnected(hidden, depth) if networks is None else networks
+        encoder = functools.partial(dense_encoder, hidden=hidden, depth=depth) if encoder is None else encoder
+        decoder = functools.partial(dense_decoder, hidden=hidden, depth=depth) if decoder is None else decoder
         self.optimizer = optimizer
         self.latent_dim = latent_dim
         self.kl_warmup = kl_warmup
@@ -137,11 +140,11 @@ class VAE(GenerativeModel, HasLikelihood, HasPosterior, Autoencodes):
         self.beta = beta
         self.draws = draws
         n_features = features if flow is not None else 0
-        self.encoder = GaussianEncoder(networks.encoder(self.shape, 2 * latent_dim + n_features), latent_dim)
+        self.encoder = GaussianEncoder(encoder(self.shape, 2 * latent_dim + n_features), latent_dim)
         self.flow = None if flow is None else flow(latent_dim, features)
         if self.flow is not None and self.flow.relation != "exact":
             raise ValueError("the posterior's flow must be a bijection with an exact log-determinant")
-        self.decoder = networks.decoder(self.shape, latent_dim, parameters_per_entry(levels, output, components))
+        self.decoder = decoder(self.shape, latent_dim, parameters_per_entry(levels, output, components))
         self.examples_trained: Tensor
         self.register_buffer("examples_trained", torch.zeros((), dtype=torch.long))  # a buffer: it is checkpointed
 
