@@ -68,23 +68,10 @@ def test_small_images_and_vectors_are_refused(shape: tuple[int, ...], make: obje
 
 @pytest.mark.parametrize(("shape", "levels", "output"), [((1, 8, 8), 2, None), ((3, 8, 8), 256, "mixture")])
 def test_a_convolutional_vae_can_have_a_flow_posterior(shape: tuple[int, ...], levels: int, output: str | None) -> None:
-    networks = {
-        "encoder": functools.partial(conv_encoder, **SMALL),
-        "decoder": functools.partial(conv_decoder, **SMALL),
-    }
+    encoder, decoder = functools.partial(conv_encoder, **SMALL), functools.partial(conv_decoder, **SMALL)
     flow = functools.partial(planar_layers, layers=2)
-    model = VAE(
-        shape,
-        levels,
-        ADAM,
-        latent_dim=3,
-        flow=flow,
-        features=5,
-        output=output,
-        components=2,
-        encoder=encoder,
-        decoder=decoder,
-    )
+    sizes = {"latent_dim": 3, "features": 5, "components": 2}
+    model = VAE(shape, levels, ADAM, **sizes, flow=flow, output=output, encoder=encoder, decoder=decoder)
     x = model.sample(6, generator=seeded(0))
     assert x.shape == (6, *shape)
     assert int(x.max()) < levels
