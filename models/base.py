@@ -10,7 +10,7 @@ Capabilities are base classes, asked with ``isinstance``.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pytorch_lightning import LightningModule
@@ -24,9 +24,11 @@ __all__ = [
     "Batch",
     "ClipsSamples",
     "ClosedForm",
+    "ElboTerms",
     "GenerativeModel",
     "HasDiscriminator",
     "HasLikelihood",
+    "HasPosterior",
     "OptimizerFactory",
     "Relation",
     "ReportsCost",
@@ -154,6 +156,28 @@ class Autoencodes(ABC):
     @abstractmethod
     def decode(self, z: Tensor) -> Tensor:
         """``(B, Z)`` latent codes to ``(B, *shape)`` data, in the data's own space and dtype."""
+
+
+class ElboTerms(NamedTuple):
+    r"""One unbiased draw of each part of :math:`E_q[\log p(x|z)] - KL(q(z|x) \| p(z))`, in nats.
+
+    Attributes:
+        reconstruction: Of :math:`E_q[\log p(x|z)]`, ``(B,)``.
+        kl: Of the KL divergence of q from the prior, ``(B,)``: the divergence itself where it is known.
+        code: Of :math:`E_q[z]`, ``(B, Z)``: the mean itself where it is known.
+    """
+
+    reconstruction: Tensor
+    kl: Tensor
+    code: Tensor
+
+
+class HasPosterior(ABC):
+    """A model with latent variables and an approximate posterior q(z|x), whose evidence lower bound has two terms."""
+
+    @abstractmethod
+    def elbo_terms(self, x: Tensor, *, generator: Generator | None = None) -> ElboTerms:
+        """One draw of the terms of the bound, for examples ``(B, *shape)``."""
 
 
 class ClipsSamples(ABC):

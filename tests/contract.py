@@ -36,6 +36,7 @@ from models.base import (
     GenerativeModel,
     HasDiscriminator,
     HasLikelihood,
+    HasPosterior,
     ReportsCost,
 )
 from models.flows.base import Flow
@@ -54,6 +55,7 @@ __all__ = [
     "check_description",
     "check_gradients",
     "check_mass",
+    "check_posterior",
     "check_relation",
     "check_reload",
     "check_samples",
@@ -81,7 +83,7 @@ QUADRATURE: dict[str, tuple[tuple[int, ...], int | None]] = {"one real": ((1,), 
 
 EVERY_SPACE = {**SPACES, **ENUMERABLE, **QUADRATURE}
 
-CAPABILITIES = (HasLikelihood, HasDiscriminator, Autoencodes, ClosedForm, ClipsSamples, ReportsCost)
+CAPABILITIES = (HasLikelihood, HasPosterior, HasDiscriminator, Autoencodes, ClosedForm, ClipsSamples, ReportsCost)
 
 
 @dataclass(frozen=True)
@@ -285,6 +287,25 @@ def check_codes(candidate: Candidate, space: str, folder: Path) -> None:
     assert decoded.dtype == model.data_dtype
     if isinstance(model, Flow):
         torch.testing.assert_close(decoded.float(), data.test.x.float(), atol=1e-3, rtol=1e-3)
+
+
+def check_posterior(candidate: Candidate, space: str, folder: Path) -> None:
+    """The terms of the ELBO are finite numbers of each example, and their difference has the mean of log w."""
+    model, data = trained(candidate, space, folder)
+    if not isinstance(model, HasPosterior):
+        return
+    assert isinstance(model, HasLikelihood), "a bound is one of a likelihood"
+    x, generator = data.test.x.repeat(64, *[1] * len(data.spec.shape)), Generator().manual_seed(0)
+    before = torch.get_rng_state()
+    with torch.no_grad():
+        terms = model.elbo_terms(x, generator=generator)
+    assert torch.equal(before, torch.get_rng_state())
+    assert terms.reconstruction.shape == terms.kl.shape == (len(x),)
+    assert terms.code.shape == (len(x), terms.code.shape[1])
+    assert all(torch.isfinite(term).all() for term in terms)
+    difference = (terms.reconstruction - terms.kl - log_weights(model, x, seed=1)).double()
+    stderr = float(difference.std()) / math.sqrt(len(x))
+    assert abs(float(difference.mean())) <= 5 * stderr, f"the terms miss log w by {difference.mean()} +- {stderr}"
 
 
 def check_mass(candidate: Candidate, space: str, folder: Path) -> None:

@@ -11,6 +11,7 @@ from models.distributions import (
     Bernoulli,
     DiagonalGaussian,
     DiscretizedLogistic,
+    DiscretizedLogisticMixture,
     Distribution,
     bounded_log_scale,
     from_symmetric,
@@ -58,6 +59,97 @@ def test_chosen_distribution_masses_sum_to_one_at_extreme_outputs(levels: int) -
     total = log_mass.double().exp().view(levels, -1).sum(0)
     torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=2e-5)
     assert torch.isfinite(torch.autograd.grad(log_mass.sum(), raw)[0]).all()
+
+
+@pytest.mark.parametrize("levels", [3, 32, 256])
+def test_mixture_masses_sum_to_one_at_extreme_outputs(levels: int) -> None:
+    choices = torch.tensor([-300.0, -1.0, 0.3, 300.0])
+    raw = choices[torch.randint(4, (200, 9, 1), generator=seeded(1))]  # of 3 components
+    raw = raw.repeat(levels, 1, 1).requires_grad_()
+    distribution = output_distribution(raw, levels, "mixture", components=3)
+    log_mass = distribution.log_prob(every_level(levels, 200))
+    total = log_mass.double().exp().view(levels, -1).sum(0)
+    torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=2e-5)
+    assert torch.isfinite(log_mass).all()
+    assert torch.isfinite(torch.autograd.grad(log_mass.sum(), raw)[0]).all()
+    assert int(distribution.sample(seeded(0)).max()) < levels
+
+
+def mixture(copies: int = 1) -> DiscretizedLogisticMixture:
+    """Over (copies, 2) integers 0 .. 7, with three components of which one lies on the last level."""
+    generator = seeded(11)
+    logits = torch.randn(1, 3, 2, generator=generator, dtype=torch.float64)
+    means = torch.tensor([[[0.6, 2.2], [4.4, 5.0], [7.3, 9.0]]], dtype=torch.float64)
+    log_scales = 0.7 * torch.randn(1, 3, 2, generator=generator, dtype=torch.float64) - 0.5
+    return DiscretizedLogisticMixture(*(t.expand(copies, -1, -1) for t in (logits, means, log_scales)), levels=8)
+
+
+def test_a_mixture_is_the_weighted_sum_of_its_components() -> None:
+    made, x = mixture(8), torch.arange(8).unsqueeze(1).expand(-1, 2)
+    weights = made.log_weights.exp()
+    torch.testing.assert_close(weights.sum(1), torch.ones(8, 2, dtype=torch.float64))
+    expected = torch.zeros(8, dtype=torch.float64)
+    for entry in range(2):
+        masses = [
+            DiscretizedLogistic(made.means[:, m, [entry]], made.log_scales[:, m, [entry]], 8).log_prob(x[:, [entry]])
+            for m in range(3)
+        ]
+        expected += (weights[:, :, entry] * torch.stack(masses, 1).exp()).sum(1).log()
+    torch.testing.assert_close(made.log_prob(x), expected)
+    assert torch.autograd.gradcheck(
+        lambda logits, m, s: DiscretizedLogisticMixture(logits, m, s, 8).log_prob(x[3:4]),
+        [t[:1].clone().requires_grad_() for t in (made.log_weights, made.means, made.log_scales)],
+    )
+
+
+def test_the_median_of_a_mixture_is_where_its_masses_reach_a_half() -> None:
+    generator = seeded(3)
+    logits, means, log_scales = torch.randn(3, 50, 2, 1, generator=generator).double()
+    made = DiscretizedLogisticMixture(2 * logits, 3.5 + 4 * means, log_scales, 8)
+    cumulative = torch.stack([made.log_prob(torch.full((50, 1), k)).exp() for k in range(8)], 1).cumsum(1)
+    assert torch.equal(made.median.squeeze(1).long(), (cumulative < 0.5).sum(1))
+    assert made.median.unique().numel() > 4
+
+
+def test_means_are_those_before_rounding_and_are_differentiable() -> None:
+    weights = mixture().log_weights.exp()
+    torch.testing.assert_close(mixture().mean, (weights * mixture().means).sum(1))
+    for levels, output in ((2, None), (None, None), (256, "logistic"), (256, "mixture")):
+        raw = torch.randn(4, parameters_per_entry(levels, output, 2), 3, generator=seeded(0)).requires_grad_()
+        made = output_distribution(raw, levels, output, 2)
+        assert made.mean.shape == (4, 3)
+        assert (torch.autograd.grad(made.mean.sum(), raw)[0] != 0).any()
+    logits = torch.tensor([[0.3, -2.0]])
+    torch.testing.assert_close(Bernoulli(logits).mean, Bernoulli(logits.T).log_prob(torch.ones(2, 1)).exp()[None])
+
+
+def test_the_density_of_reals_integrates_to_one() -> None:
+    raw = torch.tensor([[[0.4], [-1.0]]]).expand(4001, -1, -1)
+    y = torch.linspace(-10, 10, 4001).unsqueeze(1)
+    density = output_distribution(raw, None).log_prob(y).double().exp()
+    assert float(torch.trapezoid(density, y.squeeze(1).double())) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("levels", "output", "said"),
+    [
+        (256, "bernoulli", "output: data with 256 levels take logistic or mixture, not bernoulli"),
+        (256, "gaussian", "output: data with 256 levels take logistic or mixture, not gaussian"),
+        (2, "mixture", "output: data with 2 levels take bernoulli, not mixture"),
+        (None, "logistic", "output: real-valued data take gaussian, not logistic"),
+        (2, "normal", "output: there is no output 'normal'; data with 2 levels take bernoulli, not normal"),
+    ],
+)
+def test_an_output_that_does_not_suit_the_data_is_refused(levels: int | None, output: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        parameters_per_entry(levels, output)
+
+
+def test_a_mixture_without_components_is_refused() -> None:
+    with pytest.raises(ValueError, match="components must be at least 1, not 0"):
+        parameters_per_entry(256, "mixture", 0)
+    with pytest.raises(ValueError, match="levels must be from 2 to 256"):
+        DiscretizedLogisticMixture(*torch.zeros(3, 1, 2, 1), levels=257)
 
 
 def test_discretized_logistic_equals_differences_of_the_cdf() -> None:
@@ -113,6 +205,12 @@ INTEGER = {
     "two levels": (DiscretizedLogistic(torch.full((20_000, 1), 0.7), torch.full((20_000, 1), -0.3), 2), 2),
     "inside": (DiscretizedLogistic(torch.full((20_000, 1), 3.3), torch.full((20_000, 1), 0.2), 8), 8),
     "edges": (DiscretizedLogistic(torch.full((20_000, 1), -0.4), torch.full((20_000, 1), 1.5), 8), 8),
+    "mixture": (
+        output_distribution(
+            torch.tensor([0.5, -0.5, -1.1, 0.4, -3.0, -2.0]).view(1, 6, 1).repeat(20_000, 1, 1), 8, "mixture", 2
+        ),
+        8,
+    ),
     "chosen": (output_distribution(torch.tensor([[[0.1], [-1.0]]]).repeat(20_000, 1, 1), 8), 8),
 }
 
@@ -138,10 +236,12 @@ def test_gaussian_samples_follow_the_density_and_carry_gradients() -> None:
     torch.testing.assert_close(gradient, draws.detach() - 2.0, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("levels", [2, 5, 256, None])
-def test_the_median_splits_the_samples(levels: int | None) -> None:
-    parameters = torch.linspace(-0.9, 0.8, parameters_per_entry(levels)).view(1, -1, 1).repeat(20_000, 1, 1)
-    distribution: Distribution = output_distribution(parameters, levels)
+@pytest.mark.parametrize(
+    ("levels", "output"), [(2, None), (5, None), (256, None), (5, "mixture"), (256, "mixture"), (None, None)]
+)
+def test_the_median_splits_the_samples(levels: int | None, output: str | None) -> None:
+    parameters = torch.linspace(-0.9, 0.8, parameters_per_entry(levels, output)).view(1, -1, 1).repeat(20_000, 1, 1)
+    distribution: Distribution = output_distribution(parameters, levels, output)
     draws, median = distribution.sample(seeded(5)).double(), distribution.median.double()
     assert median.shape == (20_000, 1)
     assert (draws <= median).double().mean() > 0.48

@@ -1,66 +1,29 @@
 """VAE against exact oracles: enumeration, quadrature and a linear-Gaussian model whose likelihood is known."""
 
 import functools
-import itertools
 import math
 from pathlib import Path
 
 import hydra
 import pytest
 import torch
+from helpers_vae import ADAM, POSTERIORS, linear_gaussian, random_vae, seeded, space, weights
 from omegaconf import OmegaConf
-from torch import Generator, Tensor
+from torch import Tensor
 
 from models.base import Autoencodes, HasLikelihood
 from models.nn.made import MaskedLinear
 from models.transforms.gate import iaf_layers
-from models.transforms.planar import planar_layers
-from models.transforms.radial import radial_layers
-from models.transforms.sylvester import sylvester_layers
-from models.vaes.vae import VAE, PosteriorFlow
-
-ADAM = functools.partial(torch.optim.Adam, lr=1e-3)
+from models.vaes.vae import VAE
 
 
-def seeded(seed: int) -> Generator:
-    return Generator().manual_seed(seed)
-
-
-def random_vae(
-    shape: tuple[int, ...], levels: int | None, *, latent_dim: int = 2, seed: int = 0, flow: PosteriorFlow | None = None
-) -> VAE:
-    """An untrained VAE in float64 whose parameters are drawn wide enough that z matters.
-
-    The posterior is wrong but wider than the prior, so that importance weights have a finite variance.
-    """
-    model = VAE(shape, levels, ADAM, latent_dim=latent_dim, hidden=8, depth=2, flow=flow, features=3).double()
-    generator = seeded(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-        last = model.encoder.network[-1]
-        assert isinstance(last, torch.nn.Linear)
-        last.weight *= 0.3
-        last.bias[latent_dim : 2 * latent_dim] = 0.4
-    return model.eval()
-
-
-def weights(model: VAE, x: Tensor, draws: int, seed: int) -> Tensor:
-    """``(draws, B)`` values of log_weight."""
-    with torch.no_grad():
-        return model.log_weight(x.repeat(draws, *[1] * (x.dim() - 1)), generator=seeded(seed)).view(draws, len(x))
-
-
-def space(shape: tuple[int, ...], levels: int) -> Tensor:
-    """Every point of a finite data space."""
-    entries = [torch.arange(levels, dtype=torch.uint8)] * math.prod(shape)
-    return torch.cartesian_prod(*entries).view(-1, *shape)
-
-
-@pytest.mark.parametrize(("shape", "levels"), [((1, 1, 2), 4), ((1, 2, 2), 2), ((3,), 2), ((2,), 3)])
+@pytest.mark.parametrize(
+    ("shape", "levels", "output"),
+    [((1, 1, 2), 4, None), ((1, 2, 2), 2, None), ((3,), 2, None), ((2,), 3, None), ((1, 1, 2), 4, "mixture")],
+)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_masses_sum_to_one(shape: tuple[int, ...], levels: int, seed: int) -> None:
-    model = random_vae(shape, levels, seed=seed)
+def test_masses_sum_to_one(shape: tuple[int, ...], levels: int, output: str | None, seed: int) -> None:
+    model = random_vae(shape, levels, seed=seed, output=output)
     totals = weights(model, space(shape, levels), 10_000, seed=7).exp().sum(1)  # (draws,)
     stderr = float(totals.std() / math.sqrt(len(totals)))
     assert stderr < 0.02
@@ -72,7 +35,7 @@ def marginal_by_quadrature(model: VAE, x: Tensor) -> Tensor:
     z = torch.linspace(-9, 9, 2001, dtype=torch.float64).unsqueeze(1)
     log_prior = torch.distributions.Normal(0.0, 1.0).log_prob(z.squeeze(1))
     with torch.no_grad():
-        conditional = torch.stack([model._likelihood(z).log_prob(row.expand(len(z), *row.shape)) for row in x])
+        conditional = torch.stack([model.likelihood(z).log_prob(row.expand(len(z), *row.shape)) for row in x])
     return torch.logsumexp(conditional + log_prior + math.log(18 / 2000), 1)
 
 
@@ -84,14 +47,6 @@ def test_expected_weight_is_the_marginal_likelihood(levels: int | None) -> None:
     stderr = w.std(0) / math.sqrt(len(w))
     assert (stderr < 0.02).all()
     assert ((w.mean(0) - 1).abs() < 4 * stderr).all()
-
-
-POSTERIORS = {
-    "planar": functools.partial(planar_layers, layers=2),
-    "radial": functools.partial(radial_layers, layers=2),
-    "sylvester": functools.partial(sylvester_layers, layers=2),
-    "iaf": functools.partial(iaf_layers, layers=2, hidden=8),
-}
 
 
 @pytest.mark.parametrize("name", list(POSTERIORS))
@@ -151,62 +106,6 @@ def test_density_integrates_to_one_in_two_dimensions() -> None:
     stderr = float(totals.std() / math.sqrt(len(totals)))
     assert stderr < 0.01
     assert abs(float(totals.mean()) - 1) < 4 * stderr + 1e-3
-
-
-def unbounded(log_scale: Tensor) -> Tensor:
-    """What a network must put out for ``bounded_log_scale`` to give ``log_scale``."""
-    return torch.log(torch.expm1(log_scale + 7)) - 7
-
-
-def linear_gaussian(
-    posterior_shift: float, posterior_factor: float
-) -> tuple[VAE, torch.distributions.MultivariateNormal]:
-    r"""A VAE with :math:`p(x|z) = N(Wz + b, s^2 I)`, and its exact marginal :math:`N(b, W W^T + s^2 I)`.
-
-    W has orthogonal columns, so that the true posterior is diagonal and the encoder can hold it:
-    :math:`\Sigma = (I + W^T W / s^2)^{-1}`, mean :math:`\Sigma W^T (x - b) / s^2`. The shift and the factor spoil it.
-    """
-    s = 0.5
-    w = torch.tensor([[1.0, 0.4], [1.0, -0.4], [0.5, 0.0]], dtype=torch.float64)
-    b = torch.tensor([0.3, -1.0, 2.0], dtype=torch.float64)
-    covariance = torch.diag(1 / (1 + (w**2).sum(0) / s**2))
-    to_mean = covariance @ w.T / s**2  # (2, 3)
-    model = VAE((3,), None, ADAM, latent_dim=2, depth=0).double()
-    encoder, decoder = model.encoder.network[0], model.decoder[0]
-    assert isinstance(encoder, torch.nn.Linear)
-    assert isinstance(decoder, torch.nn.Linear)
-    with torch.no_grad():
-        encoder.weight.copy_(torch.cat([to_mean, torch.zeros(2, 3)]))
-        log_scale = 0.5 * covariance.diagonal().log() + math.log(posterior_factor)
-        encoder.bias.copy_(torch.cat([posterior_shift - to_mean @ b, unbounded(log_scale)]))
-        decoder.weight.copy_(torch.cat([w, torch.zeros(3, 2)]))
-        decoder.bias.copy_(torch.cat([b, unbounded(torch.full((3,), math.log(s), dtype=torch.float64))]))
-    exact = torch.distributions.MultivariateNormal(b, w @ w.T + s**2 * torch.eye(3, dtype=torch.float64))
-    return model.eval(), exact
-
-
-def test_with_the_exact_posterior_every_draw_is_the_exact_likelihood() -> None:
-    model, exact = linear_gaussian(0.0, 1.0)
-    x = 2 * torch.randn(5, 3, generator=seeded(0), dtype=torch.float64)
-    expected = exact.log_prob(x).expand(20, 5)
-    torch.testing.assert_close(weights(model, x, 20, seed=1), expected, rtol=0, atol=1e-9)
-
-
-def test_importance_weighted_bound_rises_with_k_to_the_exact_likelihood() -> None:
-    model, exact = linear_gaussian(0.25, 1.3)
-    x = torch.tensor([[0.3, -1.0, 2.0], [1.0, 0.0, 3.0]], dtype=torch.float64)
-    log_w = weights(model, x, 64_000, seed=2)  # (64000, 2)
-    truth = exact.log_prob(x)
-    gaps = []
-    for k in (1, 4, 16, 64):
-        bounds = torch.logsumexp(log_w.view(-1, k, 2), 1) - math.log(k)  # (64000 / k, 2)
-        stderr = bounds.std(0) / math.sqrt(len(bounds))
-        assert (bounds.mean(0) < truth + 4 * stderr).all()
-        gaps.append(truth - bounds.mean(0))
-    assert all((later < earlier).all() for earlier, later in itertools.pairwise(gaps))
-    assert (gaps[0] > 0.2).all()
-    assert (gaps[-1].abs() < 0.02).all()
-    assert ((torch.logsumexp(log_w, 0) - math.log(len(log_w)) - truth).abs() < 0.01).all()
 
 
 @pytest.mark.parametrize(("levels", "unit"), [(4, 3 * math.log(2)), (2, 3 * math.log(2)), (None, 1.0)])

@@ -79,6 +79,17 @@ class Subject(ABC):
         """The validation scores of its training in their order, lower is better."""
         raise UnavailableError("its training is not known")
 
+    def reconstructions(self, x: Tensor, report: Report = silent) -> Tensor:
+        """Examples encoded and decoded again, ``(N, *shape)``."""
+        raise UnavailableError("the model has no latent codes")
+
+    def elbo_terms(self, x: Tensor, draws: int, report: Report = silent) -> tuple[Tensor, Tensor, Tensor]:
+        """Draws of the terms of the ELBO: two ``(K, N)`` float64 in nats, and codes ``(K, N, Z)``.
+
+        They are those of ``models.base.ElboTerms``: reconstruction, KL divergence, posterior mean.
+        """
+        raise UnavailableError("the model has no approximate posterior")
+
     def costs(self, x: Tensor) -> dict[str, float]:
         """Costs by name, those known: parameters, seconds, speeds, and the counts of ``cost_names``.
 

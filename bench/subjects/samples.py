@@ -37,5 +37,11 @@ class GivenSamples(Subject):
     def codes(self, x: Tensor) -> Tensor:
         raise UnavailableError("only samples are given: they have no latent codes")
 
+    def reconstructions(self, x: Tensor, report: Report = silent) -> Tensor:
+        raise UnavailableError("only samples are given: they have no latent codes")
+
+    def elbo_terms(self, x: Tensor, draws: int, report: Report = silent) -> tuple[Tensor, Tensor, Tensor]:
+        raise UnavailableError("only samples are given: they have no approximate posterior")
+
     def costs(self, x: Tensor) -> dict[str, float]:
         raise UnavailableError("only samples are given: what they cost is not known")

@@ -1,6 +1,7 @@
 """A trained model, and one whose training failed."""
 
 import time
+from collections.abc import Iterator
 
 import torch
 from torch import Generator, Tensor
@@ -10,7 +11,7 @@ from bench.chunks import CHUNK, draw_log_weights, draw_outside, draw_samples
 from bench.errors import BrokenError, UnavailableError
 from bench.seeds import derive_seed
 from bench.subjects.base import Origin, Report, Subject, silent
-from models.base import Autoencodes, ClipsSamples, GenerativeModel, HasLikelihood, ReportsCost
+from models.base import Autoencodes, ClipsSamples, GenerativeModel, HasLikelihood, HasPosterior, ReportsCost
 
 __all__ = ["FailedModel", "TrainedModel"]
 
@@ -63,11 +64,28 @@ class TrainedModel(Subject):
 
     @torch.no_grad()
     def codes(self, x: Tensor) -> Tensor:
-        model = self.model
-        if not isinstance(model, Autoencodes):
-            raise UnavailableError("the model has no latent codes")
-        generator = self._generator("codes")
-        return torch.cat([model.encode(part.to(model.device), generator=generator).cpu() for part in x.split(CHUNK)])
+        model, generator = _with_codes(self.model), self._generator("codes")
+        return torch.cat([model.encode(part, generator=generator).cpu() for part in self._chunks(x)])
+
+    @torch.no_grad()
+    def reconstructions(self, x: Tensor, report: Report = silent) -> Tensor:
+        model, generator = _decoding(self.model), self._generator("codes")
+        made: list[Tensor] = []
+        for part in self._chunks(x):
+            report("reconstruction", CHUNK * len(made), len(x))
+            made.append(model.decode(model.encode(part, generator=generator)).cpu())
+        return torch.cat(made)
+
+    @torch.no_grad()
+    def elbo_terms(self, x: Tensor, draws: int, report: Report = silent) -> tuple[Tensor, Tensor, Tensor]:
+        model, generator = _with_posterior(self.model), self._generator("elbo")
+        made: list[list[Tensor]] = []
+        for draw in range(draws):
+            report("ELBO", draw, draws)
+            parts = [model.elbo_terms(part, generator=generator) for part in self._chunks(x)]
+            made.append([torch.cat(term).cpu() for term in zip(*parts, strict=True)])
+        reconstruction, kl, codes = (torch.stack(term) for term in zip(*made, strict=True))
+        return reconstruction.double(), kl.double(), codes
 
     def scores(self) -> list[float]:
         if self.progress is None:
@@ -99,6 +117,9 @@ class TrainedModel(Subject):
         )
         loads["samples_per_second"] = self._sampling_load
         return {name: load for name, load in loads.items() if load is not None}
+
+    def _chunks(self, x: Tensor) -> Iterator[Tensor]:
+        return (part.to(self.model.device) for part in x.split(CHUNK))
 
     def _generator(self, use: str) -> Generator:
         generator = Generator(device=self.model.device)
@@ -134,8 +155,15 @@ class FailedModel(Subject):
         raise BrokenError(self.reason)
 
     def codes(self, x: Tensor) -> Tensor:
-        if not isinstance(self.model, Autoencodes):
-            raise UnavailableError("the model has no latent codes")
+        _with_codes(self.model)
+        raise BrokenError(self.reason)
+
+    def reconstructions(self, x: Tensor, report: Report = silent) -> Tensor:
+        _decoding(self.model)
+        raise BrokenError(self.reason)
+
+    def elbo_terms(self, x: Tensor, draws: int, report: Report = silent) -> tuple[Tensor, Tensor, Tensor]:
+        _with_posterior(self.model)
         raise BrokenError(self.reason)
 
     def scores(self) -> list[float]:
@@ -155,4 +183,37 @@ def _clipping(model: GenerativeModel) -> ClipsSamples:
         raise UnavailableError(f"the model cannot be sampled: {model.cannot_sample}")
     if not isinstance(model, ClipsSamples) or not model.clips_samples:
         raise UnavailableError("the model does not report samples outside the data's range")
+    return model
+
+
+def _with_codes(model: GenerativeModel) -> Autoencodes:
+    """Return the model itself.
+
+    Raises:
+        UnavailableError: It has no codes.
+    """
+    if not isinstance(model, Autoencodes):
+        raise UnavailableError("the model has no latent codes")
+    return model
+
+
+def _decoding(model: GenerativeModel) -> Autoencodes:
+    """Return the model itself.
+
+    Raises:
+        UnavailableError: It has no codes, or cannot decode them.
+    """
+    if isinstance(model, Autoencodes) and model.cannot_sample:
+        raise UnavailableError(f"the model cannot decode: {model.cannot_sample}")
+    return _with_codes(model)
+
+
+def _with_posterior(model: GenerativeModel) -> HasPosterior:
+    """Return the model itself.
+
+    Raises:
+        UnavailableError: It has no approximate posterior.
+    """
+    if not isinstance(model, HasPosterior):
+        raise UnavailableError("the model has no approximate posterior")
     return model
