@@ -107,6 +107,10 @@ class DiscretizedLogistic(Distribution):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """``x``: integers 0 .. L-1, of any dtype."""
+        return self.log_masses(x).flatten(1).sum(1)
+
+    def log_masses(self, x: Tensor) -> Tensor:
+        """Log-mass of every entry in nats, of the shape that x and the parameters have together."""
         x = x.to(self.mean.dtype)
         width = torch.exp(-self.log_scale)  # of one level, in units of s
         above = (x + 0.5 - self.mean) * width
@@ -115,12 +119,11 @@ class DiscretizedLogistic(Distribution):
         # at an edge two of them are exactly 0. a - b is the width, exact even where a and b are large and alike.
         first, last = x <= 0, x >= self.levels - 1
         zero = torch.zeros_like(above)
-        log_mass = (
+        return (
             torch.where(last, zero, functional.logsigmoid(above))
             + torch.where(first, zero, functional.logsigmoid(-below))
             + torch.where(first | last, zero, torch.log(-torch.expm1(-width)))
         )
-        return log_mass.flatten(1).sum(1)
 
     def sample(self, generator: Generator | None = None) -> Tensor:
         u = uniform(self.mean.shape, self.mean, generator).clamp(min=torch.finfo(self.mean.dtype).tiny)
