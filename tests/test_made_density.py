@@ -14,7 +14,7 @@ from torch.autograd.functional import jacobian
 
 from models.autoregressive.made import MADE
 from models.distributions import Bernoulli, to_symmetric
-from models.nn.made import MADE as Network
+from models.nn import made
 
 ADAM = functools.partial(torch.optim.Adam, lr=1e-2)
 
@@ -61,7 +61,7 @@ def test_samples_have_the_masses_of_the_likelihood(orderings: int, output: str) 
 
 @pytest.mark.parametrize("depth", [0, 1, 2])
 def test_in_an_order_outputs_read_the_inputs_that_come_before(depth: int) -> None:
-    network = Network(5, 2, hidden=15, depth=depth)
+    network = made.MADE(5, 2, hidden=15, depth=depth)
     randomize(network, 0.5)
     order = torch.tensor([3, 0, 4, 1, 2])
     matrix = jacobian(lambda x: network(x[None], order=order)[0], torch.ones(5))[:, order][:, :, order]
@@ -71,7 +71,7 @@ def test_in_an_order_outputs_read_the_inputs_that_come_before(depth: int) -> Non
 
 @pytest.mark.parametrize("depth", [0, 1, 2])
 def test_inputs_generated_in_an_order_have_the_outputs_of_one_pass(depth: int) -> None:
-    network = Network(5, 2, hidden=7, depth=depth).double()
+    network = made.MADE(5, 2, hidden=7, depth=depth).double()
     randomize(network, 0.5)
     order = torch.tensor([3, 0, 4, 1, 2])
     seen: list[Tensor] = []
@@ -80,9 +80,9 @@ def test_inputs_generated_in_an_order_have_the_outputs_of_one_pass(depth: int) -
         seen.append(outputs)
         return (outputs.sum(1) + i).sin()
 
-    made = network.generate(emit, 4, order=order)
-    x = torch.empty_like(made)
-    x[:, order] = made
+    inputs = network.generate(emit, 4, order=order)
+    x = torch.empty_like(inputs)
+    x[:, order] = inputs
     torch.testing.assert_close(torch.stack(seen, 2), network(x, order=order)[:, :, order])
 
 

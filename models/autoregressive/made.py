@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from ..base import Batch, OptimizerFactory
 from ..distributions import to_symmetric
 from ..entries import entries
-from ..nn.made import MADE as Network
+from ..nn import made
 from .base import Autoregressive, Emit, at_least
 
 __all__ = ["MADE"]
@@ -65,7 +65,7 @@ class MADE(Autoregressive):
         at_least(1, hidden=hidden, orderings=orderings)
         at_least(0, depth=depth)
         super().__init__(shape, levels, optimizer, read)
-        self.network = Network(self.dim, read.n_parameters, hidden=hidden, depth=depth, activation=activation)
+        self.network = made.MADE(self.dim, read.n_parameters, hidden=hidden, depth=depth, activation=activation)
         generator = Generator().manual_seed(order_seed)
         orders = [torch.arange(self.dim)]
         orders += [torch.randperm(self.dim, generator=generator) for _ in range(orderings - 1)]
