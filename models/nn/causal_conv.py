@@ -6,7 +6,7 @@ from torch.nn.functional import conv2d, linear
 
 from .masked import Masked
 
-__all__ = ["CausalConv", "groups_of"]
+__all__ = ["CausalConv", "RowsConv", "groups_of"]
 
 
 def groups_of(channels: int, entries: int) -> Tensor:
@@ -93,3 +93,46 @@ class CausalConv(nn.Module, Masked):
     def write(self, memory: Tensor, x: Tensor, i: int, j: int) -> None:
         """Remember inputs ``(B, n_in)`` at (i, j)."""
         memory[:, :, i + self.above * self.dilation, j + self.reach * self.dilation] = x
+
+
+class RowsConv(nn.Conv2d):
+    """A convolution whose output at (i, j) reads rows above i, and row i too unless ``strict``.
+
+    ``(B, n_in, H, W) -> (B, n_out, H, W)``. Of each row it reads ``reach`` pixels on both sides of column j. Nothing is
+    masked: the kernel has the rows alone that are read.
+
+    Arguments:
+        n_in, n_out: Numbers of features.
+        reach: Rows above that are read, and columns on either side.
+        strict: Row i is not read.
+        dilation: Distance between the pixels that it reads.
+    """
+
+    def __init__(self, n_in: int, n_out: int, reach: int, *, strict: bool = False, dilation: int = 1) -> None:
+        rows = reach if strict else reach + 1
+        super().__init__(n_in, n_out, (rows, 2 * reach + 1), padding=reach * dilation, dilation=dilation)
+        self.strict = strict
+        self.margin = reach * dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[:, :, : x.shape[2]]
+
+    def memory(self, batch: int, height: int, width: int) -> Tensor:
+        """A padded picture of inputs, all 0: ``row`` writes them one row after another."""
+        return self.weight.new_zeros(batch, self.in_channels, height + self.margin, width + 2 * self.margin)
+
+    def row(self, memory: Tensor, x: Tensor, i: int) -> Tensor:
+        """Row i of the output, ``(B, n_out, W)``, of inputs ``(B, n_in, W)`` there and those that ``memory`` holds.
+
+        The inputs are remembered; where ``strict`` they are not read, and ``write_row`` gives them afterwards.
+        """
+        if not self.strict:
+            self.write_row(memory, x, i)
+        _, _, rows, _ = self.weight.shape
+        across = self.dilation[0]
+        slab = memory[:, :, i : i + (rows - 1) * across + 1 : across]
+        return conv2d(slab, self.weight, self.bias, dilation=(1, across))[:, :, 0]
+
+    def write_row(self, memory: Tensor, x: Tensor, i: int) -> None:
+        """Remember inputs ``(B, n_in, W)`` of row i."""
+        memory[:, :, i + self.margin, self.margin : self.margin + x.shape[2]] = x
