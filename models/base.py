@@ -25,10 +25,12 @@ __all__ = [
     "ClipsSamples",
     "ClosedForm",
     "GenerativeModel",
+    "HasDecoder",
     "HasLikelihood",
     "OptimizerFactory",
     "Relation",
     "ReportsCost",
+    "Unnormalized",
 ]
 
 Relation = Literal["exact", "lower_bound", "estimate"]
@@ -121,7 +123,13 @@ class GenerativeModel(LightningModule, ABC):
 
 
 class HasLikelihood(ABC):
-    """A model whose likelihood can be computed, bounded or estimated."""
+    """A model whose likelihood can be computed, bounded or estimated.
+
+    Attributes:
+        caveat: What a reader of its likelihood must know, in words that go into rows and tables; usually nothing.
+    """
+
+    caveat: ClassVar[str] = ""
 
     @property
     @abstractmethod
@@ -142,6 +150,21 @@ class HasLikelihood(ABC):
         """
 
 
+class Unnormalized(HasLikelihood):
+    r"""A model that gives :math:`\log p^*(x)`, and an estimate of :math:`\log Z` with :math:`p(x) = p^*(x) / Z`."""
+
+    @abstractmethod
+    def log_unnormalized(self, x: Tensor) -> Tensor:
+        r""":math:`\log p^*(x)` in nats, deterministic, ``(B, *shape) -> (B,)``."""
+
+    @abstractmethod
+    def log_normalizer(self, *, generator: Generator | None = None) -> Tensor:
+        """One estimate of log Z, a number: for all examples of a draw, because it may take long."""
+
+    def log_weight(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        return self.log_unnormalized(x) - self.log_normalizer(generator=generator)
+
+
 class Autoencodes(ABC):
     """A model with a latent code for every example: exact for flows, approximate for VAEs."""
 
@@ -152,6 +175,20 @@ class Autoencodes(ABC):
     @abstractmethod
     def decode(self, z: Tensor) -> Tensor:
         """``(B, Z)`` latent codes to ``(B, *shape)`` data, in the data's own space and dtype."""
+
+
+class HasDecoder(ABC):
+    """A model that makes examples of codes z ~ N(0, I), by a map that has gradients.
+
+    Attributes:
+        latent_dim: Z, dimension of the codes.
+    """
+
+    latent_dim: int
+
+    @abstractmethod
+    def decoder_mean(self, z: Tensor) -> Tensor:
+        """``(B, Z)`` codes to the means of the examples, ``(B, *shape)``: on [-1, 1] for integers, not rounded."""
 
 
 class ClipsSamples(ABC):

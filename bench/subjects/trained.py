@@ -9,8 +9,8 @@ from bench.checkpoint import Progress
 from bench.chunks import CHUNK, draw_log_weights, draw_outside, draw_samples
 from bench.errors import BrokenError, UnavailableError
 from bench.seeds import derive_seed
-from bench.subjects.base import Origin, Report, Subject, silent
-from models.base import Autoencodes, ClipsSamples, GenerativeModel, HasLikelihood, ReportsCost
+from bench.subjects.base import Decoder, Origin, Report, Subject, silent
+from models.base import Autoencodes, ClipsSamples, GenerativeModel, HasDecoder, HasLikelihood, ReportsCost
 
 __all__ = ["FailedModel", "TrainedModel"]
 
@@ -30,6 +30,7 @@ class TrainedModel(Subject):
         self.seed = seed
         self.origin = origin
         self.relation = model.relation if isinstance(model, HasLikelihood) else ""
+        self.caveat = model.caveat if isinstance(model, HasLikelihood) else ""
         self.cost_names = model.cost_names if isinstance(model, ReportsCost) else ()
         self._samples_per_second: float | None = None
         self._sampling_load: float | None = None
@@ -68,6 +69,10 @@ class TrainedModel(Subject):
             raise UnavailableError("the model has no latent codes")
         generator = self._generator("codes")
         return torch.cat([model.encode(part.to(model.device), generator=generator).cpu() for part in x.split(CHUNK)])
+
+    def decoder(self) -> Decoder:
+        model = _decoding(self.model)
+        return Decoder(model.latent_dim, lambda z: model.decoder_mean(z.to(self.model.device)).to(z.device))
 
     def costs(self, x: Tensor) -> dict[str, float]:
         """Samples per second are those of the last ``samples``; a batch of up to 250 of ``x`` is counted."""
@@ -133,6 +138,10 @@ class FailedModel(Subject):
             raise UnavailableError("the model has no latent codes")
         raise BrokenError(self.reason)
 
+    def decoder(self) -> Decoder:
+        _decoding(self.model)
+        raise BrokenError(self.reason)
+
     def costs(self, x: Tensor) -> dict[str, float]:
         raise BrokenError(self.reason)
 
@@ -147,4 +156,15 @@ def _clipping(model: GenerativeModel) -> ClipsSamples:
         raise UnavailableError(f"the model cannot be sampled: {model.cannot_sample}")
     if not isinstance(model, ClipsSamples) or not model.clips_samples:
         raise UnavailableError("the model does not report samples outside the data's range")
+    return model
+
+
+def _decoding(model: GenerativeModel) -> HasDecoder:
+    """Return the model itself.
+
+    Raises:
+        UnavailableError: It has no decoder.
+    """
+    if not isinstance(model, HasDecoder):
+        raise UnavailableError("the model has no decoder of standard normal codes")
     return model

@@ -26,7 +26,7 @@ def _notes(cell: Cell, line: Line, usual: str) -> list[str]:
         return [f"{'failed' if cell.status is Status.FAILED else 'n/a'}: {reason}"]
     if cell.value is None:
         return [reason]
-    notes = []
+    notes = [plain(cell.caveat)] if cell.caveat else []
     if cell.lost:
         notes.append(f"mean without the seeds {', '.join(map(str, cell.lost))} ({reason}); not ranked")
     elif len(cell.seeds) < len(line.seeds):

@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Generator, Tensor, nn
 
-from ..base import Batch, GenerativeModel
+from ..base import Batch, GenerativeModel, HasDecoder
 from ..distributions import from_symmetric, standard_normal, to_symmetric
 
 __all__ = ["ImplicitModel"]
@@ -20,7 +20,7 @@ __all__ = ["ImplicitModel"]
 CHUNK = 1024  # examples generated at once, so that memory does not grow with the number of samples
 
 
-class ImplicitModel(GenerativeModel):
+class ImplicitModel(GenerativeModel, HasDecoder):
     """A generator of examples from normal noise, optimized by hand, without a likelihood.
 
     A base class: a GAN is a subclass whose constructor makes the networks and whose ``training_step`` is written out.
@@ -93,6 +93,10 @@ class ImplicitModel(GenerativeModel):
             return torch.cat([from_symmetric(self.generator(chunk), self.levels) for chunk in torch.split(z, CHUNK)])
         finally:
             self.generator.train(training)
+
+    def decoder_mean(self, z: Tensor) -> Tensor:
+        made: Tensor = self.generator(z)
+        return made
 
     def averaged(self) -> nn.Module:
         """The generator: samples come from it alone."""

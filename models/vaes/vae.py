@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import torch
 from torch import Generator, Tensor, distributed, nn
 
-from ..base import Autoencodes, Batch, GenerativeModel, HasLikelihood, OptimizerFactory, Relation
+from ..base import Autoencodes, Batch, GenerativeModel, HasDecoder, HasLikelihood, OptimizerFactory, Relation
 from ..distributions import (
     DiagonalGaussian,
     Distribution,
@@ -47,7 +47,7 @@ class PosteriorFlow(Protocol):
     def __call__(self, dim: int, n_context: int) -> Transform: ...
 
 
-class VAE(GenerativeModel, HasLikelihood, Autoencodes):
+class VAE(GenerativeModel, HasLikelihood, Autoencodes, HasDecoder):
     r"""Variational autoencoder with fully connected tanh networks, for images (flattened) and vectors.
 
     The encoder sees integer data on [-1, 1] and real data as they are (standardize them beforehand if their scales
@@ -149,6 +149,10 @@ class VAE(GenerativeModel, HasLikelihood, Autoencodes):
     def decode(self, z: Tensor) -> Tensor:
         """The entrywise median of p(x|z), ``(B, *shape)``, which is data: a level for integers, the mean for reals."""
         return self._likelihood(z).median
+
+    def decoder_mean(self, z: Tensor) -> Tensor:
+        raw: Tensor = self.decoder(z).unflatten(1, (parameters_per_entry(self.levels), *self.shape))[:, 0]
+        return 2 * raw.sigmoid() - 1 if self.levels == 2 else raw
 
     def _posterior(self, x: Tensor) -> tuple[DiagonalGaussian, Tensor]:
         """The Gaussian that z_0 is drawn from, and h(x), ``(B, features)`` (``(B, 0)`` without a flow)."""
