@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers_metrics import ORIGIN
 from helpers_models import new_model, small_data
+from helpers_rows import make_row
 from torch import Generator, Tensor
 
 from bench.data.base import Data, Split
@@ -20,6 +21,8 @@ from bench.schema import Estimate, Status
 from bench.subjects.base import Decoder, Subject
 from bench.subjects.examples import Examples
 from bench.subjects.trained import FailedModel, TrainedModel
+from bench.tables.aggregate import make_table
+from bench.tables.notes import notes_of
 
 
 class Linear(Subject):
@@ -176,3 +179,22 @@ def test_parzen_is_the_mean_of_normal_windows_and_its_row_says_why_it_misleads()
     assert one.reason == MISLEADS
     assert one.info.higher_is_better is None, "it is never ranked"
     assert one.info.name == "parzen[sigma=0.2]"
+
+
+def test_a_table_shows_what_a_reader_must_know_and_ranks_no_such_value() -> None:
+    said = {"metric": "log_likelihood", "metric_title": "log-likelihood", "higher_is_better": True, "unit": "nats"}
+    rows = [
+        make_row(run_id="a", model="rbm", group="a", value=-80.0, reason="log Z is too low", relation="estimate", **said),
+        make_row(run_id="b", model="x", group="b", value=-90.0, relation="estimate", **said),
+        make_row(run_id="c", model="y", group="c", value=-95.0, relation="estimate", **said),
+        make_row(run_id="d", model="x", group="b", metric="parzen[sigma=0.2]", metric_title="Parzen",
+                 higher_is_better=None, reason=MISLEADS),
+    ]  # fmt: skip
+    [section] = make_table(rows).sections
+    notes = notes_of(section)
+    best = {(section.lines[line].label, cell.best) for (line, _), cell in section.cells.items() if cell.caveat == ""}
+    of_caveats = sorted(note for key, cell in section.cells.items() if cell.caveat for note in notes[key])
+    assert "not ranked: log Z is too low" in of_caveats
+    assert MISLEADS in of_caveats
+    assert ("x", True) in best
+    assert not any(cell.best for cell in section.cells.values() if cell.caveat)

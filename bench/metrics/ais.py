@@ -154,7 +154,7 @@ class DecoderAIS(Metric):
             raise ValueError(f"sigma and tolerance must be above 0, not {sigma} and {tolerance}")
         if n_examples < 2 or chains < 2 or temperatures < 1 or most_temperatures < 2 * temperatures:
             raise ValueError(
-                "n_examples and chains must be at least 2, temperatures at least 1 and most_temperatures twice as many, "
+                "n_examples and chains must be at least 2, temperatures at least 1 and most_temperatures twice that, "
                 f"not {n_examples}, {chains}, {temperatures} and {most_temperatures}"
             )
         self.sigma, self.n_examples, self.chains = sigma, n_examples, chains
