@@ -125,3 +125,11 @@ def test_resumed_training_gives_the_same_bits(orderings: int, tmp_path: Path) ->
 def test_bad_options_are_refused_by_name(options: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         MADE((4,), 4, ADAM, **{"output": "mixture"} | options)
+
+
+def test_orderings_are_random_but_for_the_first_without_a_seed() -> None:
+    in_order = torch.arange(9)
+    assert not any(torch.equal(order, in_order) for order in random_made((9,), 2, orderings=3).orders)
+    first, *others = random_made((9,), 2, orderings=3, order_seed=None).orders
+    assert torch.equal(first, in_order)
+    assert not any(torch.equal(order, in_order) for order in others)
