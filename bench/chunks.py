@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from models.base import ClipsSamples, GenerativeModel, HasLikelihood
+from models.base import ClipsSamples, GenerativeModel, HasLikelihood, Unnormalized
 
 __all__ = ["CHUNK", "draw_log_weights", "draw_outside", "draw_samples"]
 
@@ -44,14 +44,18 @@ def draw_outside(
 
 @torch.no_grad()
 def draw_log_weights(likelihood: HasLikelihood, x: Tensor, device: torch.device, generator: Generator) -> Tensor:
-    """One draw of log w for each example, ``(N,)`` float64 on the CPU.
+    """One draw of log w for each example, ``(N,)`` float64 on the CPU. A normalizer is estimated once for all of them.
 
     Raises:
         ValueError: ``log_weight`` returned another shape than one number an example.
     """
     chunks: list[Tensor] = []
+    log_z = likelihood.log_normalizer(generator=generator) if isinstance(likelihood, Unnormalized) else None
     for part in x.split(CHUNK):
-        log_w = likelihood.log_weight(part.to(device), generator=generator)
+        if isinstance(likelihood, Unnormalized) and log_z is not None:
+            log_w = likelihood.log_unnormalized(part.to(device)) - log_z
+        else:
+            log_w = likelihood.log_weight(part.to(device), generator=generator)
         if log_w.shape != (len(part),):
             made = f"returned shape {tuple(log_w.shape)} for {len(part)} examples"
             raise ValueError(f"log_weight {made}; wanted is one number an example, shape ({len(part)},)")

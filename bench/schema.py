@@ -128,7 +128,7 @@ class Estimate:
         n_real, n_fake: Real examples and model samples used.
         n_draws: Draws K per example of a likelihood bound; 1 where the model is deterministic.
         extractor, extractor_hash: Name and hash of the feature extractor, or empty.
-        status, reason: Why there is no value.
+        status, reason: Why there is no value; of a value, what a reader must know of it, usually nothing.
         load: Of a time measured on the CPU: CPU seconds of the process over (wall seconds x threads) while it was
             timed. It is 1 where the threads never waited for another process. None where it is not known.
     """

@@ -27,11 +27,13 @@ __all__ = [
     "ElboTerms",
     "GenerativeModel",
     "HasDiscriminator",
+    "HasDecoder",
     "HasLikelihood",
     "HasPosterior",
     "OptimizerFactory",
     "Relation",
     "ReportsCost",
+    "Unnormalized",
 ]
 
 Relation = Literal["exact", "lower_bound", "estimate"]
@@ -125,7 +127,13 @@ class GenerativeModel(LightningModule, ABC):
 
 
 class HasLikelihood(ABC):
-    """A model whose likelihood can be computed, bounded or estimated."""
+    """A model whose likelihood can be computed, bounded or estimated.
+
+    Attributes:
+        caveat: What a reader of its likelihood must know, in words that go into rows and tables; usually nothing.
+    """
+
+    caveat: ClassVar[str] = ""
 
     @property
     @abstractmethod
@@ -144,6 +152,21 @@ class HasLikelihood(ABC):
         Where the relation is ``estimate``, the log-determinant itself is estimated: then log w is an unbiased estimate
         of log p(x), and draws of log w are averaged.
         """
+
+
+class Unnormalized(HasLikelihood):
+    r"""A model that gives :math:`\log p^*(x)`, and an estimate of :math:`\log Z` with :math:`p(x) = p^*(x) / Z`."""
+
+    @abstractmethod
+    def log_unnormalized(self, x: Tensor) -> Tensor:
+        r""":math:`\log p^*(x)` in nats, deterministic, ``(B, *shape) -> (B,)``."""
+
+    @abstractmethod
+    def log_normalizer(self, *, generator: Generator | None = None) -> Tensor:
+        """One estimate of log Z, a number: for all examples of a draw, because it may take long."""
+
+    def log_weight(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        return self.log_unnormalized(x) - self.log_normalizer(generator=generator)
 
 
 class Autoencodes(ABC):
@@ -178,6 +201,25 @@ class HasPosterior(ABC):
     @abstractmethod
     def elbo_terms(self, x: Tensor, *, generator: Generator | None = None) -> ElboTerms:
         """One draw of the terms of the bound, for examples ``(B, *shape)``."""
+
+
+class HasDecoder(ABC):
+    """A model that makes examples of codes z ~ N(0, I), by a map that has gradients.
+
+    Attributes:
+        latent_dim: Z, dimension of the codes.
+    """
+
+    latent_dim: int
+
+    @property
+    def cannot_decode(self) -> str:
+        """Why codes alone make no example; the empty string where they do."""
+        return ""
+
+    @abstractmethod
+    def decoder_mean(self, z: Tensor) -> Tensor:
+        """``(B, Z)`` codes to the means of the examples, ``(B, *shape)``: on [-1, 1] for integers, not rounded."""
 
 
 class ClipsSamples(ABC):

@@ -34,6 +34,7 @@ from models.base import (
     ClipsSamples,
     ClosedForm,
     GenerativeModel,
+    HasDecoder,
     HasDiscriminator,
     HasLikelihood,
     HasPosterior,
@@ -83,7 +84,7 @@ QUADRATURE: dict[str, tuple[tuple[int, ...], int | None]] = {"one real": ((1,), 
 
 EVERY_SPACE = {**SPACES, **ENUMERABLE, **QUADRATURE}
 
-CAPABILITIES = (HasLikelihood, HasPosterior, HasDiscriminator, Autoencodes, ClosedForm, ClipsSamples, ReportsCost)
+CAPABILITIES = (HasLikelihood, HasPosterior, HasDiscriminator, Autoencodes, HasDecoder, ClosedForm, ClipsSamples, ReportsCost)
 
 
 @dataclass(frozen=True)

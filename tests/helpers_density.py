@@ -2,13 +2,23 @@
 
 import itertools
 import math
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
+from scipy import stats
 from torch import Generator, Tensor, nn
 
+from bench.checkpoint import load_checkpoint
+from bench.config.spec import Hardware, Schedule
+from bench.data.base import Data
+from bench.training.fit import fit
 from models.base import ClipsSamples, GenerativeModel, HasLikelihood
 
-__all__ = ["all_examples", "discrete_mass", "quadrature", "randomize", "share_outside"]
+__all__ = [
+    "all_examples", "discrete_mass", "quadrature", "randomize", "resumed_to_the_same_bits", "sampler_p_value",
+    "share_outside",
+]  # fmt: skip
 
 
 def all_examples(shape: tuple[int, ...], levels: int) -> Tensor:
@@ -52,3 +62,54 @@ def randomize(module: nn.Module, std: float, seed: int = 0) -> None:
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.normal_(std=std, generator=generator)
+
+
+@torch.no_grad()
+def sampler_p_value(model: GenerativeModel, n: int, *, seed: int = 0) -> float:
+    """P-value of the chi-square test that n samples of a model on few integers have its exact masses."""
+    assert isinstance(model, HasLikelihood)
+    assert model.levels is not None
+    x = all_examples(model.shape, model.levels).flatten(1)
+    masses = model.log_weight(x.unflatten(1, model.shape)).double().exp()
+    place = model.levels ** torch.arange(model.dim - 1, -1, -1)
+    samples = model.sample(n, generator=Generator().manual_seed(seed)).flatten(1).long()
+    counts = torch.bincount((samples * place).sum(1), minlength=len(x)).double()
+    order = masses.argsort()
+    masses, counts = masses[order], counts[order]
+    few = int((masses.cumsum(0) * n < 10).sum()) + 1  # the rarest together are one cell
+    masses = torch.cat([masses[:few].sum()[None], masses[few:]])
+    counts = torch.cat([counts[:few].sum()[None], counts[few:]])
+    expected = masses / masses.sum() * n
+    return float(stats.chisquare(counts.numpy(), expected.numpy()).pvalue)
+
+
+def resumed_to_the_same_bits(new: Callable[[int], GenerativeModel], data: Data, folder: Path) -> bool:
+    """Whether 20 steps give the weights and buffers of 10 steps and, after a stop, 10 more of another model.
+
+    Arguments:
+        new: Seed to an untrained model.
+    """
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(model: GenerativeModel) -> float:
+        scored.append(1)
+        if len(scored) == 2:
+            raise StoppedError
+        return 0.0
+
+    schedule = Schedule(examples=320, batch_size=16, validate_every=160)
+    scored: list[int] = []
+    for part in ("whole", "parts"):
+        (folder / part).mkdir()
+    fit(new(0), data, schedule, Hardware(), seed=5, folder=folder / "whole", config={})
+    try:
+        fit(new(0), data, schedule, Hardware(), seed=5, folder=folder / "parts", config={}, validate=stop)
+    except StoppedError:
+        assert (folder / "parts" / "last.ckpt").is_file()
+    else:
+        raise AssertionError("training was to stop half-way")
+    fit(new(9), data, schedule, Hardware(), seed=5, folder=folder / "parts", config={})
+    whole, parts = (load_checkpoint(folder / part / "final.ckpt")["state_dict"] for part in ("whole", "parts"))
+    return whole.keys() == parts.keys() and all(torch.equal(whole[key], parts[key]) for key in whole)

@@ -12,6 +12,7 @@ lossless code; a density of reals has no bits per dimension.
 """
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -141,6 +142,9 @@ class LogLikelihood(Metric):
             total, of_draws_in_bits = (None if error is None else scale * error for error in (total, of_draws))
             bits = bits_per_dim(value, examples.spec.dim)
             estimates.append(_with_error(infos[1], bits, total, of_draws_in_bits, relation.negated, n, draws))
+        if examples.subject.caveat:
+            estimates = [replace(one, reason=examples.subject.caveat) if one.value is not None else one
+                         for one in estimates]  # fmt: skip
         for info in infos[2:]:
             if of_draws is not None:
                 estimates.append(Estimate(info, of_draws, n_real=n, n_draws=draws))

@@ -9,7 +9,7 @@ from torch import Tensor
 from bench.errors import UnavailableError
 from bench.schema import Source
 
-__all__ = ["Origin", "Report", "Subject", "silent"]
+__all__ = ["Decoder", "Origin", "Report", "Subject", "silent"]
 
 Report = Callable[[str, int, int], None]
 """Called as ``report(what, done, total)`` while something is computed."""
@@ -43,6 +43,19 @@ class Origin:
     config: str = ""
 
 
+@dataclass(frozen=True)
+class Decoder:
+    """A differentiable map from codes, standard normal in the model, to examples.
+
+    Attributes:
+        latent_dim: Z.
+        mean: ``(B, Z)`` to ``(B, *shape)``, both on the CPU: on [-1, 1] for integer data, in the data's unit for reals.
+    """
+
+    latent_dim: int
+    mean: Callable[[Tensor], Tensor]
+
+
 class Subject(ABC):
     """Something that can be measured. Each method answers, or raises UnavailableError with the reason in words.
 
@@ -52,11 +65,13 @@ class Subject(ABC):
         origin: For its rows.
         relation: How its ``log_weights`` relate to log p(x): ``exact``, ``lower_bound`` or ``estimate``; empty where it
             has no likelihood.
+        caveat: What a reader of its likelihood must know; usually nothing.
         cost_names: What it counts besides the costs that everything has; known without counting.
     """
 
     origin: Origin
     relation: str = ""
+    caveat: str = ""
     cost_names: tuple[str, ...] = ()
 
     def samples(self, n: int, report: Report = silent) -> Tensor:
@@ -89,6 +104,10 @@ class Subject(ABC):
         They are those of ``models.base.ElboTerms``: reconstruction, KL divergence, posterior mean.
         """
         raise UnavailableError("the model has no approximate posterior")
+
+    def decoder(self) -> Decoder:
+        """The model's decoder."""
+        raise UnavailableError("the model has no decoder of standard normal codes")
 
     def costs(self, x: Tensor) -> dict[str, float]:
         """Costs by name, those known: parameters, seconds, speeds, and the counts of ``cost_names``.

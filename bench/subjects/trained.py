@@ -10,8 +10,16 @@ from bench.checkpoint import Progress
 from bench.chunks import CHUNK, draw_log_weights, draw_outside, draw_samples
 from bench.errors import BrokenError, UnavailableError
 from bench.seeds import derive_seed
-from bench.subjects.base import Origin, Report, Subject, silent
-from models.base import Autoencodes, ClipsSamples, GenerativeModel, HasLikelihood, HasPosterior, ReportsCost
+from bench.subjects.base import Decoder, Origin, Report, Subject, silent
+from models.base import (
+    Autoencodes,
+    ClipsSamples,
+    GenerativeModel,
+    HasDecoder,
+    HasLikelihood,
+    HasPosterior,
+    ReportsCost,
+)
 
 __all__ = ["FailedModel", "TrainedModel"]
 
@@ -31,6 +39,7 @@ class TrainedModel(Subject):
         self.seed = seed
         self.origin = origin
         self.relation = model.relation if isinstance(model, HasLikelihood) else ""
+        self.caveat = model.caveat if isinstance(model, HasLikelihood) else ""
         self.cost_names = model.cost_names if isinstance(model, ReportsCost) else ()
         self._samples_per_second: float | None = None
         self._sampling_load: float | None = None
@@ -91,6 +100,10 @@ class TrainedModel(Subject):
         if self.progress is None:
             raise UnavailableError("the end of its training is not known")
         return [score for _, score in self.progress.history]
+
+    def decoder(self) -> Decoder:
+        model = _with_decoder(self.model)
+        return Decoder(model.latent_dim, lambda z: model.decoder_mean(z.to(self.model.device)).to(z.device))
 
     def costs(self, x: Tensor) -> dict[str, float]:
         """Samples per second are those of the last ``samples``; a batch of up to 250 of ``x`` is counted."""
@@ -169,6 +182,10 @@ class FailedModel(Subject):
     def scores(self) -> list[float]:
         raise BrokenError(self.reason)
 
+    def decoder(self) -> Decoder:
+        _with_decoder(self.model)
+        raise BrokenError(self.reason)
+
     def costs(self, x: Tensor) -> dict[str, float]:
         raise BrokenError(self.reason)
 
@@ -216,4 +233,17 @@ def _with_posterior(model: GenerativeModel) -> HasPosterior:
     """
     if not isinstance(model, HasPosterior):
         raise UnavailableError("the model has no approximate posterior")
+    return model
+
+
+def _with_decoder(model: GenerativeModel) -> HasDecoder:
+    """Return the model itself.
+
+    Raises:
+        UnavailableError: It has no decoder of codes alone.
+    """
+    if not isinstance(model, HasDecoder):
+        raise UnavailableError("the model has no decoder of standard normal codes")
+    if model.cannot_decode:
+        raise UnavailableError(f"the model cannot decode: {model.cannot_decode}")
     return model

@@ -51,7 +51,7 @@ def made_cells(rows: pd.DataFrame, cell: "np.ndarray[Any, Any]") -> list[Cell]:
     dirty = distinct(behind["dirty"], behind_cell)
     texts: dict[str, dict[int, str]] = {
         name: {number: "; ".join(sorted(found)) for number, found in distinct(behind[name], behind_cell).items()}
-        for name in ("checkpoint", "device", "budget", "git_commit", "source")
+        for name in ("checkpoint", "device", "budget", "git_commit", "source", "reason")
     }
     cells = []
     for number, is_valued in enumerate(has_value.tolist()):
@@ -82,6 +82,7 @@ def made_cells(rows: pd.DataFrame, cell: "np.ndarray[Any, Any]") -> list[Cell]:
                 budget=texts["budget"][number],
                 git_commit=texts["git_commit"][number],
                 source=texts["source"][number],
+                caveat=texts["reason"][number] if is_valued else "",
             )
         )
     return cells

@@ -106,6 +106,7 @@ class Cell:
         load: The least load under which a seed's time was measured, None where one is not known.
         reason: Why values are missing.
         source: Where the numbers come from.
+        caveat: What a reader of the value must know; usually nothing.
         unranked: Why the cell takes no part in the ranking of its column although it has a value; empty where it does.
         best: Whether no comparable cell is better and none of the column is certainly better, given that there is
             another comparable cell.
@@ -132,6 +133,7 @@ class Cell:
     git_commit: str
     dirty: bool
     source: str
+    caveat: str = ""
     unranked: str = ""
     best: bool = False
 

@@ -29,7 +29,7 @@ def _notes(cell: Cell, line: Line, column: Column, usual: str) -> list[str]:
         return [f"{'failed' if cell.status is Status.FAILED else 'n/a'}: {reason}"]
     if cell.value is None:
         return [reason]
-    notes = []
+    notes = [plain(cell.caveat)] if cell.caveat and cell.unranked != cell.caveat else []
     if cell.lost:
         notes.append(f"mean without the seeds {', '.join(map(str, cell.lost))} ({reason}); not ranked")
     elif len(cell.seeds) < len(line.seeds):
@@ -39,7 +39,7 @@ def _notes(cell: Cell, line: Line, column: Column, usual: str) -> list[str]:
     if column.part("metric") == "collapsed" and cell.value > 0:
         notes.append("the final checkpoint is much worse than the best one, beyond the noise: collapsed or overfitted")
     if cell.unranked and not cell.lost:
-        notes.append(f"not ranked: {cell.unranked}")
+        notes.append(f"not ranked: {plain(cell.unranked)}")
     if cell.spread and cell.spread_kind != usual:
         notes.append(
             "± over the seeds alone: the rows do not hold the part of the test examples"

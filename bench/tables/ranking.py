@@ -83,6 +83,8 @@ def _unranked(cell: Cell, column: Column, line: Line) -> str:
         return f"mean without the seeds {', '.join(map(str, cell.lost))}"
     if line.family in REFERENCES:
         return f"{REFERENCES[line.family]}, not a model"
+    if cell.caveat:
+        return cell.caveat
     if cell.budget == "one pass" and column.rank in _COSTS:
         return "costs of a closed form, which is not trained in steps"
     if column.part("metric").split("[", 1)[0] == "fid":

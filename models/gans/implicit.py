@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Generator, Tensor, nn
 
-from ..base import Batch, GenerativeModel
+from ..base import Batch, GenerativeModel, HasDecoder
 from ..distributions import from_symmetric, standard_normal, to_symmetric, uniform
 
 __all__ = ["ImplicitModel"]
@@ -21,7 +21,7 @@ __all__ = ["ImplicitModel"]
 CHUNK = 1024  # examples generated at once, so that memory does not grow with the number of samples
 
 
-class ImplicitModel(GenerativeModel):
+class ImplicitModel(GenerativeModel, HasDecoder):
     """A generator of examples from normal noise, optimized by hand, without a likelihood.
 
     A base class: a GAN is a subclass whose constructor makes the networks and whose ``training_step`` is written out.
@@ -111,6 +111,14 @@ class ImplicitModel(GenerativeModel):
     def sample_class(self, y: Tensor, *, temperature: float = 1.0, generator: Generator | None = None) -> Tensor:
         """Draw one example of each of the classes ``(n,)`` int64: ``(n, *shape)``. Conditional models only."""
         return self._sample(len(y), y, temperature, generator)
+
+    @property
+    def cannot_decode(self) -> str:
+        return "its generator takes a class beside the code" if self.classes > 0 else ""
+
+    def decoder_mean(self, z: Tensor) -> Tensor:
+        made: Tensor = self.generator(z)
+        return made
 
     def averaged(self) -> nn.Module:
         """The generator: samples come from it alone."""

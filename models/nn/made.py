@@ -29,8 +29,8 @@ class MaskedLinear(nn.Linear, Masked):
         self.mask: Tensor
         self.register_buffer("mask", mask.to(self.weight.dtype), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight * self.mask, self.bias)
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return linear(x, self.weight * (self.mask if mask is None else mask), self.bias)
 
     @property
     def n_masked(self) -> int:
@@ -98,16 +98,38 @@ class MADE(nn.Module):
         ends = torch.searchsorted(of_units, torch.arange(n_in + 1), right=True).tolist()
         self.unit_bounds = [0, *ends]
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | None = None, order: Tensor | None = None) -> Tensor:
+        """``(B, D)`` to ``(B, P, D)``.
+
+        Arguments:
+            context: ``(B, n_context)``.
+            order: ``(D,)``, a permutation: the input that is first, second and so on. None: as they stand. A weight
+                belongs to the same input and unit in all orders; the order says which weights are masked.
+        """
         first, *rest = self._layers
-        h = first(_clamped(x))
+        masks = self._masks(order)
+        h = first(_clamped(x), masks[0])
         if self.n_context > 0:
             h = h + self._projected(context)
-        for layer in rest:
-            h = layer(self.activation(h))
+        for layer, mask in zip(rest, masks[1:], strict=True):
+            h = layer(self.activation(h), mask)
         return h.unflatten(1, (self.n_out, self.n_in))
 
-    def generate(self, emit: Callable[[int, Tensor], Tensor], batch: int, context: Tensor | None = None) -> Tensor:
+    def masked_in_all(self, orders: Tensor) -> int:
+        """Number of weights that are masked in every one of the orders ``(M, D)``."""
+        used = [torch.zeros_like(layer.mask) for layer in self._layers]
+        for order in orders:
+            for of_layer, mask in zip(used, self._masks(order), strict=True):
+                of_layer += mask
+        return sum(int((of_layer == 0).sum()) for of_layer in used)
+
+    def generate(
+        self,
+        emit: Callable[[int, Tensor], Tensor],
+        batch: int,
+        context: Tensor | None = None,
+        order: Tensor | None = None,
+    ) -> Tensor:
         """Inputs one after another, each made from its own outputs: ``(B, D)`` x with x_i = emit(i, outputs_i(x)).
 
         Each unit is computed once, when the inputs it reads are there: D small steps that together multiply every
@@ -118,6 +140,7 @@ class MADE(nn.Module):
             emit: i and outputs i, ``(B, P)``, to input i, ``(B,)``.
             batch: B.
             context: ``(B, n_context)``.
+            order: As in ``forward``. Inputs are then counted, and returned, in this order.
         """
         layers = self._layers
         units = [self.unit_bounds] * (len(layers) - 1)
@@ -128,7 +151,9 @@ class MADE(nn.Module):
             start = [layer.bias[:, None].expand(-1, batch) for layer in layers]
             if self.n_context > 0:
                 start[0] = start[0] + self._projected(context).T
-            weights[-1], start[-1] = self._by_input(weights[-1]), self._by_input(start[-1])
+            weights[-1], start[-1] = self._by_input(weights[-1], order), self._by_input(start[-1], order)
+            if order is not None:
+                weights[0] = weights[0].index_select(1, order)
             made: list[Tensor] = []
 
             def leaf(group: int, blocks: list[Tensor], pending: list[Tensor]) -> list[Tensor]:
@@ -151,9 +176,22 @@ class MADE(nn.Module):
     def _projected(self, context: Tensor | None) -> Tensor:
         return self.project(needed(context, self.n_context).to(self.project.weight.dtype))
 
-    def _by_input(self, rows: Tensor) -> Tensor:
-        """Rows that stand as P times D, as D times P."""
-        return rows.unflatten(0, (self.n_out, self.n_in)).transpose(0, 1).flatten(0, 1)
+    def _by_input(self, rows: Tensor, order: Tensor | None) -> Tensor:
+        """Rows that stand as P times D, as D times P, the D in the order."""
+        by_input = rows.unflatten(0, (self.n_out, self.n_in)).transpose(0, 1)
+        return (by_input if order is None else by_input[order]).flatten(0, 1)
+
+    def _masks(self, order: Tensor | None) -> list[Tensor]:
+        """The mask of every layer."""
+        masks = [layer.mask for layer in self._layers]
+        if order is None:
+            return masks
+        place = order.argsort()
+        if len(masks) == 1:  # no hidden layer: both ends are the inputs
+            return [masks[0].unflatten(0, (self.n_out, self.n_in))[:, place][:, :, place].flatten(0, 1)]
+        masks[0] = masks[0][:, place]
+        masks[-1] = masks[-1].unflatten(0, (self.n_out, self.n_in))[:, place].flatten(0, 1)
+        return masks
 
 
 def _clamped(x: Tensor) -> Tensor:

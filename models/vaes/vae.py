@@ -41,6 +41,7 @@ from ..base import (
     Batch,
     ElboTerms,
     GenerativeModel,
+    HasDecoder,
     HasLikelihood,
     HasPosterior,
     OptimizerFactory,
@@ -69,7 +70,7 @@ class PosteriorFlow(Protocol):
     def __call__(self, dim: int, n_context: int) -> Transform: ...
 
 
-class VAE(GenerativeModel, HasLikelihood, HasPosterior, Autoencodes):
+class VAE(GenerativeModel, HasLikelihood, HasPosterior, Autoencodes, HasDecoder):
     r"""Variational autoencoder, for images and vectors.
 
     The encoder sees integer data on [-1, 1] and real data as they are (standardize them beforehand if their scales
@@ -210,6 +211,10 @@ class VAE(GenerativeModel, HasLikelihood, HasPosterior, Autoencodes):
     def decode(self, z: Tensor) -> Tensor:
         """The entrywise median of p(x|z), ``(B, *shape)``, which is data: a level for integers, the mean for reals."""
         return self.likelihood(z).median
+
+    def decoder_mean(self, z: Tensor) -> Tensor:
+        mean = self.likelihood(z).mean
+        return to_symmetric(mean, self.levels, mean.dtype)
 
     def _posterior(self, x: Tensor) -> tuple[DiagonalGaussian, Tensor]:
         """The Gaussian that z_0 is drawn from, and h(x), ``(B, features)`` (``(B, 0)`` without a flow)."""
