@@ -29,7 +29,16 @@ from bench.config.spec import Hardware, Schedule
 from bench.data.base import Data
 from bench.errors import UserError
 from bench.training.fit import fit
-from models.base import Autoencodes, ClipsSamples, ClosedForm, GenerativeModel, HasLikelihood, ReportsCost
+from models.base import (
+    Autoencodes,
+    ClipsSamples,
+    ClosedForm,
+    GenerativeModel,
+    HasLikelihood,
+    ReportsCost,
+    SolvesODE,
+    ValidatedByLoss,
+)
 from models.flows.base import Flow
 
 __all__ = [
@@ -73,7 +82,7 @@ QUADRATURE: dict[str, tuple[tuple[int, ...], int | None]] = {"one real": ((1,), 
 
 EVERY_SPACE = {**SPACES, **ENUMERABLE, **QUADRATURE}
 
-CAPABILITIES = (HasLikelihood, Autoencodes, ClosedForm, ClipsSamples, ReportsCost)
+CAPABILITIES = (HasLikelihood, Autoencodes, ClosedForm, ClipsSamples, ReportsCost, SolvesODE, ValidatedByLoss)
 
 
 @dataclass(frozen=True)
