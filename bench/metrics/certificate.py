@@ -2,8 +2,8 @@ r"""The certificate of a likelihood that is the solution of a differential equat
 
 A solver that is too coarse gives any number, often a better one than the truth. So the likelihood of some test
 examples is computed again at half the tolerance, or with half the step, and with the same noise. A number counts only
-if the mean absolute change is small. For a method whose error falls with the step by a factor of 2 or more, the error of the
-likelihood is at most about twice the change.
+if the mean absolute change is small. Where the error falls by a factor of 2 or more, it is at most about twice the
+change.
 """
 
 import math

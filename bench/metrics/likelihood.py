@@ -112,7 +112,7 @@ class LogLikelihood(Metric):
         self.n_draws = n_draws
 
     def infos(self, examples: Examples) -> tuple[MetricInfo, ...]:
-        infos = (
+        infos: tuple[MetricInfo, ...] = (
             MetricInfo("log_likelihood", "nats", True, self.version, "log-likelihood", rank=10),
             MetricInfo("bits_per_dim", "bits/dim", False, self.version, "bits/dim", rank=20),
         )

@@ -115,7 +115,8 @@ class _Attention(nn.Module):
 
 
 def _norm(n: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(n, 8), n)
+    """At least 4 channels a group: alone, a channel would lose what the context adds to it."""
+    return nn.GroupNorm(math.gcd(n, min(32, max(1, n // 4))), n)
 
 
 def _zero(layer: nn.Conv2d) -> nn.Conv2d:
