@@ -72,9 +72,7 @@ def test_masses_are_those_of_all_orders_and_sum_to_one(steps: int, groups: list[
         assert (masses.log() - bound).max() > 0.1, "orders differ, or there would be nothing to see"
 
 
-@pytest.mark.parametrize(
-    ("shape", "levels", "steps"), [((3,), 3, 1), ((3,), 3, 2), ((3,), 3, 3), ((1, 2, 2), 2, 3)]
-)
+@pytest.mark.parametrize(("shape", "levels", "steps"), [((3,), 3, 1), ((3,), 3, 2), ((3,), 3, 3), ((1, 2, 2), 2, 3)])
 def test_samples_have_the_masses_of_the_likelihood(shape: tuple[int, ...], levels: int, steps: int) -> None:
     model = random_model(steps, shape, levels)
     d, n = math.prod(shape), 10_000

@@ -5,9 +5,9 @@ r"""Denoising diffusion: noise is added in T steps, and a network learns to take
     \min_\theta \; E\,|\epsilon - \epsilon_\theta(x_t, t)|^2, \quad
     \hat x_0 = \frac{x_t - \sqrt{1 - \bar\alpha_t}\,\epsilon_\theta(x_t, t)}{\sqrt{\bar\alpha_t}}
 
-The model goes back over some or all of the steps, from :math:`x_T \sim N(0, I)`: from t to s < t by the posterior
-:math:`q(x_s|x_t, x_0)` with :math:`\hat x_0` in the place of x_0, and from the first of the steps to the data by a
-normal around :math:`\hat x_0` of variance :math:`1 - \bar\alpha`, which for integers is discretized.
+The model goes back over some or all of the steps, from :math:`x_T \sim N(0, I)`: from t to s < t by a normal with the
+mean of the posterior :math:`q(x_s|x_t, x_0)`, :math:`\hat x_0` in the place of x_0, and from the first of the steps to
+the data by a normal around :math:`\hat x_0` of variance :math:`1 - \bar\alpha`, which for integers is discretized.
 
 References:
     Ho, Jain, Abbeel (2020): Denoising diffusion probabilistic models, arXiv:2006.11239.
@@ -34,6 +34,7 @@ __all__ = ["DDPM", "Schedule", "remaining", "steps_back"]
 
 Schedule = Literal["linear", "cosine"]
 Sampler = Literal["ancestral", "ddim"]
+Variance = Literal["small", "large"]
 
 
 class DDPM(GenerativeModel, HasLikelihood, ReportsCost, ValidatedByLoss):
@@ -57,10 +58,13 @@ class DDPM(GenerativeModel, HasLikelihood, ReportsCost, ValidatedByLoss):
         shape: Of one example, ``(D,)`` or ``(C, H, W)``.
         levels: Number of integer levels, or None for real-valued data.
         optimizer: Makes the optimizer from the parameters.
-        steps: T, at least 10.
+        steps: T, at least 25: the linear schedule is made for many.
         schedule: ``linear`` or ``cosine``, see :func:`remaining`.
         sampling_steps: Steps on the way back, at most T, for samples and for the likelihood.
         sampler: ``ancestral``, from p; or ``ddim``, without any noise but the first.
+        variance: Of a step back: ``small``, that of the posterior, best where the data are one point, or ``large``,
+            that of the step of noise, best where they are normal (section 3.2 of the paper); None: small for integers,
+            large for reals. With ``large`` and few steps the weights w, not their logarithms, have no variance.
         hidden, depth: For vectors: units of each hidden layer, and hidden layers.
         channels, multipliers, blocks: For images: see :class:`~models.nn.unet.UNet`.
 
@@ -82,6 +86,7 @@ class DDPM(GenerativeModel, HasLikelihood, ReportsCost, ValidatedByLoss):
         schedule: Schedule = "linear",
         sampling_steps: int = 1000,
         sampler: Sampler = "ancestral",
+        variance: Variance | None = None,
         hidden: int = 256,
         depth: int = 3,
         channels: int = 128,
@@ -89,13 +94,16 @@ class DDPM(GenerativeModel, HasLikelihood, ReportsCost, ValidatedByLoss):
         blocks: int = 2,
     ) -> None:
         super().__init__(shape, levels)
-        if steps < 10 or not 1 <= sampling_steps <= steps:
+        if steps < 25 or not 1 <= sampling_steps <= steps:
             raise ValueError(
-                f"steps must be at least 10 and sampling_steps from 1 to steps, not {steps} and {sampling_steps}"
+                f"steps must be at least 25 and sampling_steps from 1 to steps, not {steps} and {sampling_steps}"
             )
         if sampler not in get_args(Sampler):
             raise ValueError(f"sampler must be {' or '.join(get_args(Sampler))}, not {sampler}")
+        if variance is not None and variance not in get_args(Variance):
+            raise ValueError(f"variance must be {' or '.join(get_args(Variance))}, not {variance}")
         self.make_optimizer = optimizer
+        self.variance = variance or ("large" if levels is None else "small")
         self.steps = steps
         self.sampler = sampler
         share = remaining(schedule, steps)
@@ -122,9 +130,11 @@ class DDPM(GenerativeModel, HasLikelihood, ReportsCost, ValidatedByLoss):
         log_w = (e.square() - at.square()).flatten(1).sum(1) / 2 + self.dim * math.log(1 - last) / 2
         for t, s in pairwise(self.back[:-1]):
             of_start, of_now, std = self.posterior(t, s)
+            wide = self.scale(t, s)
             gap = of_start * (data - self._start(at, t))  # between the means of q and p
             e = standard_normal(data.shape, data, generator)
-            log_w = log_w - ((gap / std).square() / 2 + gap / std * e).flatten(1).sum(1)
+            of_entries = (e.square() - ((gap + std * e) / wide).square()) / 2 + math.log(std / wide)
+            log_w = log_w + of_entries.flatten(1).sum(1)
             at = of_start * data + of_now * at + std * e
         return log_w + self._decoder(at).log_prob(x)
 
@@ -155,9 +165,9 @@ class DDPM(GenerativeModel, HasLikelihood, ReportsCost, ValidatedByLoss):
                 epsilon = (at - math.sqrt(self.share[t]) * start) / math.sqrt(1 - self.share[t])
                 at = math.sqrt(self.share[s]) * start + math.sqrt(1 - self.share[s]) * epsilon
             else:
-                of_start, of_now, std = self.posterior(t, s)
+                of_start, of_now, _ = self.posterior(t, s)
                 e = standard_normal(at.shape, at, generator)
-                at = of_start * start + of_now * at + temperature * std * e
+                at = of_start * start + of_now * at + temperature * self.scale(t, s) * e
         if self.sampler == "ddim":
             return from_symmetric(self._start(at, self.back[-2]), self.levels)
         return self._decoder(at, temperature).sample(generator).to(self.data_dtype)
@@ -181,6 +191,10 @@ class DDPM(GenerativeModel, HasLikelihood, ReportsCost, ValidatedByLoss):
             math.sqrt(alpha) * (1 - then) / (1 - now),
             math.sqrt(beta * (1 - then) / (1 - now)),
         )
+
+    def scale(self, t: int, s: int) -> float:
+        """The scale of the normal p(x_s|x_t)."""
+        return self.posterior(t, s)[2] if self.variance == "small" else math.sqrt(1 - self.share[t] / self.share[s])
 
     def _start(self, at: Tensor, t: int) -> Tensor:
         """The data foreseen from step t; integers within [-1, 1], as in the paper's code."""
@@ -231,7 +245,7 @@ def remaining(schedule: Schedule, steps: int) -> Tensor:
 
 
 def steps_back(steps: int, number: int) -> list[int]:
-    """``number`` of the steps T .. 1, and 0 at last; close to each other near the data (Song et al. 2021, quadratic)."""
+    """``number`` of the steps T .. 1, and 0 at last, denser towards the data (quadratic, Song et al. 2021)."""
     chosen = [0]
     for i in range(1, number + 1):
         chosen.append(max(chosen[-1] + 1, round(steps * (i / number) ** 2)))
