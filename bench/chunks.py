@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from models.base import ClipsSamples, GenerativeModel, HasLikelihood, Unnormalized
+from models.base import ClipsSamples, GenerativeModel, HasLikelihood, Unnormalized, ValidatedByLoss
 
-__all__ = ["CHUNK", "draw_log_weights", "draw_outside", "draw_samples"]
+__all__ = ["CHUNK", "draw_log_weights", "draw_outside", "draw_samples", "losses"]
 
 CHUNK = 250
 """Examples at once."""
@@ -61,3 +61,10 @@ def draw_log_weights(likelihood: HasLikelihood, x: Tensor, device: torch.device,
             raise ValueError(f"log_weight {made}; wanted is one number an example, shape ({len(part)},)")
         chunks.append(log_w.double().cpu())
     return torch.cat(chunks)
+
+
+@torch.no_grad()
+def losses(model: ValidatedByLoss, x: Tensor, device: torch.device, generator: Generator) -> Tensor:
+    """The validation loss of each example, ``(N,)`` float64 on the CPU."""
+    parts = [model.validation_loss(part.to(device), generator=generator) for part in x.split(CHUNK)]
+    return torch.cat([part.double().cpu() for part in parts])

@@ -10,6 +10,7 @@ Capabilities are base classes, asked with ``isinstance``.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -33,7 +34,9 @@ __all__ = [
     "OptimizerFactory",
     "Relation",
     "ReportsCost",
+    "SolvesODE",
     "Unnormalized",
+    "ValidatedByLoss",
 ]
 
 Relation = Literal["exact", "lower_bound", "estimate"]
@@ -131,9 +134,12 @@ class HasLikelihood(ABC):
 
     Attributes:
         caveat: What a reader of its likelihood must know, in words that go into rows and tables; usually nothing.
+        enough_draws: Draws of log w that are worth their cost, where a draw is expensive and more of them do not change
+            what is estimated; None: as many as are asked for.
     """
 
     caveat: ClassVar[str] = ""
+    enough_draws: int | None = None
 
     @property
     @abstractmethod
@@ -282,6 +288,30 @@ class ReportsCost(ABC):
     @abstractmethod
     def cost_report(self, x: Tensor, *, generator: Generator | None = None) -> dict[str, float]:
         """The counts, by name, for one ``log_weight`` of x, ``(B, *shape)``, and one ``sample`` of as many."""
+
+
+class SolvesODE(ABC):
+    """A model whose likelihood is the solution of a differential equation, by a solver whose error is not known.
+
+    The error is judged by a finer solution: a solver that is too coarse would give any number.
+    """
+
+    @property
+    def shown_relation(self) -> Relation:
+        """How its likelihood is labelled: also a certified solution is an estimate."""
+        return "estimate"
+
+    @abstractmethod
+    def halved(self) -> AbstractContextManager[None]:
+        """Inside the block ``log_weight`` is computed at half the tolerance, or with half the step."""
+
+
+class ValidatedByLoss(ABC):
+    """A model whose checkpoints are compared by a loss, because its likelihood or its samples take too long."""
+
+    @abstractmethod
+    def validation_loss(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """The training loss of examples ``(B, *shape)``, ``(B,)``; the lower, the better."""
 
 
 class ClosedForm(ABC):

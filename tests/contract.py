@@ -39,6 +39,8 @@ from models.base import (
     HasLikelihood,
     HasPosterior,
     ReportsCost,
+    SolvesODE,
+    ValidatedByLoss,
 )
 from models.flows.base import Flow
 
@@ -84,7 +86,10 @@ QUADRATURE: dict[str, tuple[tuple[int, ...], int | None]] = {"one real": ((1,), 
 
 EVERY_SPACE = {**SPACES, **ENUMERABLE, **QUADRATURE}
 
-CAPABILITIES = (HasLikelihood, HasPosterior, HasDiscriminator, Autoencodes, HasDecoder, ClosedForm, ClipsSamples, ReportsCost)
+CAPABILITIES = (
+    HasLikelihood, HasPosterior, HasDiscriminator, Autoencodes, HasDecoder, ClosedForm, ClipsSamples, ReportsCost,
+    SolvesODE, ValidatedByLoss,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

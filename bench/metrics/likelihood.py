@@ -12,12 +12,14 @@ lossless code; a density of reals has no bits per dimension.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from bench.metrics.base import Metric
+from bench.metrics.certificate import CHECKED, ode_change, refusal
 from bench.metrics.intervals import measured
 from bench.schema import Estimate, MetricInfo, Relation, Status
 from bench.subjects.examples import Examples
@@ -99,7 +101,9 @@ class LogLikelihood(Metric):
     """Computes ``log_likelihood``, the mean in nats per test example, and ``bits_per_dim`` for integer data.
 
     If the relation is ``estimate``, an additional row ``estimator_stderr`` gives the standard error due to the
-    estimator's draws, in nats.
+    estimator's draws, in nats. If the likelihood is the solution of a differential equation, ``ode_change`` is by how
+    much it moves with a finer solver, in nats per example (``bench.metrics.certificate``); where that is too much, the
+    likelihood is ``failed`` with this reason, and is not computed.
 
     Arguments:
         n_draws: Number K of draws per example, for a likelihood that is bounded or estimated.
@@ -109,13 +113,15 @@ class LogLikelihood(Metric):
         self.n_draws = n_draws
 
     def infos(self, examples: Examples) -> tuple[MetricInfo, ...]:
-        infos = (
+        infos: tuple[MetricInfo, ...] = (
             MetricInfo("log_likelihood", "nats", True, self.version, "log-likelihood", rank=10),
             MetricInfo("bits_per_dim", "bits/dim", False, self.version, "bits/dim", rank=20),
         )
-        if examples.relation != Relation.ESTIMATE:
-            return infos
-        return (*infos, MetricInfo("estimator_stderr", "nats", None, self.version, "estimator's error", rank=300))
+        if examples.relation == Relation.ESTIMATE:
+            infos += (MetricInfo("estimator_stderr", "nats", None, self.version, "estimator's error", rank=300),)
+        if examples.subject.solves_ode:
+            infos += (MetricInfo("ode_change", "nats", None, self.version, "change, finer ODE solver", rank=300),)
+        return infos
 
     def inapplicable(self, examples: Examples) -> dict[str, str]:
         if examples.spec.levels is not None:
@@ -123,7 +129,27 @@ class LogLikelihood(Metric):
         return {"bits_per_dim": "the data are real-valued: a density has no bits per dimension"}
 
     def compute(self, examples: Examples) -> list[Estimate]:
-        infos, skipped = self.infos(examples), self.inapplicable(examples)
+        infos = self.infos(examples)
+        if not examples.subject.solves_ode:
+            return self._likelihood(examples, infos)
+        change = ode_change(examples)
+        reason = refusal(change, examples.spec.dim)
+        estimates = self._failed(examples, infos[:-1], reason) if reason else self._likelihood(examples, infos[:-1])
+        if math.isfinite(change):
+            return [*estimates, Estimate(infos[-1], change, n_real=min(CHECKED, len(examples.real)))]
+        return [*estimates, Estimate(infos[-1], status=Status.FAILED, reason=reason)]
+
+    def _failed(self, examples: Examples, infos: Sequence[MetricInfo], reason: str) -> list[Estimate]:
+        skipped = self.inapplicable(examples)
+        return [
+            Estimate(info, status=Status.SKIPPED, reason=skipped[info.name])
+            if info.name in skipped
+            else Estimate(info, status=Status.FAILED, reason=reason)
+            for info in infos
+        ]
+
+    def _likelihood(self, examples: Examples, infos: Sequence[MetricInfo]) -> list[Estimate]:
+        skipped = self.inapplicable(examples)
         log_w = examples.log_weights(self.n_draws)
         draws, n = log_w.shape
         relation = Relation(examples.relation)
@@ -134,14 +160,15 @@ class LogLikelihood(Metric):
             return [Estimate(info, status=Status.FAILED, reason=reason) for info in infos]
         value = bound.mean().item()
         total, of_draws = _errors(log_w, bound, relation)
-        estimates = [_with_error(infos[0], value, total, of_draws, relation, n, draws)]
+        shown = Relation(examples.subject.shown_relation)
+        estimates = [_with_error(infos[0], value, total, of_draws, shown, n, draws)]
         if "bits_per_dim" in skipped:
             estimates.append(Estimate(infos[1], status=Status.SKIPPED, reason=skipped["bits_per_dim"]))
         else:
             scale = abs(bits_per_dim(1.0, examples.spec.dim))
             total, of_draws_in_bits = (None if error is None else scale * error for error in (total, of_draws))
             bits = bits_per_dim(value, examples.spec.dim)
-            estimates.append(_with_error(infos[1], bits, total, of_draws_in_bits, relation.negated, n, draws))
+            estimates.append(_with_error(infos[1], bits, total, of_draws_in_bits, shown.negated, n, draws))
         if examples.subject.caveat:
             estimates = [replace(one, reason=examples.subject.caveat) if one.value is not None else one
                          for one in estimates]  # fmt: skip

@@ -66,13 +66,20 @@ class Subject(ABC):
         relation: How its ``log_weights`` relate to log p(x): ``exact``, ``lower_bound`` or ``estimate``; empty where it
             has no likelihood.
         caveat: What a reader of its likelihood must know; usually nothing.
+        shown_relation: The relation that its likelihood is shown with; empty where it has none.
+        solves_ode: Whether its likelihood is the solution of a differential equation.
         cost_names: What it counts besides the costs that everything has; known without counting.
     """
 
     origin: Origin
     relation: str = ""
     caveat: str = ""
+    solves_ode: bool = False
     cost_names: tuple[str, ...] = ()
+
+    @property
+    def shown_relation(self) -> str:
+        return self.relation
 
     def samples(self, n: int, report: Report = silent) -> Tensor:
         """``(n, *shape)`` samples, or fewer where there are no more, in the data's own space and dtype."""
@@ -85,6 +92,10 @@ class Subject(ABC):
     def log_weights(self, x: Tensor, draws: int, report: Report = silent) -> Tensor:
         """``(K, N)`` float64 draws of log w with E[w] = p(x), in nats; K = 1 if that is exact, else ``draws``."""
         raise UnavailableError("the model has no likelihood")
+
+    def ode_changes(self, x: Tensor) -> Tensor:
+        """By how much log w moves at half the solver's tolerance or step, the noise being the same: ``(N,)`` nats."""
+        raise UnavailableError("the likelihood is not the solution of a differential equation")
 
     def codes(self, x: Tensor) -> Tensor:
         """``(N, Z)`` latent codes of examples."""

@@ -19,9 +19,12 @@ from models.base import (
     HasLikelihood,
     HasPosterior,
     ReportsCost,
+    SolvesODE,
 )
 
 __all__ = ["FailedModel", "TrainedModel"]
+
+NO_ODE = "the likelihood is not the solution of a differential equation"
 
 
 class TrainedModel(Subject):
@@ -40,9 +43,14 @@ class TrainedModel(Subject):
         self.origin = origin
         self.relation = model.relation if isinstance(model, HasLikelihood) else ""
         self.caveat = model.caveat if isinstance(model, HasLikelihood) else ""
+        self.solves_ode = isinstance(model, SolvesODE)
         self.cost_names = model.cost_names if isinstance(model, ReportsCost) else ()
         self._samples_per_second: float | None = None
         self._sampling_load: float | None = None
+
+    @property
+    def shown_relation(self) -> str:
+        return _shown(self.model, self.relation)
 
     def samples(self, n: int, report: Report = silent) -> Tensor:
         if self.model.cannot_sample:
@@ -64,12 +72,20 @@ class TrainedModel(Subject):
         if not isinstance(model, HasLikelihood):
             raise UnavailableError("the model has no likelihood")
         generator = self._generator("log_weight")
-        draws = 1 if model.relation == "exact" else draws
+        draws = 1 if model.relation == "exact" else min(draws, model.enough_draws or draws)
         rows: list[Tensor] = []
         for draw in range(draws):
             report("likelihood", draw, draws)
             rows.append(draw_log_weights(model, x, model.device, generator))
         return torch.stack(rows)
+
+    def ode_changes(self, x: Tensor) -> Tensor:
+        model = self.model
+        if not isinstance(model, SolvesODE) or not isinstance(model, HasLikelihood):
+            raise UnavailableError(NO_ODE)
+        coarse = draw_log_weights(model, x, model.device, self._generator("certificate"))
+        with model.halved():
+            return draw_log_weights(model, x, model.device, self._generator("certificate")) - coarse
 
     @torch.no_grad()
     def codes(self, x: Tensor) -> Tensor:
@@ -151,7 +167,12 @@ class FailedModel(Subject):
         self.reason = reason
         self.origin = origin
         self.relation = model.relation if isinstance(model, HasLikelihood) else ""
+        self.solves_ode = isinstance(model, SolvesODE)
         self.cost_names = model.cost_names if isinstance(model, ReportsCost) else ()
+
+    @property
+    def shown_relation(self) -> str:
+        return _shown(self.model, self.relation)
 
     def samples(self, n: int, report: Report = silent) -> Tensor:
         if self.model.cannot_sample:
@@ -165,6 +186,11 @@ class FailedModel(Subject):
     def log_weights(self, x: Tensor, draws: int, report: Report = silent) -> Tensor:
         if not isinstance(self.model, HasLikelihood):
             raise UnavailableError("the model has no likelihood")
+        raise BrokenError(self.reason)
+
+    def ode_changes(self, x: Tensor) -> Tensor:
+        if not isinstance(self.model, SolvesODE):
+            raise UnavailableError(NO_ODE)
         raise BrokenError(self.reason)
 
     def codes(self, x: Tensor) -> Tensor:
@@ -247,3 +273,7 @@ def _with_decoder(model: GenerativeModel) -> HasDecoder:
     if model.cannot_decode:
         raise UnavailableError(f"the model cannot decode: {model.cannot_decode}")
     return model
+
+
+def _shown(model: GenerativeModel, relation: str) -> str:
+    return model.shown_relation if isinstance(model, SolvesODE) else relation

@@ -5,13 +5,13 @@ from collections.abc import Callable
 
 import torch
 
-from bench.chunks import draw_log_weights, draw_samples
+from bench.chunks import draw_log_weights, draw_samples, losses
 from bench.data.base import Data
 from bench.errors import UserError
 from bench.features.classifier import InDomainClassifier
 from bench.metrics.frechet import frechet_distance_from_features
 from bench.seeds import derive_seed
-from models.base import GenerativeModel, HasLikelihood
+from models.base import GenerativeModel, HasLikelihood, ValidatedByLoss
 
 __all__ = ["VALIDATION_EXAMPLES", "validation_score"]
 
@@ -23,7 +23,8 @@ def validation_score(
 ) -> Callable[[GenerativeModel], float]:
     """Return a function that scores models on the first 2000 validation examples; lower is better.
 
-    For a model with a likelihood the score is the negative log-likelihood (one draw, in nats). For other models it is
+    For a model that is validated by a loss (``models.base.ValidatedByLoss``) the score is that loss. For another model
+    with a likelihood the score is the negative log-likelihood (one draw, in nats). For other models it is
     the Fréchet distance between the validation examples and as many samples, on the in-domain classifier's features if
     the data have such a classifier, else on the raw entries.
 
@@ -51,6 +52,8 @@ def validation_score(
 
     def score(model: GenerativeModel) -> float:
         generator = torch.Generator(device=model.device).manual_seed(derive_seed(seed, "validate"))
+        if isinstance(model, ValidatedByLoss):
+            return float(losses(model, real, model.device, generator).mean())
         if isinstance(model, HasLikelihood):
             return -float(draw_log_weights(model, real, model.device, generator).mean())
         fake = draw_samples(model, len(real), generator)

@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import ClassVar
 
 from torch import Generator, Tensor
 
-from ..base import Batch, ReportsCost
+from ..base import Batch, Relation, ReportsCost, SolvesODE
 from ..nn.dynamics import ConvDynamics, MLPDynamics
 from ..transforms.base import Chain, Transform
-from ..transforms.continuous import Continuous, Noise, Tolerance
+from ..transforms.continuous import Continuous, Noise, Tolerance, halved
 from ..transforms.jacobian import EXACT_DIM
 from ..transforms.multiscale import pyramid
 from ..transforms.squeeze import Squeeze, halvings
@@ -18,7 +19,7 @@ from .base import Flow, OptimizerFactory, at_least, is_image, to_reals
 __all__ = ["FFJORD"]
 
 
-class FFJORD(Flow, ReportsCost):
+class FFJORD(Flow, ReportsCost, SolvesODE):
     """Free-form Jacobian of reversible dynamics.
 
     Grathwohl, Chen, Bettencourt, Sutskever, Duvenaud 2019, FFJORD: Free-form continuous dynamics for scalable
@@ -101,6 +102,14 @@ class FFJORD(Flow, ReportsCost):
         """The loss, and the evaluations of the dynamics that its forward pass took: they grow with training."""
         loss = super().training_step(batch, batch_idx)
         return {"loss": loss, "nfe": loss.new_tensor(self._evaluations())}
+
+    @property
+    def shown_relation(self) -> Relation:
+        """The relation itself: it was trained through the solver, and a certified error of it counts as rounding."""
+        return self.relation
+
+    def halved(self) -> AbstractContextManager[None]:
+        return halved(self.transform)
 
     def cost_report(self, x: Tensor, *, generator: Generator | None = None) -> dict[str, float]:
         self.log_weight(x, generator=generator)

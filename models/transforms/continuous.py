@@ -1,8 +1,9 @@
 """Continuous flows: the solution of a differential equation, and its log-determinant along the way."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -12,7 +13,7 @@ from ..distributions import standard_normal, uniform
 from .base import Transform, full_precision
 from .jacobian import EXACT_DIM, jacobian
 
-__all__ = ["Continuous", "Noise", "Tolerance"]
+__all__ = ["Continuous", "Noise", "Solver", "Steps", "Tolerance", "halved"]
 
 Noise = Literal["rademacher", "gaussian"]
 
@@ -31,6 +32,45 @@ class Tolerance:
 
     absolute: float
     relative: float
+
+    def halved(self) -> "Tolerance":
+        """Half of both."""
+        return Tolerance(self.absolute / 2, self.relative / 2)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Arguments of torchdiffeq."""
+        return {"atol": self.absolute, "rtol": self.relative, "method": "dopri5", "options": {"first_step": FIRST_STEP}}
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A fixed number of equal steps by a method of Runge and Kutta, whose error is not controlled.
+
+    Arguments:
+        method: ``euler`` (order 1, one evaluation a step), ``midpoint`` (2, two) or ``rk4`` (4, four).
+        number: Of steps.
+    """
+
+    method: Literal["euler", "midpoint", "rk4"]
+    number: int
+
+    def halved(self) -> "Steps":
+        """Steps of half the length: twice as many."""
+        return Steps(self.method, 2 * self.number)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Arguments of torchdiffeq."""
+
+        def grid(_field: Any, _start: Any, times: Tensor) -> Tensor:
+            fractions = torch.arange(self.number + 1, dtype=times.dtype, device=times.device) / self.number
+            return torch.lerp(times[0], times[-1], fractions)
+
+        return {"method": self.method, "options": {"grid_constructor": grid}}
+
+
+Solver = Tolerance | Steps
 
 
 class Continuous(Transform):
@@ -54,13 +94,14 @@ class Continuous(Transform):
     seminorms, arXiv:2009.09457). With more than ``exact_dim`` entries the log-determinant of ``inverse`` is NaN: an
     estimate needs random numbers, which an inverse does not draw.
 
-    Everything is computed in the dtype of x, also under autocast: a solver takes rounding for stiffness. The solver is
-    Dormand and Prince's of order 5, from torchdiffeq, which is imported when it is needed.
+    Everything is computed in the dtype of x, also under autocast: a solver takes rounding for stiffness. The solver for
+    a tolerance is Dormand and Prince's of order 5. Solvers are from torchdiffeq, which is imported when it is needed.
 
     Arguments:
         dynamics: f, called with t ``()`` and x ``(B, *shape)``. It must treat examples independently.
         dim: Number D of entries of one example.
-        train_tolerance, eval_tolerance: Tolerances of the solver in training and in evaluation.
+        train_tolerance, eval_tolerance: Tolerances of the solver in training and in evaluation, or fixed steps.
+        decode: Solver of ``decode`` in evaluation; None: the same.
         noise: Distribution of epsilon; both have the identity as covariance.
         exact_dim: Largest D for which evaluation takes the exact trace.
 
@@ -78,8 +119,9 @@ class Continuous(Transform):
         dynamics: nn.Module,
         dim: int,
         *,
-        train_tolerance: Tolerance,
-        eval_tolerance: Tolerance,
+        train_tolerance: Solver,
+        eval_tolerance: Solver,
+        decode: Solver | None = None,
         noise: Noise = "rademacher",
         exact_dim: int = EXACT_DIM,
     ) -> None:
@@ -90,6 +132,7 @@ class Continuous(Transform):
         self.dynamics = dynamics
         self.train_tolerance = train_tolerance
         self.eval_tolerance = eval_tolerance
+        self.decode_tolerance = decode
         self.noise = noise
         self.exact = dim <= exact_dim
         self.evaluations = 0
@@ -107,7 +150,7 @@ class Continuous(Transform):
         self, x: Tensor, *, context: Tensor | None = None, generator: Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         if self.exact and not self.training:
-            return self._solve(x, _trace, backwards=False)
+            return self._solve(x, _trace, self._solver, backwards=False)
         draw = standard_normal if self.noise == "gaussian" else _rademacher
         epsilon = draw(x.shape, x, generator)
 
@@ -115,17 +158,22 @@ class Continuous(Transform):
             (product,) = torch.autograd.grad(velocity, x, epsilon, create_graph=create_graph)
             return (product * epsilon).flatten(1).sum(1)
 
-        return self._solve(x, estimate, backwards=False)
+        return self._solve(x, estimate, self._solver, backwards=False)
 
     @torch.compiler.disable
     def inverse(self, z: Tensor, *, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self._solve(z, _trace if self.exact else None, backwards=True)
+        return self._solve(z, _trace if self.exact else None, self._solver, backwards=True)
 
     @torch.compiler.disable
     def decode(self, z: Tensor, *, context: Tensor | None = None) -> Tensor:
-        return self._solve(z, None, backwards=True)[0]
+        of_its_own = None if self.training else self.decode_tolerance
+        return self._solve(z, None, of_its_own or self._solver, backwards=True)[0]
 
-    def _solve(self, x: Tensor, trace: "Trace | None", *, backwards: bool) -> tuple[Tensor, Tensor]:
+    @property
+    def _solver(self) -> Solver:
+        return self.train_tolerance if self.training else self.eval_tolerance
+
+    def _solve(self, x: Tensor, trace: "Trace | None", solver: Solver, *, backwards: bool) -> tuple[Tensor, Tensor]:
         odeint, odeint_adjoint = _solvers()
         evaluations = 0
 
@@ -141,20 +189,33 @@ class Continuous(Transform):
                 divergence = trace(velocity, x, differentiable)
             return (velocity, divergence) if differentiable else (velocity.detach(), divergence.detach())
 
-        tolerance = self.train_tolerance if self.training else self.eval_tolerance
-        steps = {"first_step": FIRST_STEP}
-        settings = {"atol": tolerance.absolute, "rtol": tolerance.relative, "method": "dopri5", "options": steps}
+        settings = solver.settings
         times = torch.tensor([1.0, 0.0] if backwards else [0.0, 1.0], dtype=x.dtype, device=x.device)
         with full_precision(x):
             start = (x, x.new_zeros(len(x)))
             if torch.is_grad_enabled():
                 parameters = tuple(self.dynamics.parameters())
-                adjoint = {"adjoint_params": parameters, "adjoint_options": {"norm": "seminorm", **steps}}
+                of_adjoint = settings["options"] | ({"norm": "seminorm"} if isinstance(solver, Tolerance) else {})
+                adjoint = {"adjoint_params": parameters, "adjoint_options": of_adjoint}
                 ends, log_dets = odeint_adjoint(field, start, times, **settings, **adjoint)
             else:
                 ends, log_dets = odeint(field, start, times, **settings)
         self.evaluations = evaluations
         return ends[-1], log_dets[-1] if trace is not None else torch.full_like(log_dets[-1], torch.nan)
+
+
+@contextmanager
+def halved(module: nn.Module) -> Iterator[None]:
+    """Every continuous part of ``module`` is evaluated at half its tolerance, or half its step, inside the block."""
+    parts = [part for part in module.modules() if isinstance(part, Continuous)]
+    before = [part.eval_tolerance for part in parts]
+    try:
+        for part in parts:
+            part.eval_tolerance = part.eval_tolerance.halved()
+        yield
+    finally:
+        for part, solver in zip(parts, before, strict=True):
+            part.eval_tolerance = solver
 
 
 Trace = Callable[[Tensor, Tensor, bool], Tensor]
