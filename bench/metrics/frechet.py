@@ -17,7 +17,8 @@ from torch import Tensor
 from bench.features.base import Recipe
 from bench.metrics.base import Metric
 from bench.metrics.intervals import measured
-from bench.schema import Estimate, MetricInfo, Status
+from bench.metrics.two_sets import two_sets
+from bench.schema import Estimate, MetricInfo
 from bench.subjects.examples import Examples
 
 __all__ = ["FID", "frechet_distance", "frechet_distance_from_features", "frechet_stderr"]
@@ -111,23 +112,11 @@ class FID(Metric):
 
     def compute(self, examples: Examples) -> list[Estimate]:
         (info,) = self.infos(examples)
-        examples.need(self.recipe)
-        samples = examples.samples(self.n_samples)
-        extractor = examples.extractor(self.recipe)
-        real, fake = examples.features(extractor, examples.real), examples.features(extractor, samples)
-        if min(len(real), len(fake)) < 2:
-            reason = f"needs at least 2 real examples and 2 samples, not {len(real)} and {len(fake)}"
-            return [Estimate(info, status=Status.FAILED, reason=reason)]
-        if not bool(torch.isfinite(fake).all() and torch.isfinite(real).all()):
-            return [Estimate(info, status=Status.FAILED, reason="features are not finite")]
+        sets = two_sets(examples, self.recipe, self.n_samples)
+        real, fake = sets.real, sets.fake
         value = max(0.0, frechet_distance_from_features(real, fake))  # rounding gives about -1e-13 for equal sets
         of_test, of_samples = frechet_stderr(real, fake)
-        return [
-            measured(
-                info, value, test=of_test, draws=of_samples, within=(0.0, math.inf), n_real=len(real), n_fake=len(fake),
-                extractor=extractor.name, extractor_hash=extractor.hash,
-            )
-        ]  # fmt: skip
+        return [measured(info, value, test=of_test, draws=of_samples, within=(0.0, math.inf), **sets.about)]
 
 
 def _cholesky(cov: Tensor) -> Tensor | None:

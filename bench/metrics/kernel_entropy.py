@@ -1,0 +1,109 @@
+r"""Diversity without a reference: how many different samples there are, in the sense of a kernel's entropy.
+
+With a Gaussian kernel :math:`k(a, b) = \exp(-|a - b|^2 / 2\sigma^2)` and eigenvalues :math:`\lambda` of the matrix
+:math:`K_{ij} / N`, whose sum is 1,
+
+.. math:: \mathrm{RKE} = \frac1{\sum_i \lambda_i^2} = \frac{N^2}{\sum_{ij} K_{ij}^2}, \qquad
+          \mathrm{Vendi} = \exp\Big(-\sum_i \lambda_i \log \lambda_i\Big).
+
+Both lie between 1, all equal, and N, all far apart. (Jalali, Li, Farnia 2023, "An information-theoretic evaluation of
+generative models in learning multi-modal distributions", arXiv 2302.03033; Friedman, Dieng 2023, "The Vendi score",
+arXiv 2210.02410.) RKE is the soft version of the support size that the birthday test estimates. It converges with N for
+any kernel; Vendi need not before 20,000 samples (arXiv 2410.21719). :math:`\sigma` is a share of the median distance
+between *real* examples, so that the unit is the data's and not the model's. Neither is ranked: noise is diverse. What
+to compare with is the same number of real examples, which is reported beside it.
+"""
+
+import math
+
+import torch
+from torch import Generator, Tensor
+
+from bench.errors import BrokenError
+from bench.features.base import Recipe
+from bench.metrics.base import Metric
+from bench.metrics.intervals import measured
+from bench.metrics.pairs import blocks, squared_distances
+from bench.metrics.two_sets import two_sets
+from bench.schema import Estimate, MetricInfo, Relation
+from bench.seeds import derive_seed
+from bench.subjects.examples import Examples
+
+__all__ = ["KernelEntropy", "bandwidth", "rke", "vendi"]
+
+MOST = 2000
+"""Samples of Vendi's eigenvalue problem, which takes time in proportion to their cube."""
+SHARE = 0.25
+"""Of the median distance between real examples."""
+
+
+def rke(x: Tensor, sigma: float) -> tuple[float, float]:
+    r"""Return :math:`N^2 / \sum_{ij} K_{ij}^2` of features ``(N, D)``, N >= 2, and its standard error, in float64.
+
+    The error is that of the V-statistic's linear part, by the delta method.
+    """
+    x = x.double() - x.double().mean(0)
+    means = x.new_empty(len(x))
+    for rows, part in blocks(x):
+        means[rows] = (-squared_distances(part, x) / sigma**2).exp().mean(1)  # of K^2
+    purity = means.mean().item()
+    return 1 / purity, 2 * means.std().item() / math.sqrt(len(x)) / purity**2
+
+
+def vendi(x: Tensor, sigma: float) -> float:
+    """Return the exponential of the entropy of the eigenvalues, of features ``(N, D)``, in float64."""
+    x = x.double() - x.double().mean(0)
+    kernel = (-squared_distances(x, x) / (2 * sigma**2)).exp()
+    values = torch.linalg.eigvalsh(kernel / len(x)).clamp_min(0)
+    return math.exp(-float(torch.xlogy(values, values).sum()))
+
+
+def bandwidth(real: Tensor, generator: Generator) -> float:
+    """A quarter of the median distance between two of at most 2000 random examples of ``(N, D)``."""
+    chosen = real[torch.randperm(len(real), generator=generator)[:MOST]].double()
+    squared = squared_distances(chosen - chosen.mean(0), chosen - chosen.mean(0))
+    rows, columns = torch.triu_indices(len(chosen), len(chosen), offset=1)
+    return SHARE * math.sqrt(squared[rows, columns].median().item())
+
+
+class KernelEntropy(Metric):
+    """Computes ``rke[<features>]`` and ``vendi[<features>]`` of the samples, and ``rke_real[<features>]`` of as many
+    real examples.
+
+    Arguments:
+        features: Recipe of the features.
+        n_samples: Number of the subject's samples; Vendi takes the first 2000 at most.
+    """
+
+    def __init__(self, features: Recipe, n_samples: int) -> None:
+        self.recipe = features
+        self.n_samples = n_samples
+
+    def infos(self, examples: Examples) -> tuple[MetricInfo, ...]:
+        on = f"[{self.recipe.name(examples.spec)}]"
+        return (
+            MetricInfo(f"rke{on}", "", None, self.version, f"RKE{on}", rank=300),
+            MetricInfo(f"vendi{on}", "", None, self.version, f"Vendi{on}", rank=300),
+            MetricInfo(f"rke_real{on}", "", None, self.version, f"RKE of real{on}", rank=300),
+        )
+
+    def compute(self, examples: Examples) -> list[Estimate]:
+        sets = two_sets(examples, self.recipe, self.n_samples)
+        # Of the data alone: the same for all subjects.
+        generator = Generator().manual_seed(derive_seed(0, "kernel entropy"))
+        sigma = bandwidth(sets.real, generator)
+        if not (0 < sigma < math.inf):
+            raise BrokenError("half of the real examples are equal, or their distances overflow: there is no bandwidth")
+        n = min(len(sets.real), len(sets.fake))
+        order = torch.randperm(len(sets.real), generator=generator)[:n]
+        value, error = rke(sets.fake[:n], sigma)
+        of_real, error_of_real = rke(sets.real[order], sigma)
+        of_fake, of_vendi, real = self.infos(examples)
+        within = (1.0, float(n))
+        about = sets.about | {"n_fake": n}
+        of_first = about | {"n_fake": min(n, MOST)}
+        return [
+            measured(of_fake, value, draws=error, within=within, **about),
+            measured(of_vendi, vendi(sets.fake[:n][:MOST], sigma), relation=Relation.ESTIMATE, **of_first),
+            measured(real, of_real, test=error_of_real, within=within, **about),
+        ]

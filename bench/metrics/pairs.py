@@ -1,0 +1,28 @@
+"""All pairs of two sets of features, block by block, so that memory does not grow with the number of pairs."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+__all__ = ["BLOCK", "blocks", "squared_distances"]
+
+BLOCK = 1024
+"""Rows of a block: with 50,000 columns it is 400 MB in float64."""
+
+
+def blocks(x: Tensor, size: int = BLOCK) -> Iterator[tuple[slice, Tensor]]:
+    """The rows of ``(N, D)``, some at a time, and where they stand."""
+    for start in range(0, len(x), size):
+        part = x[start : start + size]
+        yield slice(start, start + len(part)), part
+
+
+def squared_distances(x: Tensor, y: Tensor) -> Tensor:
+    r"""Squared Euclidean distances ``(N, M)`` of ``(N, D)`` and ``(M, D)``, not below 0.
+
+    :math:`|x|^2 - 2 x \cdot y + |y|^2` cancels where the features lie far from the origin: subtract a common mean
+    first. Features that differ in no bit have distance 0 but for rounding of about :math:`10^{-16} |x|^2`.
+    """
+    squares = torch.addmm(y.square().sum(1), x, y.T, alpha=-2)  # (N, M)
+    return squares.add_(x.square().sum(1)[:, None]).clamp_min_(0)

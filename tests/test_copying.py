@@ -1,0 +1,75 @@
+"""Tests of copying: planted copies are counted, fresh examples are not, hidden copies are found."""
+
+import math
+
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from bench.metrics.copying import authentic, copies, copying_statistic, nearest
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=Generator().manual_seed(seed), dtype=torch.float64)
+
+
+TRAIN, REAL, FRESH = randn(800, 5, seed=1), randn(400, 5, seed=2), randn(400, 5, seed=3)
+
+
+def distances(samples: Tensor) -> tuple[Tensor, Tensor]:
+    return nearest(samples, TRAIN).distance, nearest(REAL, TRAIN).distance
+
+
+def test_the_nearest_by_enumeration() -> None:
+    x = 1e3 + randn(30, 4, seed=4)
+    reference = 1e3 + randn(50, 4, seed=5)
+    found = nearest(x, reference)
+    every = (x[:, None] - reference[None]).norm(dim=2)
+    assert torch.equal(found.index, every.argmin(1))
+    assert torch.allclose(found.distance, every.min(1).values, rtol=1e-9)
+    own = nearest(reference, reference, others=True)
+    every = (reference[:, None] - reference[None]).norm(dim=2).fill_diagonal_(math.inf)
+    assert torch.equal(own.index, every.argmin(1))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
+def test_planted_copies_are_counted(share: float) -> None:
+    n = int(400 * share)
+    y = torch.cat([TRAIN[:n], FRESH[n:]])
+    of_samples, of_real = distances(y)
+    assert float(of_samples[:n].max() if n else 0.0) == 0, "a copy is at distance 0"
+    found, error = copies(of_samples, of_real)
+    assert found == pytest.approx(share, abs=0.03)
+    assert error < 0.03
+    own = nearest(TRAIN, TRAIN, others=True)
+    real = authentic(nearest(TRAIN[:n], TRAIN), own)
+    assert not bool(real.any()), "no copy is authentic"
+
+
+def test_half_of_fresh_examples_are_authentic() -> None:
+    own = nearest(TRAIN, TRAIN, others=True)
+    share = float(authentic(nearest(FRESH, TRAIN), own).double().mean())
+    assert 0.4 < share < 0.65
+
+
+def test_the_statistic_is_a_standard_normal_for_fresh_examples_and_negative_for_copies() -> None:
+    values = []
+    for s in range(200):
+        train = randn(100, 2, seed=s)
+        of_samples = nearest(randn(60, 2, seed=s + 1000), train).distance
+        of_real = nearest(randn(80, 2, seed=s + 2000), train).distance
+        values.append(copying_statistic(of_samples, of_real))
+    scores = torch.tensor(values)
+    assert abs(float(scores.mean())) < 0.25
+    assert float(scores.std()) == pytest.approx(1, abs=0.15)
+    of_samples, of_real = distances(TRAIN[:400])
+    assert copying_statistic(of_samples, of_real) < -15
+    of_samples, of_real = distances(3 * FRESH)
+    assert copying_statistic(of_samples, of_real) > 10
+
+
+def test_copies_behind_noise_pass_the_statistic_and_are_counted_all_the_same() -> None:
+    y = torch.cat([TRAIN[:40], 5 * FRESH[40:]])
+    of_samples, of_real = distances(y)
+    assert copying_statistic(of_samples, of_real) > 3
+    assert copies(of_samples, of_real)[0] == pytest.approx(0.1, abs=0.02)

@@ -1,0 +1,90 @@
+"""Kernel distance: enumeration of all pairs, a peer, no bias, and its standard error against simulation."""
+
+import math
+
+import pytest
+import torch
+from helpers_metrics import ALL, FakeRecipe, examples, spec
+from torch import Generator, Tensor
+from torchmetrics.image.kid import poly_mmd
+
+from bench.evaluation.evaluate import evaluate
+from bench.metrics import pairs
+from bench.metrics.kernel_distance import KID, cubic, kernel_distance
+from bench.schema import Status
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def by_definition(x: Tensor, y: Tensor) -> float:
+    n, m, d = len(x), len(y), x.shape[1]
+    total = 0.0
+    for a, b, count in ((x, x, n * (n - 1)), (y, y, m * (m - 1)), (x, y, n * m)):
+        for i in range(len(a)):
+            for j in range(len(b)):
+                if a is b and i == j:
+                    continue
+                total += (1 if a is b else -2) * (float(a[i] @ b[j]) / d + 1) ** 3 / count
+    return total
+
+
+@pytest.mark.parametrize(("n", "m"), [(7, 5), (2, 9), (12, 12)])
+@pytest.mark.parametrize("block", [1, 4, 1024])
+def test_every_pair_counts_once(n: int, m: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairs.blocks, "__defaults__", (block,))
+    x, y = randn(n, 3, seed=1), 1 + randn(m, 3, seed=2)
+    assert kernel_distance(x, y).value == pytest.approx(by_definition(x, y), rel=1e-11)
+    assert kernel_distance(y, x).value == pytest.approx(by_definition(x, y), rel=1e-11)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5, 100.0])
+def test_a_peer_has_the_same_value(shift: float) -> None:
+    x, y = randn(60, 16, seed=1), shift + randn(60, 16, seed=2)
+    theirs = poly_mmd(x, y, degree=3, gamma=None, coef=1.0)
+    assert kernel_distance(x, y).value == pytest.approx(float(theirs), rel=1e-8)
+
+
+def test_it_is_unbiased_at_any_number_of_examples() -> None:
+    def values(n: int, m: int, times: int) -> Tensor:
+        pairs = ((randn(n, 4, seed=s), 0.5 + randn(m, 4, seed=s + 9999)) for s in range(times))
+        return torch.tensor([kernel_distance(x, y).value for x, y in pairs])
+
+    few, many = values(5, 8, 2000), values(500, 500, 20)
+    gap = few.mean() - many.mean()
+    error = math.hypot(few.std() / math.sqrt(len(few)), many.std() / math.sqrt(len(many)))
+    assert abs(float(gap)) < 3.5 * error
+    assert float(many.mean()) > 10 * error, "the distance is not lost in the noise"
+
+
+@pytest.mark.parametrize(("shift", "n", "m"), [(0.0, 60, 60), (0.4, 80, 50)])
+def test_its_standard_error_is_that_of_fresh_examples(shift: float, n: int, m: int) -> None:
+    found = [kernel_distance(randn(n, 4, seed=s), shift + randn(m, 4, seed=s + 5000)) for s in range(400)]
+    values = torch.tensor([one.value for one in found])
+    errors = torch.tensor([math.hypot(one.stderr_x, one.stderr_y) for one in found])
+    assert float(errors.square().mean().sqrt() / values.std()) == pytest.approx(1, abs=0.12)
+
+
+def test_a_side_that_does_not_vary_adds_nothing() -> None:
+    found = kernel_distance(randn(50, 3), torch.ones(40, 3))
+    assert found.stderr_x > 0
+    assert found.stderr_y == pytest.approx(0, abs=1e-12)
+
+
+def test_the_kernel() -> None:
+    a, b = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0], [0.0, 0.0]])
+    assert cubic(a, b).tolist() == [[6.5**3, 1.0]]
+
+
+def test_rows_and_failures() -> None:
+    x = randn(30, 4).float()
+    (row,) = evaluate(examples(spec(4), real=x, samples=x + 1), {"it": KID(FakeRecipe(), ALL)})["it"]
+    assert (row.status, row.n_real, row.n_fake, row.extractor) == (Status.OK, 30, 30, "toy-cnn")
+    assert row.stderr == pytest.approx(math.hypot(row.stderr_test or 0, row.stderr_draws or 0))
+    for samples, reason in (
+        (x[:1], "needs at least 2"), (1e38 * x.sign() * x.abs().clamp(0.5, 1), "too large"),
+    ):  # fmt: skip
+        (row,) = evaluate(examples(spec(4), real=x, samples=samples), {"it": KID(FakeRecipe(), ALL)})["it"]
+        assert row.status is Status.FAILED
+        assert reason in row.reason
