@@ -124,11 +124,7 @@ class DiscretizedLogistic(Distribution):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """``x``: integers 0 .. L-1, of any dtype."""
-        return self.log_masses(x).flatten(1).sum(1)
-
-    def log_masses(self, x: Tensor) -> Tensor:
-        """Log-mass of every entry in nats, of the shape that x and the parameters have together."""
-        return _log_mass(x.to(self.mean.dtype), self.mean, self.log_scale, self.levels)
+        return _log_mass(x.to(self.mean.dtype), self.mean, self.log_scale, self.levels).flatten(1).sum(1)
 
     def sample(self, generator: Generator | None = None) -> Tensor:
         return _to_level(_logistic(self.mean, self.log_scale, generator), self.levels)

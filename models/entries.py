@@ -21,7 +21,7 @@ from .distributions import (
     uniform,
 )
 
-__all__ = ["OUTPUTS", "Categorical", "Entries", "LogisticMixture", "entries"]
+__all__ = ["OUTPUTS", "Categorical", "Entries", "entries"]
 
 OUTPUTS = ("logistic", "categorical", "mixture")
 """Names of output distributions for integers of more than two levels."""
@@ -62,7 +62,7 @@ def entries(output: str, levels: int | None, components: int = 1) -> Entries:
         return Entries(parameters_per_entry(levels), lambda raw: output_distribution(raw, levels))
     if output == "categorical":
         return Entries(levels, lambda raw: Categorical(_in_float(raw)))
-    return Entries(3 * components, lambda raw: LogisticMixture.from_symmetric(_in_float(raw), levels))
+    return Entries(3 * components, lambda raw: output_distribution(_spread(raw), levels, "mixture", components))
 
 
 class Categorical(Distribution):
@@ -83,57 +83,13 @@ class Categorical(Distribution):
         return _drawn(self.logits, generator).to(torch.uint8)
 
     @property
-    def median(self) -> Tensor:
-        return (self.logits.softmax(1).cumsum(1)[:, :-1] < 0.5).sum(1).to(torch.uint8)
-
-
-class LogisticMixture(Distribution):
-    r"""A mixture of K discretized logistics for every entry, :math:`P(k) = \sum_j \pi_j P_j(k)`.
-
-    (Salimans, Karpathy, Chen, Kingma 2017, PixelCNN++: Improving the PixelCNN with discretized logistic mixture
-    likelihood and other modifications, arXiv:1701.05517, equations 1 and 2.)
-
-    Arguments:
-        logits: Of the weights :math:`\pi`, ``(B, K, *shape)``.
-        components: With parameters ``(B, K, *shape)``.
-    """
-
-    def __init__(self, logits: Tensor, components: DiscretizedLogistic) -> None:
-        self.logits, self.components = logits, components
-
-    @classmethod
-    def from_symmetric(cls, raw: Tensor, levels: int) -> "LogisticMixture":
-        """From a network's output on the symmetric scale, ``(B, 3K, *shape)``: logits, means, raw log-scales.
-
-        Outputs of zero put the means evenly over [-1, 1], so that the components differ from the start.
-        """
-        logits, means, scales = raw.unflatten(1, (3, -1)).unbind(1)
-        k = logits.shape[1]
-        spread = (2 * torch.arange(k, dtype=raw.dtype, device=raw.device) + 1) / k - 1
-        half = (levels - 1) / 2
-        means = (means + spread.view(-1, *[1] * (raw.dim() - 2)) + 1) * half
-        return cls(logits, DiscretizedLogistic(means, bounded_log_scale(scales) + math.log(half), levels))
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """``x``: integers 0 .. L-1, of any dtype."""
-        joint = self.logits.log_softmax(1) + self.components.log_masses(x[:, None])
-        return joint.logsumexp(1).flatten(1).sum(1)
-
-    def sample(self, generator: Generator | None = None) -> Tensor:
-        chosen = _drawn(self.logits, generator)[:, None]
-        mean = self.components.mean.gather(1, chosen)[:, 0]
-        log_scale = self.components.log_scale.gather(1, chosen)[:, 0]
-        return DiscretizedLogistic(mean, log_scale, self.components.levels).sample(generator)
+    def mean(self) -> Tensor:
+        levels = torch.arange(self.logits.shape[1], dtype=self.logits.dtype, device=self.logits.device)
+        return torch.einsum("bl...,l->b...", self.logits.softmax(1), levels)
 
     @property
     def median(self) -> Tensor:
-        below, log_weights = torch.zeros_like(self.logits[:, 0]), self.logits.log_softmax(1)
-        median = torch.zeros_like(below)
-        for level in range(self.components.levels - 1):
-            at = torch.full_like(below, level)[:, None]
-            below = below + (log_weights + self.components.log_masses(at)).logsumexp(1).exp()
-            median += below < 0.5
-        return median.to(torch.uint8)
+        return (self.logits.softmax(1).cumsum(1)[:, :-1] < 0.5).sum(1).to(torch.uint8)
 
 
 def _drawn(logits: Tensor, generator: Generator | None) -> Tensor:
@@ -142,6 +98,17 @@ def _drawn(logits: Tensor, generator: Generator | None) -> Tensor:
     u = uniform(weights[:, 0].shape, weights, generator)
     # Weights that are rounded do not sum to 1 exactly; relative to their own sum, no index without weight is drawn.
     return (weights[:, :-1] <= (u * weights[:, -1])[:, None]).sum(1)
+
+
+def _spread(raw: Tensor) -> Tensor:
+    """Parameters of a mixture ``(B, 3K, *shape)`` with means that lie evenly over [-1, 1] where the network gives 0.
+
+    So the components differ from the start.
+    """
+    logits, means, scales = raw.chunk(3, dim=1)
+    k = means.shape[1]
+    spread = (2 * torch.arange(k, dtype=raw.dtype, device=raw.device) + 1) / k - 1
+    return torch.cat([logits, means + spread.view(-1, *[1] * (raw.dim() - 2)), scales], 1)
 
 
 def _in_float(raw: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ import torch
 from scipy import stats
 from torch import Generator, Tensor
 
-from models.distributions import DiscretizedLogistic
 from models.entries import entries
 
 
@@ -65,8 +64,7 @@ def test_mixture_gradients_are_finite_where_components_are_far_from_the_data() -
     assert torch.isfinite(parameters.grad).all()
 
 
-def test_log_prob_of_a_logistic_is_the_sum_of_its_log_masses() -> None:
-    logistic = DiscretizedLogistic(torch.tensor([[3.0, 9.0]]), torch.zeros(1, 2), 16)
-    x = torch.tensor([[2, 15]])
-    assert logistic.log_masses(x).shape == (1, 2)
-    torch.testing.assert_close(logistic.log_prob(x), logistic.log_masses(x).sum(1))
+def test_the_mean_of_a_categorical_entry() -> None:
+    parameters = raw("categorical", 5)
+    expected = (masses("categorical", 5, parameters) * torch.arange(5)).sum(1, keepdim=True)
+    torch.testing.assert_close(entries("categorical", 5).distribution(parameters).mean, expected)

@@ -17,6 +17,7 @@ temperatures is doubled until the mean changes by less than a tolerance.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -188,7 +189,7 @@ class DecoderAIS(Metric):
         reason = "" if change < self.tolerance else (
             f"not converged: the last doubling, to {temperatures} temperatures, changed it by {change:.2g} nats"
         )  # fmt: skip
-        about = {"n_real": len(x), "n_draws": self.chains}
+        about: dict[str, Any] = {"n_real": len(x), "n_draws": self.chains}
         of_test = math.sqrt(max(0.0, total**2 - of_draws**2)) if math.isfinite(of_draws) else None
         value = measured(
             infos[0], float(bound.mean()), test=of_test, draws=of_draws if math.isfinite(of_draws) else None,

@@ -72,4 +72,5 @@ class GatedPixelCNN(Autoregressive):
         return made
 
     def generate(self, emit: Emit, batch: int, context: Tensor | None) -> None:
-        self.network.generate(emit, batch, *self.shape[1:], context)
+        _, height, width = self.shape
+        self.network.generate(emit, batch, height, width, context)

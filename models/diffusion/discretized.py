@@ -25,13 +25,13 @@ class DiscretizedGaussian(Distribution):
     """
 
     def __init__(self, mean: Tensor, std: float, levels: int) -> None:
-        self.mean, self.std, self.levels = mean, std, levels
+        self.centre, self.std, self.levels = mean, std, levels
 
     def log_prob(self, x: Tensor) -> Tensor:
         """``x``: integers 0 .. L-1, of any dtype."""
-        centre = to_symmetric(x, self.levels, self.mean.dtype) - self.mean
+        gap = to_symmetric(x, self.levels, self.centre.dtype) - self.centre
         half = 1 / (self.levels - 1)
-        above, below = (centre + half) / self.std, (centre - half) / self.std
+        above, below = (gap + half) / self.std, (gap - half) / self.std
         # Phi is accurate in its lower tail, so the interval is taken to the side where it is.
         mirrored = below + above > 0
         low, high = torch.where(mirrored, -above, below), torch.where(mirrored, -below, above)
@@ -42,9 +42,13 @@ class DiscretizedGaussian(Distribution):
 
     def sample(self, generator: Generator | None = None) -> Tensor:
         return from_symmetric(
-            self.mean + self.std * standard_normal(self.mean.shape, self.mean, generator), self.levels
+            self.centre + self.std * standard_normal(self.centre.shape, self.centre, generator), self.levels
         )
 
     @property
+    def mean(self) -> Tensor:
+        return (self.centre + 1) / 2 * (self.levels - 1)
+
+    @property
     def median(self) -> Tensor:
-        return from_symmetric(self.mean, self.levels)
+        return from_symmetric(self.centre, self.levels)

@@ -108,7 +108,7 @@ class GatedPixelCNNNetwork(nn.Module):
 
     @property
     def _layers(self) -> "list[_Layer]":
-        return [self.first, *self.layers]  # type: ignore[list-item]  # a ModuleList forgets the type of its modules
+        return [self.first, *self.layers]
 
 
 class _Layer(nn.Module):
