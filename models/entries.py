@@ -4,7 +4,6 @@ Autoregressive models choose among these by name. Each makes a :class:`~models.d
 parameters ``(B, P, *shape)``; its entries are independent given the parameters.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,9 +12,7 @@ from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
 
 from .distributions import (
-    DiscretizedLogistic,
     Distribution,
-    bounded_log_scale,
     output_distribution,
     parameters_per_entry,
     uniform,
