@@ -59,7 +59,7 @@ def _main(arguments: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from bench.cli import court, data, new, table
+    from bench.cli import court, data, new, properties, table
 
     parser = argparse.ArgumentParser(
         prog="genbench", description="Compare generative models on equal terms.", epilog=EPILOG,
@@ -73,6 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("list", help="models, data sets and metrics, a line each")
     listing.add_argument("asked", nargs="*", metavar="GROUP", help="models, data, metrics, ...; or KEY=VALUE")
     new.add_arguments(commands.add_parser("new", help="the files of a new model, to begin from"))
+    properties.add_arguments(
+        commands.add_parser("properties", help="what families are like, measured, beside what the literature says")
+    )
     court.add_arguments(commands.add_parser("court", help="put every metric through known ways of being bad"))
     data.add_arguments(commands.add_parser("data", help="fetch data sets, verify them, say where they are"))
     return parser
@@ -87,6 +90,10 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from bench.cli import data
 
         return data.main(arguments)
+    if arguments.command == "properties":
+        from bench.cli import properties
+
+        return properties.main(arguments)
     if arguments.command == "court":
         from bench.cli import court
 

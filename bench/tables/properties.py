@@ -13,7 +13,7 @@ from bench.plain import plain
 
 __all__ = ["EXPECTED", "Properties", "properties_of", "to_markdown"]
 
-FAST = 0.1
+FAST = 0.01
 """A model is fast if it draws at least this share of the samples a second of the fastest model on the same device."""
 
 
@@ -81,12 +81,12 @@ class Properties:
         if not expected.stable and not unstable and self.collapsed is not None and self.seeds > 1:
             found.append(f"unstable: none of {self.seeds} failed or collapsed")
         if self.likelihood != expected.likelihood:
-            found.append(f"likelihood {expected.likelihood}: it is {self.likelihood}")
+            found.append(f"likelihood {expected.likelihood}: here {self.likelihood}")
         if self.fast is not None and self.fast != expected.fast:
-            found.append("fast" if expected.fast else "slow")
+            found.append("fast: it is slow" if expected.fast else "slow: it is fast")
         compresses = self.latent_share is not None and self.latent_share < 1
         if self.encoder is not None and compresses != expected.compresses:
-            found.append("compresses" if expected.compresses else "does not compress")
+            found.append("compresses: it does not" if expected.compresses else "does not compress: it does")
         return found
 
 

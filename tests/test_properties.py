@@ -1,0 +1,77 @@
+"""The table of properties: what is read from rows, and where it disagrees with the literature."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers_rows import make_row
+
+from bench.cli import properties as command
+from bench.errors import UserError
+from bench.rows.frame import load_rows
+from bench.rows.store import write_rows
+from bench.schema import Relation, ResultRow, Source, Status
+from bench.tables.properties import Properties, properties_of, to_markdown
+
+
+def rows_of(model: str, family: str, seed: int, **values: float) -> list[ResultRow]:
+    return [
+        replace(make_row(), model=model, model_family=family, seed=seed, run_id=f"{model}{seed}", group=model, metric=name,
+                value=value, status=Status.OK, relation=Relation.EXACT if name == "log_likelihood" else None,
+                device="cpu (1 threads)", checkpoint="best", source=Source.MEASURED)
+        for name, value in values.items()
+    ]  # fmt: skip
+
+
+def failed(one: ResultRow) -> ResultRow:
+    return replace(one, value=None, status=Status.FAILED, reason="diverged", relation=None)
+
+
+def found(rows: list[ResultRow], folder: Path) -> dict[str, Properties]:
+    write_rows(folder / "rows.jsonl", rows)
+    return {one.model: one for one in properties_of(load_rows(folder / "rows.jsonl"))}
+
+
+def test_what_is_read_from_rows(tmp_path: Path) -> None:
+    rows = [
+        *rows_of("nsf", "flow", 0, log_likelihood=-3.0, samples_per_second=1000.0, latent_share=1.0, encoder=1.0),
+        *rows_of("nsf", "flow", 1, log_likelihood=-3.1, samples_per_second=3000.0, latent_share=1.0, encoder=1.0),
+        *map(failed, rows_of("nsf", "flow", 2, log_likelihood=0.0, samples_per_second=0.0)),
+        *rows_of("gan", "gan", 0, samples_per_second=1e6, latent_share=0.1, encoder=0.0, collapsed=1.0),
+        *rows_of("gan", "gan", 1, samples_per_second=1e6, latent_share=0.1, encoder=0.0, collapsed=0.0),
+        *rows_of("oracle", "data", 0, log_likelihood=-2.9),
+        *rows_of("resampler", "control", 0, samples_per_second=1e9),
+    ]
+    one = found(rows, tmp_path)
+    assert set(one) == {"nsf", "gan"}
+    nsf, gan = one["nsf"], one["gan"]
+    assert (nsf.seeds, nsf.failed, nsf.likelihood, nsf.rate, nsf.fast, nsf.encoder) == (3, 1, "exact", 2000, False, True)
+    assert (gan.seeds, gan.failed, gan.collapsed, gan.likelihood, gan.fast) == (2, 0, 1, "none", True)
+    assert nsf.disagreements == ["stable: 1 of 3 failed or collapsed", "fast: it is slow"]
+    assert gan.disagreements == [], "an unstable family may collapse, as it does here"
+
+
+def test_the_spread_is_of_fid_over_seeds(tmp_path: Path) -> None:
+    rows = [r for seed, fid in enumerate((90.0, 110.0)) for r in rows_of("gan", "gan", seed, **{"fid[cnn]": fid})]
+    assert found(rows, tmp_path)["gan"].spread == pytest.approx(200**0.5 / 100)
+
+
+def test_what_was_not_measured_disagrees_with_nothing(tmp_path: Path) -> None:
+    one = found(rows_of("mine", "new family", 0, modes=3.0), tmp_path)["mine"]
+    assert (one.rate, one.fast, one.collapsed, one.latent_share, one.encoder, one.disagreements) == (
+        None, None, None, None, None, [],
+    )  # fmt: skip
+    assert "| mine | new family | 0 of 1 | – | – | none | – | – | – |  |" in to_markdown([one])
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    write_rows(tmp_path / "rows.jsonl", rows_of("vae", "vae", 0, samples_per_second=5.0))
+    out = tmp_path / "table.md"
+    assert command.main(parser.parse_args([str(tmp_path / "rows.jsonl"), "--out", str(out)])) == 0
+    assert capsys.readouterr().out == out.read_text()
+    write_rows(tmp_path / "none.jsonl", rows_of("oracle", "data", 0, modes=1.0))
+    with pytest.raises(UserError, match="no trained model"):
+        command.main(parser.parse_args([str(tmp_path / "none.jsonl")]))
