@@ -6,6 +6,7 @@ therefore hears of the signal at once, gives the exception time to unwind, and t
 is written so that a process may end at any time.
 """
 
+import contextlib
 import os
 import select
 import signal
@@ -13,8 +14,9 @@ import sys
 import threading
 import time
 from types import FrameType
+from typing import NoReturn
 
-__all__ = ["GRACE_SECONDS", "end_by_signals", "is_stopping", "stopped"]
+__all__ = ["GRACE_SECONDS", "end_by_signals", "end_now", "is_stopping", "stopped"]
 
 GRACE_SECONDS = 2.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -51,6 +53,17 @@ def stopped() -> int:
         _told.set()
         print(MESSAGE, file=sys.stderr)
     return 128 + (_received[0] if _received else signal.SIGINT)
+
+
+def end_now(code: int) -> NoReturn:
+    """End this process without the interpreter's own end, which takes seconds after torch was imported.
+
+    The thread that ends a process late does not run any more by then.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+            stream.flush()
+    os._exit(code)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -19,12 +19,22 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from helpers_cli import started, wait_until
 
 from bench.data.bytes.archive import SourceError, read_member
 from bench.data.bytes.cache import DataFile, cache_dir, sha256
 from bench.data.bytes.fetch import fetch
 from bench.data.bytes.sources import ArchiveDownload, Download, Package, Source
 from bench.errors import UserError
+
+CLIENT = """\
+import sys, tempfile
+from pathlib import Path
+from bench.data.bytes.archive import run_program
+
+waits = "import os, time; open(%r, 'w').write(str(os.getpid())); time.sleep(3600)" % sys.argv[1]
+run_program([sys.executable, "-c", waits], Path(tempfile.gettempdir()))
+"""
 
 CONTENT = {"a.bin": b"first file\n" * 1000, "b.bin": bytes(range(256)) * 7}
 FILES = tuple(DataFile(name, hashlib.sha256(data).hexdigest(), len(data)) for name, data in CONTENT.items())
@@ -660,3 +670,15 @@ def test_bad_apt_packages_are_refused(apt: Path, cache: Path) -> None:
         text = message("set", [B], [Package("apt", "thing", "1.0", sha256(apt / "thing.deb"), "./usr/d")])
         assert "exit code" in text
     assert cached(cache) == {}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's end")
+def test_a_client_ends_with_a_killed_fetch(tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+    with started([sys.executable, "-c", CLIENT, str(told)], Path(__file__).parents[1]) as process:
+        wait_until(lambda: told.exists() and told.read_text(), process)
+        client = Path("/proc") / told.read_text() / "stat"
+        assert client.exists()
+        process.kill()
+        process.wait()
+        wait_until(lambda: not client.exists() or client.read_text().rpartition(")")[2].split()[0] in "ZX")

@@ -1,6 +1,7 @@
 """Likelihood: K-draw bounds against an exact linear-Gaussian model; cost rows."""
 
 import math
+from statistics import stdev
 
 import pytest
 import torch
@@ -125,6 +126,19 @@ def test_errors_of_an_estimated_likelihood_are_those_of_repeated_runs(
     y = fixed + of_draws * noise(runs, draws, 1) + rest * noise(runs, draws, n)
     errors = torch.tensor([estimate_errors(run) for run in y], dtype=torch.float64)
     assert errors[:, 1].square().mean().item() == pytest.approx(y.mean((1, 2)).var().item(), rel=0.1)
+
+
+@pytest.mark.parametrize("draws", [2, 3, 6])
+def test_errors_of_a_bound_are_those_of_the_jackknife_written_out(draws: int) -> None:
+    log_w = 2 * torch.randn(draws, 4, generator=Generator().manual_seed(draws), dtype=torch.float64)
+    variance, bounds = 0.0, []
+    for column in log_w.T.tolist():
+        weights = [math.exp(one) for one in column]
+        bounds.append(math.log(sum(weights) / draws))
+        left = [math.log((sum(weights) - one) / (draws - 1)) for one in weights]
+        variance += (draws - 1) / draws * sum((one - sum(left) / draws) ** 2 for one in left)
+    total = stdev(bounds) / math.sqrt(4)
+    assert bound_errors(log_w) == pytest.approx((total, math.sqrt(variance) / 4), rel=1e-9)
 
 
 @pytest.mark.parametrize(("draws", "n"), [(2, 2), (2, 7), (5, 3)])

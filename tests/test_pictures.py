@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -48,6 +49,22 @@ def test_every_kind_of_data_has_a_picture(samples: torch.Tensor, levels: int | N
         assert picture.width >= 200
         low, high = picture.getextrema()
         assert low != high, "an empty picture"
+
+
+def test_no_settings_of_matplotlib_change_a_picture(tmp_path: Path) -> None:
+    """A matplotlibrc in the working folder is read when matplotlib is imported, and may be a stranger's."""
+    points = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+
+    def drawn(name: str) -> list[bytes]:
+        draw_samples(points, None, tmp_path / name, real=points, title="points")
+        draw_comparison({("one", "d"): tmp_path / f"{name}.npz"}, tmp_path / f"{name}c.png", {("one", "d"): "1"})
+        return [(tmp_path / f"{file}.png").read_bytes() for file in (name, f"{name}c")]
+
+    expected = drawn("plain")
+    theirs = {"text.usetex": True, "font.size": 30, "axes.facecolor": "black", "savefig.facecolor": "red"}
+    with matplotlib.rc_context(theirs):
+        assert drawn("other") == expected
+        assert all(matplotlib.rcParams[key] == value for key, value in theirs.items())
 
 
 def test_a_landscape_is_the_density_where_it_is(tmp_path: Path) -> None:

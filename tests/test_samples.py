@@ -269,6 +269,17 @@ def test_what_is_no_picture_is_passed_over(tmp_path: Path) -> None:
     assert torch.equal(read_samples(folder, GREY), torch.from_numpy(images))
 
 
+@pytest.mark.parametrize("name", ["a1", "0001.0", "a.bak"])
+def test_a_picture_is_one_whatever_its_name(name: str, tmp_path: Path) -> None:
+    images = noise(4, GREY)
+    folder = put_pictures(tmp_path / "mine", images)
+    (folder / "000.png").rename(folder / name)
+    found = read_samples(folder, GREY)
+    assert sorted(x.numpy().tobytes() for x in found) == sorted(image.tobytes() for image in images)
+    (folder / name).write_bytes(b"GIF89a" + bytes(30))
+    assert f"{name} is no readable PNG or JPEG" in refusal(folder)
+
+
 def test_palettes_opaque_alpha_and_jpegs_are_read(tmp_path: Path) -> None:
     image = np.zeros((8, 16, 3), np.uint8)
     image[:, 8:] = 255  # the right half is white

@@ -179,3 +179,34 @@ def test_the_other_commands_end_alike(command: str, number: signal.Signals, work
     exit_code, said = ended(code, number, workplace)
     assert exit_code == 128 + number
     assert said[-1] == MESSAGE
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_after_the_line_a_command_does_not_wait_for_the_interpreters_end(number: int, workplace: Path) -> None:
+    """Which takes longer the more was imported and the busier the machine; here it would take for ever."""
+    code = """
+import sys, time
+from pathlib import Path
+import bench.cli.table
+
+class Late:
+    def __del__(self, sleep=time.sleep):  # when no other thread runs any more
+        sleep(3600)
+
+def at_work(*_):
+    Path("here").touch()
+    while True:
+        time.sleep(0.01)
+
+bench.cli.table.main = at_work
+late = Late()
+sys.argv[1:] = ["table", "runs"]
+from bench.cli.main import main
+sys.exit(main())
+"""
+    with started([sys.executable, "-c", code], workplace) as process:
+        wait_until((workplace / "here").exists, process)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 128 + number
+    assert said.count(MESSAGE) == 1

@@ -9,7 +9,7 @@ from bench.cli.streams import with_output
 from bench.errors import BusyError, UserError
 from bench.ours import working_folder_last
 from bench.plain import PlainFormatter
-from bench.stopping import end_by_signals, stopped
+from bench.stopping import end_by_signals, end_now, is_stopping, stopped
 
 __all__ = ["main"]
 
@@ -36,7 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
         if logging.lastResort is not None:  # prints warnings outside a run; they may quote a stranger's file
             logging.lastResort.setFormatter(PlainFormatter())
     given = sys.argv[1:] if arguments is None else arguments
-    return with_output(lambda: _main(given))
+    code = with_output(lambda: _main(given))
+    if arguments is None and is_stopping():
+        end_now(code)
+    return code
 
 
 def _main(arguments: list[str]) -> int:

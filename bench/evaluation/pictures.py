@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from bench.files import durable_write
-from bench.tables.pictures import GRID, image_grid, limits_of, rendered, scatter, ticked
+from bench.tables.pictures import GRID, image_grid, limits_of, rendered, scatter, ticked, undisturbed
 
 __all__ = ["Landscape", "draw_samples", "landscape"]
 
@@ -44,6 +44,7 @@ def landscape(
     return made
 
 
+@undisturbed()
 def draw_samples(
     samples: Tensor,
     levels: int | None,

@@ -1,9 +1,10 @@
 """Pictures of stored samples and densities, for those who look at results. Needs no torch."""
 
+import contextlib
 import io
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from bench.files import durable_write
 from bench.regular import open_regular
 from bench.tables.layout import Layout, layout_of
 
-__all__ = ["GRID", "POINTS", "draw_comparison", "image_grid", "limits_of", "rendered", "scatter", "ticked"]
+__all__ = [
+    "GRID", "POINTS", "draw_comparison", "image_grid", "limits_of", "rendered", "scatter", "ticked", "undisturbed",
+]  # fmt: skip
 
 GRID = 8  # images on a side
 POINTS = 2000
@@ -26,6 +29,19 @@ Panel = dict[str, np.ndarray[Any, Any]]
 ``truth`` and ``extent`` that there are."""
 
 
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Draw with matplotlib's own settings inside the block.
+
+    A ``matplotlibrc`` in the working folder, which may be a stranger's, would change colours and sizes or start LaTeX.
+    """
+    import matplotlib
+
+    with matplotlib.rc_context(matplotlib.rcParamsDefault):
+        yield
+
+
+@undisturbed()
 def draw_comparison(
     saved: Mapping[tuple[str, str], Path], path: Path, numbers: Mapping[tuple[str, str], str] | None = None
 ) -> None:

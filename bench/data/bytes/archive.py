@@ -4,15 +4,19 @@ Callers check the archive's hash before opening it. Only regular files are read,
 known size.
 """
 
+import ctypes
 import gzip
 import lzma
+import os
 import shutil
+import signal
 import subprocess
+import sys
 import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -37,6 +41,7 @@ UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, z
 """Exceptions that a damaged archive can raise. OSError covers a bad gzip header and a broken pipe, besides the disk."""
 
 _CHUNK = 1 << 20
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 _DEB_MAGIC = b"!<arch>\n"
 _CLIENT_SECONDS = 900
 
@@ -134,6 +139,23 @@ def _write(stream: IO[bytes] | gzip.GzipFile, file: DataFile, folder: Path) -> N
         flush(target.fileno(), folder)
 
 
+def _end_with_parent() -> Callable[[], None] | None:
+    """Return what makes a new process end when this one does, even by SIGKILL; None where the system has no such means.
+
+    It runs between fork and exec, so everything that takes a lock is done before.
+    """
+    if sys.platform != "linux":
+        return None
+    prctl, ours = ctypes.CDLL(None).prctl, os.getpid()
+
+    def bind() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != ours:  # it ended before
+            os._exit(1)
+
+    return bind
+
+
 def run_program(command: Sequence[str], work: Path, output: IO[bytes] | int = subprocess.PIPE) -> None:
     """Run a program and wait for it.
 
@@ -147,7 +169,7 @@ def run_program(command: Sequence[str], work: Path, output: IO[bytes] | int = su
         # Run inside the new, empty folder: "python -m" looks for modules in the working directory first.
         done = subprocess.run(
             [program, *command[1:]], cwd=work, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.PIPE,
-            timeout=_CLIENT_SECONDS, check=False,
+            timeout=_CLIENT_SECONDS, check=False, preexec_fn=_end_with_parent(),
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise SourceError(f"no end after {_CLIENT_SECONDS} s") from error

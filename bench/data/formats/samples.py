@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.data.formats.image_files import SUFFIXES, PictureError, opened_simple, orientation, upright
+from bench.data.formats.image_files import PictureError, is_picture, opened_simple, orientation, upright
 from bench.errors import UserError
 from bench.schema import DataSpec
 
@@ -45,7 +45,7 @@ def read_samples(path: str | Path, spec: DataSpec) -> Tensor:
     - ``.pt``, ``.pth``: a tensor, or a dict with the tensor ``samples``, written by ``torch.save``.
     - a folder: its PNG and JPEG pictures, including those in subfolders, in the order of their paths. Each must have
       exactly the data's size, and be grey for one channel or coloured for three. They are rotated as their EXIF data
-      say. Names that begin with a dot, and files without a picture's suffix, are skipped.
+      say. Names that begin with a dot, and files that neither suffix nor first bytes make pictures, are skipped.
 
     Arrays may have channels last, may lack a first axis of size 1, and may have any numeric dtype that keeps the
     values. If both orders of the channels fit, channels are taken as first. Levels may be stored as floats if they are
@@ -210,7 +210,7 @@ def _read_folder(folder: Path, spec: DataSpec, where: str) -> NDArray[np.uint8]:
         raise UserError(f"{where} is a folder, but {spec.name} is no data of pictures; give a .npy, .npz or .pt file")
     files = _picture_files(folder, where)
     if len(files) == 0:
-        raise UserError(f"{where} has no pictures (by their suffix); {_WANTED}")
+        raise UserError(f"{where} has no pictures (by their suffix or first bytes); {_WANTED}")
     if len(files) * spec.dim > _MAX_BYTES:
         raise UserError(f"{where} has {len(files)} pictures, more than {_MAX_BYTES} bytes; bring fewer")
     pixels = np.empty((len(files), *spec.shape), np.uint8)
@@ -223,7 +223,7 @@ def _read_folder(folder: Path, spec: DataSpec, where: str) -> NDArray[np.uint8]:
 
 
 def _picture_files(folder: Path, where: str) -> list[Path]:
-    """Return the files below a folder with a picture's suffix, in the order of their paths. Links are refused."""
+    """Return the pictures below a folder, by suffix or first bytes, in the order of their paths. Links are refused."""
 
     def refuse(error: OSError) -> None:
         raise UserError(f"{where} cannot be read ({error.strerror}); mend its permissions") from error
@@ -233,9 +233,18 @@ def _picture_files(folder: Path, where: str) -> list[Path]:
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         for link in (path for name in subfolders if (path := Path(parent, name)).is_symlink()):
             raise UserError(f"samples {_line(str(link))} is a link; put the pictures themselves into the folder")
-        names = [name for name in names if not name.startswith(".")]
-        found += [path for name in names if (path := Path(parent, name)).suffix.lower() in SUFFIXES]
+        paths = [Path(parent, name) for name in names if not name.startswith(".")]
+        found += [path for path in paths if is_picture(path.suffix, b"") or is_picture("", _head(path))]
     return sorted(found)
+
+
+def _head(file: Path) -> bytes:
+    """Return the first bytes of a regular file; nothing of a link, a pipe or a file that cannot be read."""
+    try:
+        with os.fdopen(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as stream:
+            return stream.read(32) if stat.S_ISREG(os.fstat(stream.fileno()).st_mode) else b""
+    except OSError:
+        return b""
 
 
 def _content(file: Path) -> bytes:
