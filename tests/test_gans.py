@@ -589,3 +589,12 @@ def test_penalized_steps_equal_algorithm_1_by_hand() -> None:
     with torch.no_grad():
         expected = -f(g(torch.randn(4, 6, generator=stream))).mean()
     torch.testing.assert_close(recorder.outputs[0]["generator_loss"], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_losses_are_means_in_float32_under_autocast() -> None:
+    model = gan()
+    with torch.autocast("cpu", torch.bfloat16):
+        x = torch.randn(2, 1, 8, 8)
+        assert model.discriminator(x).dtype == torch.bfloat16
+        assert model._judged(x, None).dtype == torch.float32
+    assert model.double()._judged(x.double(), None).dtype == torch.float64

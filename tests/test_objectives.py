@@ -1,6 +1,7 @@
 """Adversarial objectives: closed forms, gradients and the divergences that they estimate."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,9 +11,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.gans.objectives import (
+    OBJECTIVES,
+    hinge_discriminator_loss,
+    least_squares_discriminator_loss,
+    least_squares_generator_loss,
     minimax_discriminator_loss,
     minimax_generator_loss,
     non_saturating_generator_loss,
+    objective_named,
     wasserstein_critic_loss,
     wasserstein_generator_loss,
 )
@@ -124,11 +130,73 @@ def test_the_best_critic_attains_the_wasserstein_distance() -> None:
         assert -wasserstein_critic_loss(critic(real), critic(fake)) < distance
 
 
+def on_states(loss: Callable[[Tensor, Tensor], Tensor]) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:
+    """A loss of f on four states, with p and q sixteenths of data and model in each; p and q."""
+    p, q = torch.tensor([1, 2, 5, 8]), torch.tensor([6, 4, 5, 1])
+    return lambda f: loss(f.repeat_interleave(p), f.repeat_interleave(q)), p.double() / 16, q.double() / 16
+
+
+def test_least_squares_are_least_where_f_is_the_share_of_the_data() -> None:
+    loss, p, q = on_states(least_squares_discriminator_loss)
+    best = (p / (p + q)).requires_grad_()
+    assert loss(best).item() == pytest.approx(float((p * q / (p + q)).sum()) / 2, abs=1e-12)
+    assert gradient(loss(best), best).abs().max() < 1e-12
+    for i in range(4):
+        for step in (-0.1, 0.1):
+            assert loss(best + step * functional.one_hot(torch.tensor(i), 4)) > loss(best)
+    half = torch.full((4,), 0.5, dtype=torch.float64)
+    assert loss(half).item() == pytest.approx(0.25, abs=1e-15)
+    assert all(loss(half + step) > loss(half) for step in (-0.1, 0.1)), "1/2 is the best constant where p = q in sum"
+
+
+def test_hinges_are_least_where_f_is_the_sign_and_give_the_total_variation() -> None:
+    loss, p, q = on_states(hinge_discriminator_loss)
+    best = (p - q).sign()
+    total_variation = float((p - q).abs().sum()) / 2
+    assert loss(best).item() == pytest.approx(2 * float(torch.minimum(p, q).sum()), abs=1e-12)
+    assert loss(best).item() == pytest.approx(2 - 2 * total_variation, abs=1e-12)
+    for i in range(4):
+        for step in (-0.1, 0.1):
+            other = loss(best + step * functional.one_hot(torch.tensor(i), 4))
+            # Where p = q, every value from -1 to 1 is as good as any other.
+            assert other >= loss(best) - 1e-12
+            assert p[i] == q[i] or other > loss(best) + 1e-4
+    assert loss(torch.zeros(4, dtype=torch.float64)).item() == 2
+
+
+@few
+@given(outputs, outputs)
+def test_gradients_of_least_squares_and_hinges(on_real: Tensor, on_fake: Tensor) -> None:
+    on_real.requires_grad_()
+    on_fake.requires_grad_()
+    real, fake = on_real.detach(), on_fake.detach()
+    found = torch.autograd.grad(least_squares_discriminator_loss(on_real, on_fake), [on_real, on_fake])
+    torch.testing.assert_close(found, ((real - 1) / len(real), fake / len(fake)))
+    torch.testing.assert_close(gradient(least_squares_generator_loss(on_fake), on_fake), (fake - 1) / len(fake))
+    found = torch.autograd.grad(hinge_discriminator_loss(on_real, on_fake), [on_real, on_fake])
+    expected = (-(real < 1).double() / len(real), (fake > -1).double() / len(fake))
+    torch.testing.assert_close(found, expected)
+
+
+def test_an_objective_is_a_pair_found_by_its_name() -> None:
+    pairs = {name: (pair.discriminator, pair.generator) for name, pair in OBJECTIVES.items()}
+    assert pairs == {
+        "saturating": (minimax_discriminator_loss, minimax_generator_loss),
+        "non_saturating": (minimax_discriminator_loss, non_saturating_generator_loss),
+        "least_squares": (least_squares_discriminator_loss, least_squares_generator_loss),
+        "hinge": (hinge_discriminator_loss, wasserstein_generator_loss),
+        "wasserstein": (wasserstein_critic_loss, wasserstein_generator_loss),
+    }
+    assert objective_named("hinge") is OBJECTIVES["hinge"]
+    with pytest.raises(ValueError, match="objective 'log': there are saturating, non_saturating, least_squares"):
+        objective_named("log")
+
+
 @pytest.mark.parametrize("size", [1e4, -1e4])
 def test_losses_and_gradients_stay_finite_far_out(size: float) -> None:
     on_real, on_fake = torch.full((3,), -size, requires_grad=True), torch.full((2,), size, requires_grad=True)
-    losses = [minimax_discriminator_loss(on_real, on_fake), wasserstein_critic_loss(on_real, on_fake)]
-    losses += [f(on_fake) for f in (minimax_generator_loss, non_saturating_generator_loss, wasserstein_generator_loss)]
+    losses = [pair.discriminator(on_real, on_fake) for pair in OBJECTIVES.values()]
+    losses += [pair.generator(on_fake) for pair in OBJECTIVES.values()]
     for loss in losses:
         assert loss.dim() == 0
         assert torch.isfinite(loss)

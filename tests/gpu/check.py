@@ -46,7 +46,7 @@ from models.base import GenerativeModel, HasLikelihood  # noqa: E402
 from models.vaes.vae import VAE  # noqa: E402
 
 PLANE = ("realnvp", "nsf", "maf")
-IMAGES = ("realnvp_small", "vae", "glow_small", "dcgan", "wgan")
+IMAGES = ("realnvp_small", "vae", "glow_small", "dcgan", "wgan", "wgan_gp", "sngan")
 FIELDS = ("device", "torch", "model", "what", "value", "unit", "status", "note")
 
 Check = Callable[[str], Iterator[tuple[str, float, str, str]]]
@@ -149,7 +149,7 @@ def step_times(name: str) -> Iterator[tuple[str, float, str, str]]:
     yield "step, captured", captured, "ms", note
     yield "eager / captured", eager / captured, "x", ""
     yield "peak memory of training", torch.cuda.max_memory_allocated() / 2**20, "MiB", "both kinds of steps"
-    if name not in ("dcgan", "wgan"):
+    if name not in ("dcgan", "wgan", "wgan_gp", "sngan"):
         bare = bare_loop(name)
         yield "step, captured, bare loop", bare, "ms", ""
         yield "Trainer / bare loop", captured / bare, "x", ""
