@@ -38,6 +38,7 @@ from bench.training.probes import (
     accuracy,
 )
 from models.base import Autoencodes, Batch, GenerativeModel, HasDiscriminator
+from models.gans.adversarial import Adversarial
 from models.gans.bigan import BiGAN
 from models.gans.wgan import WGAN
 
@@ -195,6 +196,32 @@ def test_verdicts_of_a_bigan_are_those_of_its_pairs() -> None:
     z = torch.randn(len(IMAGES.val), model.latent_dim, generator=Generator().manual_seed(3))
     assert torch.equal(on_fake, model.discriminator(model.generator(z), z))
     assert torch.equal(on_real, model.discriminator(IMAGES.val.x / 127.5 - 1, model.encode(IMAGES.val.x)))
+
+
+@pytest.mark.parametrize("name", ["wgan", "dcgan_conditional", "pacdcgan"])
+def test_verdicts_of_a_gan_are_those_of_its_discriminator(name: str) -> None:
+    """On whole packs; generated examples have the real ones' classes, and nothing is counted or drawn elsewhere."""
+    model = new_model(name, IMAGES.spec).eval()
+    assert isinstance(model, Adversarial)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    x, y = IMAGES.val.x[:7], IMAGES.val.y
+    assert y is not None
+    m = model.packing
+    n = 7 // m * m
+    on_real, on_fake = model.verdicts((x, y[:7]), generator=Generator().manual_seed(3))
+    z = torch.randn(n, model.latent_dim, generator=Generator().manual_seed(3))
+    real = x[:n] / 127.5 - 1
+    if model.classes > 0:
+        labels = torch.nn.functional.one_hot(y[:n], model.classes).float()
+        fake = model.generator(torch.cat([z, labels], 1))
+        planes = labels[:, :, None, None].expand(-1, -1, 8, 8)
+        real, fake = torch.cat([real, planes], 1), torch.cat([fake, planes], 1)
+    else:
+        fake = model.generator(z)
+    for found, seen in ((on_real, real), (on_fake, fake)):
+        packed = seen.reshape(n // m, m * seen.shape[1], 8, 8)
+        torch.testing.assert_close(found, model.discriminator(packed))
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
 class Norms(Probe):

@@ -65,7 +65,7 @@ def gradient_norm(loss: Tensor, generator: nn.Module) -> float:
     return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(one) for one in gradients])))
 
 
-def vanishing_gradients(data: Data, *, warm_up: int = 200, steps: int = 2000, every: int = 50, seed: int = 0) -> Curve:
+def vanishing_gradients(data: Data, *, warm_up: int = 50, steps: int = 200, every: int = 5, seed: int = 0) -> Curve:
     """The generator's gradient while a fresh discriminator and a fresh critic are trained.
 
     Arguments:
@@ -157,9 +157,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "python -m bench.experiments.vanishing_gradients", description=__doc__.partition("\n")[0]
     )
     add_out(parser)
-    parser.add_argument("--data", choices=list(DATA), default="ring8", help="default: ring8")
-    parser.add_argument("--warm-up", type=int, default=200, help="generator steps before it is frozen; default: 200")
-    parser.add_argument("--steps", type=int, default=2000, help="discriminator and critic steps; default: 2000")
+    parser.add_argument("--data", choices=list(DATA), default="mnist5k", help="default: mnist5k")
+    parser.add_argument("--warm-up", type=int, default=50, help="generator steps before it is frozen; default: 50")
+    parser.add_argument("--steps", type=int, default=200, help="discriminator and critic steps; default: 200")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     given = parser.parse_args(arguments)
     if given.warm_up < 0 or given.steps < 1:

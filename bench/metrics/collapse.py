@@ -13,7 +13,8 @@ with noise of a third of their score, 1.5 % are called collapsed at N = 5, and 0
 and down by as much as it has ended above its best is noise, not collapse. The first term leaves out what is certain and
 small. Fewer than five scores say nothing about the noise.
 
-Scores of likelihood models rise likewise where training overfits.
+Scores of likelihood models rise likewise where training overfits. A slow and smooth oscillation counts as collapse
+while it is up.
 """
 
 import math

@@ -184,8 +184,8 @@ def _train(spec: RunSpec, folder: RunFolder, data: Data, say: Reporter) -> str:
         found = collapse_of([score for _, score in progress.history])
         if found is not None and found.collapsed:
             say.tell(
-                f"collapsed or overfitted: the final validation score is {found.final:.4g}, the best was "
-                f"{found.best:.4g}, at {progress.best_examples} examples; "
+                "ended much worse than its best (collapsed or overfitted): the final validation score is "
+                f"{found.final:.4g}, the best was {found.best:.4g}, at {progress.best_examples} examples; "
                 "evaluate.checkpoints=[best,final] measures both"
             )
         if spec.logger is not None and not progress.history:

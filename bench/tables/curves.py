@@ -79,8 +79,8 @@ def draw_curves(
 
     figure = Figure(figsize=(7, 1 + 2.6 * len(panels)), dpi=100, layout="constrained")
     figure.suptitle(title, fontsize=min(12.0, 72 * 7 / (0.62 * max(len(title), 1))))
-    for place, panel in enumerate(panels, start=1):
-        axes = figure.add_subplot(len(panels), 1, place)
+    below = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, panel in zip(below, panels, strict=True):
         axes.set_ylabel(panel.label, fontsize=9)
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.3)
@@ -98,7 +98,7 @@ def draw_curves(
         axes.set_ylim(panel.low, panel.high)
         if axes.get_legend_handles_labels()[1]:
             axes.legend(fontsize=8)
-    axes.set_xlabel(x_label, fontsize=9)
+    below[-1].set_xlabel(x_label, fontsize=9)
     png = io.BytesIO()
     rendered(figure).save(png, format="PNG")
     durable_write(path, png.getvalue())
