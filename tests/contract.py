@@ -58,7 +58,6 @@ __all__ = [
     "check_description",
     "check_gradients",
     "check_mass",
-    "check_posterior",
     "check_relation",
     "check_reload",
     "check_samples",
@@ -267,7 +266,10 @@ def check_reload(candidate: Candidate, space: str, folder: Path) -> None:
 
 
 def check_relation(candidate: Candidate, space: str, folder: Path) -> None:
-    """``log_weight`` is one finite number an example, deterministic exactly when the relation is ``exact``."""
+    """``log_weight`` is one finite number an example, deterministic exactly when the relation is ``exact``.
+
+    Where the model has a posterior, the terms of its ELBO add up to the mean of ``log_weight``.
+    """
     model, data = trained(candidate, space, folder)
     if not isinstance(model, HasLikelihood):
         return
@@ -275,6 +277,8 @@ def check_relation(candidate: Candidate, space: str, folder: Path) -> None:
     assert first.shape == (len(data.test),)
     assert torch.isfinite(first).all()
     assert torch.equal(first, second) == (model.relation == "exact")
+    if isinstance(model, HasPosterior):
+        _check_terms(model, data.test.x)
 
 
 def check_codes(candidate: Candidate, space: str, folder: Path) -> None:
@@ -293,25 +297,6 @@ def check_codes(candidate: Candidate, space: str, folder: Path) -> None:
     assert decoded.dtype == model.data_dtype
     if isinstance(model, Flow):
         torch.testing.assert_close(decoded.float(), data.test.x.float(), atol=1e-3, rtol=1e-3)
-
-
-def check_posterior(candidate: Candidate, space: str, folder: Path) -> None:
-    """The terms of the ELBO are finite numbers of each example, and their difference has the mean of log w."""
-    model, data = trained(candidate, space, folder)
-    if not isinstance(model, HasPosterior):
-        return
-    assert isinstance(model, HasLikelihood), "a bound is one of a likelihood"
-    x, generator = data.test.x.repeat(64, *[1] * len(data.spec.shape)), Generator().manual_seed(0)
-    before = torch.get_rng_state()
-    with torch.no_grad():
-        terms = model.elbo_terms(x, generator=generator)
-    assert torch.equal(before, torch.get_rng_state())
-    assert terms.reconstruction.shape == terms.kl.shape == (len(x),)
-    assert terms.code.shape == (len(x), terms.code.shape[1])
-    assert all(torch.isfinite(term).all() for term in terms)
-    difference = (terms.reconstruction - terms.kl - log_weights(model, x, seed=1)).double()
-    stderr = float(difference.std()) / math.sqrt(len(x))
-    assert abs(float(difference.mean())) <= 5 * stderr, f"the terms miss log w by {difference.mean()} +- {stderr}"
 
 
 def check_mass(candidate: Candidate, space: str, folder: Path) -> None:
@@ -352,6 +337,22 @@ def check_covered(models: Iterable[GenerativeModel]) -> None:
         assert any(isinstance(model, capability) for model in made), f"no model is tested as {capability.__name__}"
     relations = {model.relation for model in made if isinstance(model, HasLikelihood)}
     assert {"exact", "lower_bound"} <= relations
+
+
+def _check_terms(model: GenerativeModel, x: Tensor) -> None:
+    """The terms of the ELBO are finite numbers of each example, and their difference has the mean of log w."""
+    assert isinstance(model, HasPosterior)
+    x = x.repeat(64, *[1] * len(model.shape))
+    before = torch.get_rng_state()
+    with torch.no_grad():
+        terms = model.elbo_terms(x, generator=Generator().manual_seed(0))
+    assert torch.equal(before, torch.get_rng_state())
+    assert terms.reconstruction.shape == terms.kl.shape == (len(x),)
+    assert terms.code.shape == (len(x), terms.code.shape[1])
+    assert all(torch.isfinite(term).all() for term in terms)
+    difference = (terms.reconstruction - terms.kl - log_weights(model, x, seed=1)).double()
+    stderr = float(difference.std()) / math.sqrt(len(x))
+    assert abs(float(difference.mean())) <= 5 * stderr, f"the terms miss log w by {difference.mean()} +- {stderr}"
 
 
 def _raises_not_implemented(call: Any) -> None:
