@@ -213,7 +213,7 @@ class SolvesODE(ABC):
 
     @abstractmethod
     def halved(self) -> AbstractContextManager[None]:
-        """Inside the block ``log_weight`` is computed at half the tolerance, or with half the step."""
+        """Inside the block ``log_weight`` is computed with steps of half the length, or a tolerance that makes them so."""
 
 
 class ValidatedByLoss(ABC):
