@@ -213,7 +213,7 @@ class SolvesODE(ABC):
 
     @abstractmethod
     def halved(self) -> AbstractContextManager[None]:
-        """Inside the block ``log_weight`` is computed with steps of half the length, or a tolerance that makes them so."""
+        """Inside the block ``log_weight`` is computed with steps of half the length, or a tolerance for that."""
 
 
 class ValidatedByLoss(ABC):
