@@ -303,7 +303,7 @@ class SolvesODE(ABC):
 
     @abstractmethod
     def halved(self) -> AbstractContextManager[None]:
-        """Inside the block ``log_weight`` is computed at half the tolerance, or with half the step."""
+        """Inside the block ``log_weight`` is computed with steps of half the length, or a tolerance for that."""
 
 
 class ValidatedByLoss(ABC):

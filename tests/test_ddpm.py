@@ -260,7 +260,7 @@ def test_a_resumed_run_gives_the_bits_of_a_whole_one_and_so_do_recorded_steps(
         state: dict[str, Tensor] = load_checkpoint(tmp_path / name / "final.ckpt")["state_dict"]
         return state
 
-    data = small_data((1, 5, 7), 4, n=100)
+    data = small_data((4,), 4, n=100)
     train("whole")
     with pytest.raises(KilledError):
         train("broken", deaths=2)

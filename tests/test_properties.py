@@ -18,7 +18,8 @@ from bench.tables.properties import Properties, properties_of, to_markdown
 def rows_of(model: str, family: str, seed: int, **values: float) -> list[ResultRow]:
     return [
         replace(make_row(), model=model, model_family=family, seed=seed, run_id=f"{model}{seed}", group=model,
-                metric=name, value=value, status=Status.OK, relation=Relation.EXACT if name == "log_likelihood" else None,
+                metric=name, value=value, status=Status.OK,
+                relation=Relation.EXACT if name == "log_likelihood" else None,
                 device="cpu (1 threads)", checkpoint="best", source=Source.MEASURED)
         for name, value in values.items()
     ]  # fmt: skip

@@ -90,13 +90,13 @@ class Batches:
         return map(self._gather, steps) if self.resident else self._read_ahead(iter(steps))
 
     def buffers(self) -> Batch:
-        """Empty tensors of a batch, on the device."""
+        """Tensors of a batch, on the device: zeros, because steps are tried on them, and zeros are valid categories."""
         x, y = self.x, self.y
         size = self.batch_size
         dtype = x.dtype if self.redraw is None else self._gather(0)[0].dtype
         return (
-            torch.empty(size, *x.shape[1:], dtype=dtype, device=self.device),
-            None if y is None else torch.empty(size, *y.shape[1:], dtype=y.dtype, device=self.device),
+            torch.zeros(size, *x.shape[1:], dtype=dtype, device=self.device),
+            None if y is None else torch.zeros(size, *y.shape[1:], dtype=y.dtype, device=self.device),
         )
 
     def into(self, buffers: Batch, first_step: int) -> Generated[int, None, None]:

@@ -1,9 +1,9 @@
 r"""The certificate of a likelihood that is the solution of a differential equation.
 
 A solver that is too coarse gives any number, often a better one than the truth. So the likelihood of some test
-examples is computed again at half the tolerance, or with half the step, and with the same noise. A number counts only
-if the mean absolute change is small. Where the error falls by a factor of 2 or more, it is at most about twice the
-change.
+examples is computed again with steps of half the length, by the same noise; an adaptive solver gets the tolerance that
+makes them so. A number counts only if the mean absolute change is small. Where the error falls by a factor of 2 or
+more, it is at most about twice the change.
 """
 
 import math
@@ -34,4 +34,4 @@ def refusal(change: float, dim: int) -> str:
     if bits <= LIMIT:
         return ""
     moved = f"moves by {bits:.2g} bits an entry (at most {LIMIT})" if math.isfinite(bits) else "is not finite"
-    return f"the solver is too coarse: at half its tolerance or step the likelihood {moved}; use a finer solver"
+    return f"the solver is too coarse: with steps of half the length the likelihood {moved}; use a finer solver"

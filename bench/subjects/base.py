@@ -94,7 +94,7 @@ class Subject(ABC):
         raise UnavailableError("the model has no likelihood")
 
     def ode_changes(self, x: Tensor) -> Tensor:
-        """By how much log w moves at half the solver's tolerance or step, the noise being the same: ``(N,)`` nats."""
+        """By how much log w moves when the solver's steps are halved, the noise being the same: ``(N,)`` nats."""
         raise UnavailableError("the likelihood is not the solution of a differential equation")
 
     def codes(self, x: Tensor) -> Tensor:

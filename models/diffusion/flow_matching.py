@@ -46,7 +46,7 @@ class FlowMatching(Flow, ReportsCost, SolvesODE, ValidatedByLoss):
     computed on the CPU, so that a training step is not recorded as a CUDA graph; with ``independent`` it is.
 
     The likelihood is that of the flow, by the solution of its equation. It is shown as an estimate, with the change
-    under half the tolerance or step. Above ``exact_dim`` entries the trace is estimated as well, and two draws of it
+    under steps of half the length. Above ``exact_dim`` entries the trace is estimated as well, and two draws of it
     are taken: they are unbiased, and more of them cost a solution for each test example.
 
     Checkpoints are compared by the training loss.

@@ -34,8 +34,12 @@ class Tolerance:
     relative: float
 
     def halved(self) -> "Tolerance":
-        """Half of both."""
-        return Tolerance(self.absolute / 2, self.relative / 2)
+        """Of steps of about half the length: 1/32, as the error of a step of order 5 falls with its fifth power.
+
+        Half the tolerance would make steps 13 % shorter, and show a fraction of the error. Below 1e-6 (relative) and
+        1e-8 a float32 solver would chase its rounding: from there on it is half.
+        """
+        return Tolerance(_finer(self.absolute, 1e-8), _finer(self.relative, 1e-6))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -68,6 +72,10 @@ class Steps:
             return torch.lerp(times[0], times[-1], fractions)
 
         return {"method": self.method, "options": {"grid_constructor": grid}}
+
+
+def _finer(tolerance: float, rounding: float) -> float:
+    return max(tolerance / 32, min(tolerance / 2, rounding))
 
 
 Solver = Tolerance | Steps
@@ -206,7 +214,7 @@ class Continuous(Transform):
 
 @contextmanager
 def halved(module: nn.Module) -> Iterator[None]:
-    """Every continuous part of ``module`` is evaluated at half its tolerance, or half its step, inside the block."""
+    """Every continuous part of ``module`` is evaluated with steps of half the length inside the block."""
     parts = [part for part in module.modules() if isinstance(part, Continuous)]
     before = [part.eval_tolerance for part in parts]
     try:
