@@ -58,8 +58,8 @@ def conv_encoder(shape: tuple[int, ...], n_out: int, *, width: int = 32, hidden:
 
     A picture is halved as long as both sides are even and larger than 7: 28 -> 14 -> 7, 32 -> 16 -> 8 -> 4. There is no
     normalization: examples do not depend on their neighbours in the batch, and training and evaluation compute the
-    same. Initial weights keep the size of a signal through the layers (He, Zhang, Ren, Sun 2015, Delving deep into
-    rectifiers, arXiv:1502.01852).
+    same. Initial weights are torch's: with those of He et al. (2015), which keep the size of a signal through the
+    layers, ``vae_small`` was 17 nats worse on mnist5k after 60,000 examples.
 
     Arguments:
         shape: ``(C, H, W)``.
@@ -75,7 +75,7 @@ def conv_encoder(shape: tuple[int, ...], n_out: int, *, width: int = 32, hidden:
     for before, after in pairwise([shape[0], *channels]):
         layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.SiLU()]
     layers += [nn.Flatten(), nn.Linear(math.prod(smallest), hidden), nn.SiLU(), nn.Linear(hidden, n_out)]
-    return _initialized(nn.Sequential(*layers))
+    return nn.Sequential(*layers)
 
 
 def conv_decoder(
@@ -91,7 +91,7 @@ def conv_decoder(
     for before, after in pairwise([*reversed(channels), width]):
         layers += [nn.ConvTranspose2d(before, after, 4, stride=2, padding=1), nn.SiLU()]
     layers += [nn.Conv2d(width, per_entry * shape[0], 3, padding=1), nn.Flatten()]
-    return _initialized(nn.Sequential(*layers))
+    return nn.Sequential(*layers)
 
 
 def _dense(n_in: int, n_out: int, hidden: int, depth: int) -> nn.Sequential:
@@ -105,18 +105,6 @@ def _dense(n_in: int, n_out: int, hidden: int, depth: int) -> nn.Sequential:
         network.append(linear)
         if i < depth:
             network.append(nn.Tanh())
-    return network
-
-
-def _initialized(network: nn.Sequential) -> nn.Sequential:
-    """Weights of variance 2 / n for n inputs of a unit, zero biases."""
-    for module in network:
-        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-            # A 4x4 transposed convolution of stride 2 adds up 2x2 positions of each input channel.
-            n = 4 * module.in_channels if isinstance(module, nn.ConvTranspose2d) else module.weight[0].numel()
-            nn.init.normal_(module.weight, std=math.sqrt(2 / n))
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
     return network
 
 
