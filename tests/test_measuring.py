@@ -65,7 +65,8 @@ def test_what_is_measured_later_trains_nothing(later: list[str], new: str | None
     if new is not None:
         assert new in {row.metric for row in rows}
     assert {row.training_key for row in rows} == {likelihood.training_key}
-    assert len(lines(workplace)) == 1, "one line in the table"
+    both = "evaluate.checkpoints=[best,final]" in later
+    assert len(lines(workplace)) == (2 if both else 1), "one line in the table for each checkpoint that is measured"
     log = (folder / "run.log").read_text()
     assert log.count("validation score") == 2, "validated in the first command only"
 
