@@ -14,7 +14,8 @@ from torch import Generator, Tensor
 from bench.data.base import Data, Split
 from bench.errors import UnavailableError
 from bench.evaluation.evaluate import evaluate
-from bench.metrics.ais import DecoderAIS, ais_log_weights, gaussian_log_likelihood, on_unit_scale, sigmoid_schedule
+from bench.metrics.ais import DecoderAIS
+from bench.metrics.annealing import ais_log_weights, gaussian_log_likelihood, on_unit_scale, sigmoid_schedule
 from bench.metrics.likelihood import k_draw_bound
 from bench.metrics.parzen import MISLEADS, Parzen, parzen_log_densities
 from bench.schema import Estimate, Status

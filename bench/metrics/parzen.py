@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from bench.metrics.ais import on_unit_scale
+from bench.metrics.annealing import on_unit_scale
 from bench.metrics.base import Metric
 from bench.metrics.intervals import measured
 from bench.schema import Estimate, MetricInfo, Status
