@@ -96,12 +96,15 @@ def write_leaderboard(rows: Iterable[ResultRow], folder: str | os.PathLike[str],
 
 
 def _checkpoint(rows: Iterable[ResultRow]) -> str:
-    """``both``, a line for each, where a training was measured at its best and at its final checkpoint; else ``best``.
+    """``both``, a line for each, where all seeds of a configuration were measured at both checkpoints; else ``best``.
 
     Who asked for both numbers should see both.
     """
-    measured = {(row.training_key, row.checkpoint) for row in rows}
-    return "both" if any((key, "final") in measured for key, name in measured if name == "best") else "best"
+    seeds: dict[str, dict[str, set[str]]] = {}
+    for row in rows:
+        seeds.setdefault(row.group, {}).setdefault(row.checkpoint, set()).add(row.training_key)
+    both = any("best" in found and found["best"] == found.get("final") for found in seeds.values())
+    return "both" if both else "best"
 
 
 def _written(table: Table, folder: Path, name: str) -> list[Path]:
