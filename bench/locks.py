@@ -104,12 +104,13 @@ def is_abandoned(path: Path, owner: str, seconds: float = STALE_SECONDS) -> bool
 @contextlib.contextmanager
 def _owned(file: Path, wait: bool) -> Iterator[None]:
     """Hold a lock file."""
-    while not _claimed(file):
+    text = f"{mark()} {socket.gethostname()} {secrets.token_hex(8)}"  # no other holding, of this process either, has it
+    while not _claimed(file, text):
         if not wait:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), str(file))
         time.sleep(POLL_SECONDS)
     ended = threading.Event()
-    heartbeat = threading.Thread(target=_beat, args=(file, ended), daemon=True)
+    heartbeat = threading.Thread(target=_beat, args=(file, text, ended), daemon=True)
     heartbeat.start()
     try:
         yield
@@ -117,34 +118,34 @@ def _owned(file: Path, wait: bool) -> Iterator[None]:
         ended.set()
         heartbeat.join()
         with contextlib.suppress(OSError):
-            if _owner(file) == mark():  # else another host took it for abandoned
+            if _text(file) == text:  # else another host took it for abandoned
                 file.unlink()
 
 
-def _beat(file: Path, ended: threading.Event) -> None:
+def _beat(file: Path, text: str, ended: threading.Event) -> None:
     while not ended.wait(HEARTBEAT_SECONDS):
         with contextlib.suppress(OSError):
-            if _owner(file) == mark():
+            if _text(file) == text:
                 os.utime(file)
 
 
-def _claimed(file: Path) -> bool:
+def _claimed(file: Path, text: str) -> bool:
     """Create the lock file, after the removal of an abandoned one; return whether it is ours."""
     for _ in range(3):  # one may have been killed while it removed that of another
-        if _placed(file):
+        if _placed(file, text):
             return True
         _remove_abandoned(file)
     return False
 
 
-def _placed(file: Path) -> bool:
-    """Create a file that holds this process's mark; return whether there was none.
+def _placed(file: Path, text: str) -> bool:
+    """Create a file that holds a text, which begins with this process's mark; return whether there was none.
 
     It comes into being whole: an owner that is killed can always be told from one of another host.
     """
     temporary = file.with_name(f".genbench-{mark()}-{secrets.token_hex(8)}.tmp")  # ``files.sweep_orphans`` knows it
     try:
-        temporary.write_text(f"{mark()} {socket.gethostname()}\n")
+        temporary.write_text(f"{text}\n")
         with contextlib.suppress(FileExistsError):
             os.link(temporary, file)
         return temporary.stat().st_nlink == 2  # NFS may call a link that it has just made one that existed
@@ -155,7 +156,7 @@ def _placed(file: Path) -> bool:
 def _remove_abandoned(file: Path) -> None:
     """Delete a lock file whose owner has ended. One process at a time: a second one would delete the new owner's."""
     guard = file.with_name(f"{file.name}.taking")
-    if not _placed(guard):  # another process is in the next lines, or was killed there
+    if not _placed(guard, mark()):  # another process is in the next lines, or was killed there
         with contextlib.suppress(FileNotFoundError):
             if is_abandoned(guard, _owner(guard)):
                 guard.unlink()
@@ -170,9 +171,13 @@ def _remove_abandoned(file: Path) -> None:
 
 def _owner(file: Path) -> str:
     """Return the mark in a lock file."""
+    return _text(file).partition(" ")[0]
+
+
+def _text(file: Path) -> str:
     descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        return os.read(descriptor, 256).decode(errors="replace").partition(" ")[0]
+        return os.read(descriptor, 512).decode(errors="replace").rstrip("\n")
     finally:
         os.close(descriptor)
 

@@ -10,6 +10,7 @@ import re
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from hydra import compose, initialize_config_module
@@ -84,10 +85,13 @@ def launch(arguments: list[str], task: Callable[[dict[str, Any]], None]) -> None
     before, root = sys.argv, logging.getLogger()
     handlers, level = list(root.handlers), root.level
     options, overrides = _apart(arguments)
-    # Paths are relative to the folder in which the command starts, whatever hydra.job.chdir says.
-    sys.argv = ["genbench run", *options, *_searching(overrides, searched(overrides)), "hydra.job.chdir=false"]
     try:
-        hydra_main(version_base="1.3", config_path="pkg://conf", config_name="run")(composed)()
+        # Hydra's sweeper writes a multirun.yaml wherever it sweeps, over what is there.
+        with TemporaryDirectory(prefix="genbench-") as folder:
+            # Paths are relative to the folder in which the command starts, whatever hydra.job.chdir says.
+            fixed = ["hydra.job.chdir=false", f"hydra.sweep.dir='{folder}'"]
+            sys.argv = ["genbench run", *options, *_searching(overrides, searched(overrides)), *fixed]
+            hydra_main(version_base="1.3", config_path="pkg://conf", config_name="run")(composed)()
     finally:
         sys.argv = before
         root.handlers[:] = handlers  # --info and hydra.verbose=true add one, for good

@@ -79,4 +79,9 @@ class Collapse(Metric):
         found = collapse_of(examples.subject.scores())
         if found is None:
             raise UnavailableError(f"fewer than {FEWEST} validations: collapse cannot be told from noise")
-        return [Estimate(info, float(found.collapsed))]
+        reason = (
+            "the final checkpoint is much worse than the best one, beyond the noise: collapsed or overfitted"
+            if found.collapsed
+            else ""
+        )
+        return [Estimate(info, float(found.collapsed), reason=reason)]

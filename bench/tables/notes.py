@@ -2,7 +2,7 @@
 
 from bench.plain import plain
 from bench.schema import Status
-from bench.tables.model import REFERENCES, Cell, Column, Line, Section
+from bench.tables.model import REFERENCES, Cell, Line, Section
 
 __all__ = ["notes_of", "spread_kinds"]
 
@@ -10,10 +10,7 @@ __all__ = ["notes_of", "spread_kinds"]
 def notes_of(section: Section) -> dict[tuple[int, int], list[str]]:
     """The notes of each cell."""
     kinds = spread_kinds(section)
-    usual = kinds[0] if kinds else ""
-    return {
-        key: _notes(cell, section.lines[key[0]], section.columns[key[1]], usual) for key, cell in section.cells.items()
-    }
+    return {key: _notes(cell, section.lines[key[0]], kinds[0] if kinds else "") for key, cell in section.cells.items()}
 
 
 def spread_kinds(section: Section) -> list[str]:
@@ -22,7 +19,7 @@ def spread_kinds(section: Section) -> list[str]:
     return [kind for kind in ("total", "seeds", "run") if kind in found]
 
 
-def _notes(cell: Cell, line: Line, column: Column, usual: str) -> list[str]:
+def _notes(cell: Cell, line: Line, usual: str) -> list[str]:
     reason = plain(cell.reason)
     reason = reason if len(reason) <= 160 else reason[:157] + "..."
     if cell.status is not Status.OK:
@@ -36,8 +33,6 @@ def _notes(cell: Cell, line: Line, column: Column, usual: str) -> list[str]:
         notes.append(f"of the seeds {', '.join(map(str, cell.seeds))} only")
     if line.family in REFERENCES:  # is never ranked, as the legend says
         return notes
-    if column.part("metric") == "collapsed" and cell.value > 0:
-        notes.append("the final checkpoint is much worse than the best one, beyond the noise: collapsed or overfitted")
     if cell.unranked and not cell.lost:
         notes.append(f"not ranked: {plain(cell.unranked)}")
     if cell.spread and cell.spread_kind != usual:

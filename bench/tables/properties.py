@@ -13,7 +13,7 @@ from bench.plain import plain
 
 __all__ = ["EXPECTED", "Properties", "properties_of", "to_markdown"]
 
-FAST = 0.01
+FAST = 0.05
 """A model is fast if it draws at least this share of the samples a second of the fastest model on the same device."""
 
 
