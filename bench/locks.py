@@ -25,6 +25,7 @@ HEARTBEAT_SECONDS = 15.0
 STALE_SECONDS = 180.0  # NFS clients may show the time of a file up to a minute late
 POLL_SECONDS = 0.1
 _NO_FLOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
+_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK}
 
 _log = logging.getLogger(__name__)
 _said: set[str] = set()  # what this process has told the user about
@@ -146,27 +147,59 @@ def _placed(file: Path, text: str) -> bool:
     temporary = file.with_name(f".genbench-{mark()}-{secrets.token_hex(8)}.tmp")  # ``files.sweep_orphans`` knows it
     try:
         temporary.write_text(f"{text}\n")
-        with contextlib.suppress(FileExistsError):
+        try:
             os.link(temporary, file)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            return _created(file, text)
         return temporary.stat().st_nlink == 2  # NFS may call a link that it has just made one that existed
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def _created(file: Path, text: str) -> bool:
+    """The same without hard links: not whole at once, so that an owner killed in here blocks the file for a while."""
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except FileExistsError:
+        return False
+    try:
+        os.write(descriptor, f"{text}\n".encode())
+    finally:
+        os.close(descriptor)
+    return True
+
+
 def _remove_abandoned(file: Path) -> None:
     """Delete a lock file whose owner has ended. One process at a time: a second one would delete the new owner's."""
     guard = file.with_name(f"{file.name}.taking")
-    if not _placed(guard, mark()):  # another process is in the next lines, or was killed there
+    text = f"{mark()} - {secrets.token_hex(8)}"
+    if not _placed(guard, text):  # another process is in the next lines, or was killed there
         with contextlib.suppress(FileNotFoundError):
-            if is_abandoned(guard, _owner(guard)):
-                guard.unlink()
+            dead = _text(guard)
+            if is_abandoned(guard, dead.partition(" ")[0]):
+                _remove(guard, dead)
         return
     try:
         with contextlib.suppress(FileNotFoundError):
-            if is_abandoned(file, _owner(file)):
+            if is_abandoned(file, _owner(file)) and _text(guard) == text:
                 file.unlink()
     finally:
-        guard.unlink(missing_ok=True)
+        _remove(guard, text)
+
+
+def _remove(file: Path, text: str) -> None:
+    """Delete a file if it still holds a text: what another process has put there since stays, or comes back."""
+    aside = file.with_name(f".genbench-{mark()}-{secrets.token_hex(8)}.tmp")
+    with contextlib.suppress(FileNotFoundError):
+        file.rename(aside)  # of several processes one has it
+        if _text(aside) != text:
+            with contextlib.suppress(OSError):
+                os.link(aside, file)
+        aside.unlink()
 
 
 def _owner(file: Path) -> str:

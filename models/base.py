@@ -138,7 +138,7 @@ class HasLikelihood(ABC):
             what is estimated; None: as many as are asked for.
     """
 
-    caveat: ClassVar[str] = ""
+    caveat: str = ""
     enough_draws: int | None = None
 
     @property

@@ -27,8 +27,8 @@ def test_the_nearest_by_enumeration() -> None:
     every = (x[:, None] - reference[None]).norm(dim=2)
     assert torch.equal(found.index, every.argmin(1))
     assert torch.allclose(found.distance, every.min(1).values, rtol=1e-9)
-    own = nearest(reference, reference, others=True)
-    every = (reference[:, None] - reference[None]).norm(dim=2).fill_diagonal_(math.inf)
+    own = nearest(reference[3:], reference, itself=torch.arange(3, 50))
+    every = (reference[:, None] - reference[None]).norm(dim=2).fill_diagonal_(math.inf)[3:]
     assert torch.equal(own.index, every.argmin(1))
 
 
@@ -41,14 +41,19 @@ def test_planted_copies_are_counted(share: float) -> None:
     found, error = copies(of_samples, of_real)
     assert found == pytest.approx(share, abs=0.03)
     assert error < 0.03
-    own = nearest(TRAIN, TRAIN, others=True)
-    real = authentic(nearest(TRAIN[:n], TRAIN), own)
+    real = authentic(nearest(TRAIN[:n], TRAIN), TRAIN)
     assert not bool(real.any()), "no copy is authentic"
 
 
+def test_copies_are_counted_where_test_examples_equal_training_examples_too() -> None:
+    real = torch.cat([TRAIN[:6], REAL[6:]])  # 1.5 % of the test split: the limit is 0
+    of_real = nearest(real, TRAIN).distance
+    assert copies(nearest(TRAIN[100:300], TRAIN).distance, of_real)[0] == pytest.approx(1 - 6 / 400)
+    assert copies(nearest(FRESH, TRAIN).distance, of_real)[0] == pytest.approx(-6 / 400)
+
+
 def test_half_of_fresh_examples_are_authentic() -> None:
-    own = nearest(TRAIN, TRAIN, others=True)
-    share = float(authentic(nearest(FRESH, TRAIN), own).double().mean())
+    share = float(authentic(nearest(FRESH, TRAIN), TRAIN).double().mean())
     assert 0.4 < share < 0.65
 
 

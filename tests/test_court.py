@@ -25,6 +25,8 @@ def test_who_is_fooled() -> None:
     assert finding([[5, 6], [5, 7]], "not be fooled").passed
     assert not finding([[5, 6], [3, 4], [9, 9]], "not be fooled").passed, "one step is better than all ideal ones"
     assert not finding([[5, 6], [7, 8]], "not be fooled", sign=1).passed
+    assert not finding([[0.9, 1.0], [1.0, 1.0]], "not be fooled", sign=1).passed, "it ends at 1"
+    assert finding([[1.0, 1.0], [1.0, 1.0]], "not be fooled", sign=1).passed
 
 
 def test_every_claim_is_charged_and_every_charge_concerns_somebody() -> None:

@@ -11,7 +11,6 @@ from helpers_models import small_data
 from PIL import Image
 from torch import nn
 
-from bench.errors import UserError
 from bench.experiments import bilinear, vanishing_gradients
 from bench.experiments.bilinear import METHODS, exact_radii, iterates
 from bench.experiments.vanishing_gradients import LOSSES, gradient_norm
@@ -73,10 +72,13 @@ def test_numbers_out_of_range_are_refused(wrong: list[str], capsys: pytest.Captu
     assert f"{wrong[0]} must be" in capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_made_is_told_in_a_line(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="give another folder"):
-        bilinear.main(["--out", str(tmp_path / "file" / "folder")])
+    for main in (bilinear.main, vanishing_gradients.main):
+        with pytest.raises(SystemExit) as ended:
+            main(["--out", str(tmp_path / "file" / "folder")])
+        assert ended.value.code == 2
+        assert "give another folder" in capsys.readouterr().err.splitlines()[-1]
 
 
 class Point(nn.Module):

@@ -18,6 +18,7 @@ from bench.tables.properties import Properties, properties_of, to_markdown
 def rows_of(model: str, family: str, seed: int, **values: float) -> list[ResultRow]:
     return [
         replace(make_row(), model=model, model_family=family, seed=seed, run_id=f"{model}{seed}", group=model,
+                training_key=f"{model}{seed}", load=1.0, metric_version=1, extractor_hash="", n_real=10, n_fake=10,
                 metric=name, value=value, status=Status.OK,
                 relation=Relation.EXACT if name == "log_likelihood" else None,
                 device="cpu (1 threads)", checkpoint="best", source=Source.MEASURED)
@@ -39,6 +40,7 @@ def test_what_is_read_from_rows(tmp_path: Path) -> None:
         *rows_of("nsf", "flow", 0, log_likelihood=-3.0, samples_per_second=1000.0, latent_share=1.0, encoder=1.0),
         *rows_of("nsf", "flow", 1, log_likelihood=-3.1, samples_per_second=3000.0, latent_share=1.0, encoder=1.0),
         *map(failed, rows_of("nsf", "flow", 2, log_likelihood=0.0, samples_per_second=0.0)),
+        *rows_of("nsf", "flow", 2, **{"accuracy[cnn]": 0.99}),
         *rows_of("gan", "gan", 0, samples_per_second=1e6, latent_share=0.1, encoder=0.0, collapsed=1.0),
         *rows_of("gan", "gan", 1, samples_per_second=1e6, latent_share=0.1, encoder=0.0, collapsed=0.0),
         *rows_of("oracle", "data", 0, log_likelihood=-2.9),
@@ -47,9 +49,9 @@ def test_what_is_read_from_rows(tmp_path: Path) -> None:
     one = found(rows, tmp_path)
     assert set(one) == {"nsf", "gan"}
     nsf, gan = one["nsf"], one["gan"]
-    assert (nsf.seeds, nsf.failed, nsf.likelihood, nsf.rate, nsf.encoder) == (3, 1, "exact", 2000, True)
+    assert (nsf.trainings, nsf.failed, nsf.likelihood, nsf.rate, nsf.encoder) == (3, 1, "exact", 2000, True)
     assert nsf.fast is False
-    assert (gan.seeds, gan.failed, gan.collapsed, gan.likelihood, gan.fast) == (2, 0, 1, "none", True)
+    assert (gan.trainings, gan.failed, gan.collapsed, gan.likelihood, gan.fast) == (2, 0, 1, "", True)
     assert nsf.disagreements == ["stable: 1 of 3 failed or collapsed", "fast: it is slow"]
     assert gan.disagreements == [], "an unstable family may collapse, as it does here"
 
@@ -59,12 +61,45 @@ def test_the_spread_is_of_fid_over_seeds(tmp_path: Path) -> None:
     assert found(rows, tmp_path)["gan"].spread == pytest.approx(200**0.5 / 100)
 
 
+def test_fids_of_different_features_are_not_pooled(tmp_path: Path) -> None:
+    rows = [
+        r for seed in range(2) for r in rows_of("gan", "gan", seed, **{"fid[cnn]": 10.0 + seed, "fid[pixels]": 900.0})
+    ]
+    assert found(rows, tmp_path)["gan"].spread == pytest.approx(0.5**0.5 / 10.5)
+
+
+def test_configurations_are_told_apart_and_no_likelihood_is_not_an_unmeasured_one(tmp_path: Path) -> None:
+    good = rows_of("vae", "vae", 0, log_likelihood=-1.0)
+    other = {"group": "other", "training_key": "other", "run_id": "other"}
+    bad = [replace(failed(r), **other) for r in good]
+    gan = [replace(failed(r), status=Status.SKIPPED) for r in rows_of("gan", "gan", 0, log_likelihood=-1.0)]
+    write_rows(tmp_path / "rows.jsonl", [*good, *bad, *gan])
+    one = {(p.model, p.failed, p.likelihood) for p in properties_of(load_rows(tmp_path / "rows.jsonl"))}
+    assert one == {("gan", 1, "none"), ("vae", 0, "exact"), ("vae", 1, "")}
+
+
+def test_times_of_a_busy_machine_and_of_closed_forms_measure_no_speed(tmp_path: Path) -> None:
+    busy = [replace(r, load=0.4) for r in rows_of("maf", "flow", 0, samples_per_second=1.0)]
+    rows = [
+        *busy,
+        *rows_of("nsf", "flow", 0, samples_per_second=1e4),
+        *rows_of("gaussian", "baseline", 0, samples_per_second=1e9),
+    ]
+    one = found(rows, tmp_path)
+    assert (one["maf"].rate, one["maf"].fast, one["nsf"].fast, one["gaussian"].fast) == (None, None, True, None)
+
+
+def test_final_checkpoints_stand_in_where_no_other_was_measured(tmp_path: Path) -> None:
+    rows = [replace(r, checkpoint="final") for r in rows_of("gan", "gan", 0, samples_per_second=5.0)]
+    assert found(rows, tmp_path)["gan"].rate == 5.0
+
+
 def test_what_was_not_measured_disagrees_with_nothing(tmp_path: Path) -> None:
     one = found(rows_of("mine", "new family", 0, modes=3.0), tmp_path)["mine"]
     assert (one.rate, one.fast, one.collapsed, one.latent_share, one.encoder, one.disagreements) == (
         None, None, None, None, None, [],
     )  # fmt: skip
-    assert "| mine | new family | 0 of 1 | – | – | none | – | – | – |  |" in to_markdown([one])
+    assert "| mine | new family | 0 of 1 | – | – | – | – | – | – |  |" in to_markdown([one])
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bench.config.catalogue import GROUPS, Catalogue, is_name
 from bench.config.explain import explained
 from bench.config.foreign import SCHEME, use_foreign_files
-from bench.config.grammar import check_one_value, check_overrides, check_sweeps, parsed
+from bench.config.grammar import check_one_value, check_overrides, check_sweeps, parsed, quoted
 from bench.config.spec import called
 from bench.config.trust import check_targets, look_here_too
 from bench.did_you_mean import nearest
@@ -89,7 +89,7 @@ def launch(arguments: list[str], task: Callable[[dict[str, Any]], None]) -> None
         # Hydra's sweeper writes a multirun.yaml wherever it sweeps, over what is there.
         with TemporaryDirectory(prefix="genbench-") as folder:
             # Paths are relative to the folder in which the command starts, whatever hydra.job.chdir says.
-            fixed = ["hydra.job.chdir=false", f"hydra.sweep.dir='{folder}'"]
+            fixed = ["hydra.job.chdir=false", quoted(f"hydra.sweep.dir={folder}")]
             sys.argv = ["genbench run", *options, *_searching(overrides, searched(overrides)), *fixed]
             hydra_main(version_base="1.3", config_path="pkg://conf", config_name="run")(composed)()
     finally:

@@ -14,7 +14,7 @@ from bench.config.limits import MOST_RUNS
 from bench.did_you_mean import nearest
 from bench.errors import UserError
 
-__all__ = ["check_one_value", "check_overrides", "check_sweeps", "first_run", "parsed", "shown"]
+__all__ = ["check_one_value", "check_overrides", "check_sweeps", "first_run", "parsed", "quoted", "shown"]
 
 _LONGEST = 10_000  # characters of an override; Hydra's parser takes a millisecond for ten
 _TEXTS = ("name", "data.path", "runs_dir", "results_dir")
@@ -140,7 +140,7 @@ def _advice(text: str, before: list[str], after: list[str], reason: str, catalog
         return f"{function[2]}; {function[1]}() is written as in {shown(*_FUNCTIONS[function[1]].split())}"
     if function:
         return (
-            f"there is no function {function[1]}(){nearest(function[1], _FUNCTIONS)}; for a text write {_quoted(text)}"
+            f"there is no function {function[1]}(){nearest(function[1], _FUNCTIONS)}; for a text write {quoted(text)}"
         )
     for why, made in _candidates(text, before, after, catalogue):
         if not _fault(made):
@@ -177,10 +177,11 @@ def _candidates(
         yield "its brackets do not match", f"{key}={_balanced(value)}"
         yield "its brackets do not match", f"{key}={_balanced(value.rstrip(', '))}"
     foreign = "".join(dict.fromkeys(sign for sign in value if _fault(f"x=a{sign}a")))
-    yield (f"{foreign!r} needs quotes" if foreign else "this text needs quotes"), _quoted(text)
+    yield (f"{foreign!r} needs quotes" if foreign else "this text needs quotes"), quoted(text)
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """``KEY=VALUE`` with its value in quotes, whatever it holds."""
     key, _, value = text.partition("=")
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
         value = value[1:-1]
@@ -216,7 +217,7 @@ def _without_multirun(made: Override, overrides: list[str]) -> str:
     if made.key_or_group in ("metric", "probe", "trust", "evaluate.checkpoints", "hydra.searchpath"):
         listed = ",".join(map(str, value.list)) if isinstance(value, ChoiceSweep) else "NAME"
         return f"{text}: a list of names is expected; write {shown(f'{made.key_or_group}=[{listed}]')}"
-    one_text = f", and for one text with commas write {shown(_quoted(text))}" if made.key_or_group in _TEXTS else ""
+    one_text = f", and for one text with commas write {shown(quoted(text))}" if made.key_or_group in _TEXTS else ""
     return (f"{text}: one value is expected; to run each of these add -m:"
             f" `genbench run -m {shown(*overrides)}`{one_text}")  # fmt: skip
 

@@ -7,7 +7,7 @@ none of its business it must not be fooled by:
 
 * *noticed*: its mean over the repetitions gets worse from step to step, and at the last step every repetition is worse
   than every repetition of ideal samples;
-* *fooled*: at some step every repetition is better than every one of ideal samples.
+* *fooled*: at some step every repetition is at least as good as every one of ideal samples, and the mean is better.
 
 (The checks are those of Raisa, van Breugel, van der Schaar 2025, "Position: All current generative fidelity and
 diversity metrics are flawed", and of Salvy et al. 2025, arXiv 2507.01761, on other distributions and at our sizes.)
@@ -137,6 +137,10 @@ def _shrunk(by: float) -> Callable[[Draws], Sets]:
     return lambda d: (d.real, d.means[d.mode] + by * (d.fake - d.means[d.mode]))
 
 
+def _centred(by: float) -> Callable[[Draws], Sets]:
+    return lambda d: (d.real, d.fake.mean(0) + by * (d.fake - d.fake.mean(0)))
+
+
 def _dropped(kept: int) -> Callable[[Draws], Sets]:
     """Samples of the missing modes become samples of those that are kept."""
     return lambda d: (d.real, d.fake - d.means[d.mode] + d.means[d.mode % kept])
@@ -194,6 +198,7 @@ CHARGES = (
     Charge("one dimension scaled", (_scaled(2), _scaled(4), _scaled(8)), frozenset({F, B})),
     Charge("noise added", (_noisy(0.5), _noisy(1), _noisy(2)), frozenset({F, B}), frozenset({D})),
     Charge("shrunk to the modes", (_shrunk(0.8), _shrunk(0.5), _shrunk(0.2)), frozenset({D, B}), frozenset({F})),
+    Charge("shrunk to the centre", (_centred(0.7), _centred(0.3), _centred(0.05)), frozenset({D, B}), frozenset({F})),
     Charge("modes missing", (_dropped(8), _dropped(5), _dropped(2)), frozenset({D, B})),
     Charge("false modes", (_added(0.1), _added(0.3), _added(0.5)), frozenset({F, B}), frozenset({D})),
     Charge(
@@ -250,7 +255,9 @@ def _finding(metric: str, sees: Sees, sign: int, charge: str, must: str, series:
         worse_and_worse = bool((better.mean(1).diff() < 0).all())
         passed = worse_and_worse and bool(steps[-1].max() < ideal.min())
     else:
-        passed = not bool((steps.min(1).values > ideal.max()).any())
+        # As good as the best ideal one is better, where a metric has an end that ideal samples nearly reach.
+        fooled = (steps.min(1).values >= ideal.max()) & (steps.mean(1) > ideal.mean())
+        passed = not bool(fooled.any())
     return Finding(metric, sees, charge, tuple(means.tolist()), float(series[0].std()), must, passed)
 
 

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from bench.experiments.out import add_out, folder_of
 from bench.files import durable_write
 from bench.tables.curves import write_curve
-from bench.tables.pictures import rendered
+from bench.tables.pictures import rendered, undisturbed
 
 __all__ = ["METHODS", "exact_radii", "iterates", "main", "run"]
 
@@ -103,6 +103,7 @@ def run(folder: Path, *, step: float = 0.1, steps: int = 400, start: Point = (1.
     _draw(folder / "bilinear.png", paths, radii, exact, step)
 
 
+@undisturbed()
 def _draw(
     path: Path, paths: dict[str, NDArray[np.float64]], radii: dict[str, NDArray[np.float64]],
     exact: dict[str, NDArray[np.float64]], step: float,
@@ -148,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--step must be above 0 and below 2: from 2 on, alternating steps diverge")
     if given.steps < 1:
         parser.error("--steps must be at least 1")
-    run(folder_of(given.out), step=given.step, steps=given.steps)
+    run(folder_of(parser, given.out), step=given.step, steps=given.steps)
     return 0
 
 

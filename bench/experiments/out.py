@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-from bench.errors import UserError
 from bench.paths import at_home
 
 __all__ = ["add_out", "folder_of"]
@@ -14,15 +13,11 @@ def add_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="FOLDER", default=".", help="where the CSV and the picture go; default: here")
 
 
-def folder_of(out: str) -> Path:
-    """The folder, made where it is missing.
-
-    Raises:
-        UserError: It cannot be made.
-    """
+def folder_of(parser: argparse.ArgumentParser, out: str) -> Path:
+    """The folder, made where it is missing. The command ends with one line and code 2 where it cannot be made."""
     folder = Path(at_home("--out", out))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--out {folder}: {error.strerror or error}; give another folder") from error
+        parser.error(f"--out {folder}: {error.strerror or error}; give another folder")
     return folder

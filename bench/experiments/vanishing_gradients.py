@@ -166,7 +166,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--warm-up must be at least 0 and --steps at least 1")
     every = max(1, given.steps // 40)
     run(
-        folder_of(given.out), DATA[given.data](), warm_up=given.warm_up, steps=given.steps, every=every, seed=given.seed
+        folder_of(parser, given.out),
+        DATA[given.data](),
+        warm_up=given.warm_up,
+        steps=given.steps,
+        every=every,
+        seed=given.seed,
     )
     return 0
 

@@ -92,7 +92,7 @@ class _Between:
 def _within(x: Tensor) -> _Within:
     n = len(x)
     sums, squares = x.new_zeros(n), 0.0
-    for rows, part in blocks(x):
+    for rows, part in blocks(x, n):
         # Each pair once: with the rows before it the block is the mirror image of one that was seen.
         kernel = cubic(part, x[rows.start :])  # (b, n - start)
         kernel.diagonal().zero_()
@@ -108,7 +108,7 @@ def _within(x: Tensor) -> _Within:
 
 def _between(x: Tensor, y: Tensor) -> _Between:
     of_x, of_y, squares = x.new_zeros(len(x)), x.new_zeros(len(y)), 0.0
-    for rows, part in blocks(x):
+    for rows, part in blocks(x, len(y)):
         kernel = cubic(part, y)
         of_x[rows] = kernel.mean(1)
         of_y += kernel.sum(0)

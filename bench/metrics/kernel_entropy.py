@@ -44,7 +44,7 @@ def rke(x: Tensor, sigma: float) -> tuple[float, float]:
     """
     x = x.double() - x.double().mean(0)
     means = x.new_empty(len(x))
-    for rows, part in blocks(x):
+    for rows, part in blocks(x, len(x)):
         means[rows] = (-squared_distances(part, x) / sigma**2).exp().mean(1)  # of K^2
     purity = means.mean().item()
     return 1 / purity, 2 * means.std().item() / math.sqrt(len(x)) / purity**2

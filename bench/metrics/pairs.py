@@ -5,14 +5,15 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-__all__ = ["BLOCK", "blocks", "squared_distances"]
+__all__ = ["PAIRS", "blocks", "squared_distances"]
 
-BLOCK = 1024
-"""Rows of a block: with 50,000 columns it is 400 MB in float64."""
+PAIRS = 2**26
+"""Pairs at once: 512 MB in float64."""
 
 
-def blocks(x: Tensor, size: int = BLOCK) -> Iterator[tuple[slice, Tensor]]:
-    """The rows of ``(N, D)``, some at a time, and where they stand."""
+def blocks(x: Tensor, columns: int, pairs: int = PAIRS) -> Iterator[tuple[slice, Tensor]]:
+    """The rows of ``(N, D)``, some at a time, and where they stand; each is paired with so many ``columns``."""
+    size = max(1, min(1024, pairs // max(1, columns)))
     for start in range(0, len(x), size):
         part = x[start : start + size]
         yield slice(start, start + len(part)), part

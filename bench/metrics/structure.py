@@ -29,7 +29,7 @@ class Structure(Metric):
         except UnavailableError:
             encodes = 0.0
             try:
-                size = examples.subject.decoder().latent_dim
+                size = examples.subject.latent_dim()
             except UnavailableError as lack:
                 reason = f"no latent code: {lack}"
                 return [Estimate(share, status=Status.SKIPPED, reason=reason), Estimate(encoder, encodes)]

@@ -41,7 +41,8 @@ WEIGHT_DECAY = 1e-2
 class C2ST(Metric):
     """Computes ``c2st[<features>]``, the held-out accuracy; lower is better, and 1/2 cannot be told from real.
 
-    Below 1/2 there is only noise. The standard error is that of two independent proportions.
+    Below 1/2 there is only noise, so the value is at least 1/2. The standard error is that of two independent
+    proportions.
 
     Arguments:
         features: Recipe of the features.
@@ -63,9 +64,8 @@ class C2ST(Metric):
         on_real, on_fake = held_out_answers(sets.real, sets.fake, generator)
         p, q = on_real.double().mean().item(), on_fake.double().mean().item()
         errors = [math.sqrt(share * (1 - share) / len(on)) / 2 for share, on in ((p, on_real), (q, on_fake))]
-        return [
-            measured(info, (p + q) / 2, test=errors[0], draws=errors[1], within=(0.0, 1.0), **sets.about)
-        ]  # fmt: skip
+        value = max(0.5, (p + q) / 2)
+        return [measured(info, value, test=errors[0], draws=errors[1], within=(0.5, 1.0), **sets.about)]
 
 
 def held_out_answers(real: Tensor, fake: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:

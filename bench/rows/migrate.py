@@ -1,20 +1,16 @@
 """``python -m bench.rows.migrate FILE...``: files of rows of older versions, rewritten as rows of the present version.
 
-Rows of ``resampler`` that call it a baseline get the family ``control``, so that no table ranks them.
-
 For published rows. The rows in a run's folder need no migration, since reading understands every version.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from bench.errors import UserError
 from bench.regular import check_output
 from bench.rows.store import read_rows, write_rows
-from bench.schema import ResultRow
 
 __all__ = ["main"]
 
@@ -31,19 +27,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for file in parser.parse_args(arguments).files:
             check_output("file", file)
-            rows = [_named_today(row) for row in read_rows(file)]
+            rows = read_rows(file)
             write_rows(file, rows)
             print(f"{file}: {len(rows)} rows")
     except UserError as error:
         print(f"bench.rows.migrate: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def _named_today(row: ResultRow) -> ResultRow:
-    """The row with the family that its model has today."""
-    was_baseline = (row.model, row.model_family) == ("resampler", "baseline")
-    return replace(row, model_family="control") if was_baseline else row
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ _MAX_FILE_BYTES = 1 << 28
 _BLOCK_BYTES = 1 << 18  # whose rows fit into the processor's cache, which makes reading twice as fast
 
 _log = logging.getLogger(__name__)
+_MODEL, _FAMILY = (ResultRow.columns().index(name) for name in ("model", "model_family"))
 
 
 def write_rows(path: str | os.PathLike[str], rows: Iterable[ResultRow]) -> None:
@@ -56,8 +57,16 @@ def read_columns(path: str | os.PathLike[str]) -> Iterator[list[tuple[Any, ...]]
     for block in _blocks(path):
         columns = decode_block(block) or list(zip(*_rows_of_lines(block, path, number), strict=True))
         if columns:
-            yield columns
+            yield _with_controls(columns)
         number += block.count(b"\n")
+
+
+def _with_controls(columns: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Columns in which training copies are a control, as older rows do not have it, so that no table ranks them."""
+    if "resampler" in columns[_MODEL]:
+        pairs = zip(columns[_MODEL], columns[_FAMILY], strict=True)
+        columns[_FAMILY] = tuple("control" if pair == ("resampler", "baseline") else pair[1] for pair in pairs)
+    return columns
 
 
 def _rows_of_lines(block: bytes, path: Path, first: int) -> Iterator[tuple[Any, ...]]:

@@ -271,7 +271,8 @@ class RunFolder:
         content = {"ended": outcome.ended, "reason": outcome.reason, "rows_sha256": _sha256(self.rows)}
         durable_write(self._done, json.dumps(content))
         if outcome.ended is Ended.OK:
-            self.last.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it only takes room
+                self.last.unlink(missing_ok=True)
 
 
 def open_here(path: Path) -> IO[str]:

@@ -116,6 +116,10 @@ class Subject(ABC):
         """
         raise UnavailableError("the model has no approximate posterior")
 
+    def latent_dim(self) -> int:
+        """Dimension of the codes that the model decodes, of a class besides where it is conditional."""
+        raise UnavailableError("the model has no decoder of standard normal codes")
+
     def decoder(self) -> Decoder:
         """The model's decoder."""
         raise UnavailableError("the model has no decoder of standard normal codes")

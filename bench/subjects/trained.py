@@ -117,8 +117,13 @@ class TrainedModel(Subject):
             raise UnavailableError("the end of its training is not known")
         return [score for _, score in self.progress.history]
 
+    def latent_dim(self) -> int:
+        return _with_decoder(self.model).latent_dim
+
     def decoder(self) -> Decoder:
         model = _with_decoder(self.model)
+        if model.cannot_decode:
+            raise UnavailableError(f"the model cannot decode: {model.cannot_decode}")
         return Decoder(model.latent_dim, lambda z: model.decoder_mean(z.to(self.model.device)).to(z.device))
 
     def costs(self, x: Tensor) -> dict[str, float]:
@@ -208,6 +213,9 @@ class FailedModel(Subject):
     def scores(self) -> list[float]:
         raise BrokenError(self.reason)
 
+    def latent_dim(self) -> int:
+        return _with_decoder(self.model).latent_dim
+
     def decoder(self) -> Decoder:
         _with_decoder(self.model)
         raise BrokenError(self.reason)
@@ -270,8 +278,6 @@ def _with_decoder(model: GenerativeModel) -> HasDecoder:
     """
     if not isinstance(model, HasDecoder):
         raise UnavailableError("the model has no decoder of standard normal codes")
-    if model.cannot_decode:
-        raise UnavailableError(f"the model cannot decode: {model.cannot_decode}")
     return model
 
 

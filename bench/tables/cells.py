@@ -51,8 +51,9 @@ def made_cells(rows: pd.DataFrame, cell: "np.ndarray[Any, Any]") -> list[Cell]:
     dirty = distinct(behind["dirty"], behind_cell)
     texts: dict[str, dict[int, str]] = {
         name: {number: "; ".join(sorted(found)) for number, found in distinct(behind[name], behind_cell).items()}
-        for name in ("checkpoint", "device", "budget", "git_commit", "source", "reason")
+        for name in ("checkpoint", "device", "budget", "git_commit", "source")
     }
+    said = distinct(behind["reason"], behind_cell)
     cells = []
     for number, is_valued in enumerate(has_value.tolist()):
         of_cell = slice(starts[number], starts[number + 1])
@@ -82,10 +83,16 @@ def made_cells(rows: pd.DataFrame, cell: "np.ndarray[Any, Any]") -> list[Cell]:
                 budget=texts["budget"][number],
                 git_commit=texts["git_commit"][number],
                 source=texts["source"][number],
-                caveat=texts["reason"][number] if is_valued else "",
+                caveat=_caveat(said[number]) if is_valued else "",
             )
         )
     return cells
+
+
+def _caveat(said: list[str]) -> str:
+    """What rows with values say beside them, in one text."""
+    caveats = sorted(one for one in said if one)
+    return ("for some seeds: " if caveats and "" in said else "") + "; ".join(caveats)
 
 
 def distinct(values: pd.Series, cell: "np.ndarray[Any, Any]") -> dict[int, list[Any]]:

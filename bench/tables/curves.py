@@ -10,7 +10,7 @@ from pathlib import Path
 from bench.errors import UserError
 from bench.files import durable_write
 from bench.regular import read_regular
-from bench.tables.pictures import rendered
+from bench.tables.pictures import rendered, undisturbed
 
 __all__ = ["Curve", "Panel", "draw_curves", "read_curve", "write_curve"]
 
@@ -61,6 +61,7 @@ def read_curve(path: Path) -> Curve:
         return []
 
 
+@undisturbed()
 def draw_curves(
     curve: Curve, panels: Sequence[Panel], path: Path, *, title: str, x: str = "examples_seen",
     x_label: str = "training examples seen",

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from bench.plain import plain
+from bench.tables.model import REFERENCES
+from bench.tables.ranking import LEAST_LOAD
 
 __all__ = ["EXPECTED", "Properties", "properties_of", "to_markdown"]
 
@@ -40,15 +42,15 @@ EXPECTED = {
 
 @dataclass(frozen=True)
 class Properties:
-    """One model on one data set.
+    """One configuration of one model on one data set.
 
     Attributes:
-        seeds: Trainings.
+        trainings: Trainings with other seeds.
         failed: Those that ended without a result: diverged, out of memory.
-        collapsed: Those whose end was much worse than their best (``metric=[collapse]``), None where not measured.
-        likelihood: ``exact``, ``bound``, ``estimate`` or ``none``.
-        spread: Standard deviation over mean of the seeds' FID, None without two seeds.
-        rate: Samples a second, None where not measured.
+        collapsed: Those whose end was much worse than their best, None where that was not measured of all others.
+        likelihood: ``exact``, ``bound``, ``estimate``, ``none``, or the empty string where it was not measured.
+        spread: Standard deviation over mean of the seeds' FID, None without two of one protocol.
+        rate: Samples a second, None where not measured, or on a busy machine.
         fast: Whether that is at least ``FAST`` of the fastest on the device.
         latent_share: Latent dimensions over the data's, None without codes or where not measured.
         encoder: Whether it has one, None where not measured.
@@ -58,7 +60,7 @@ class Properties:
     model: str
     family: str
     device: str
-    seeds: int
+    trainings: int
     failed: int
     collapsed: int | None
     likelihood: str
@@ -77,55 +79,59 @@ class Properties:
         found = []
         unstable = self.failed + (self.collapsed or 0)
         if expected.stable and unstable:
-            found.append(f"stable: {unstable} of {self.seeds} failed or collapsed")
-        if not expected.stable and not unstable and self.collapsed is not None and self.seeds > 1:
-            found.append(f"unstable: none of {self.seeds} failed or collapsed")
-        if self.likelihood != expected.likelihood:
+            found.append(f"stable: {unstable} of {self.trainings} failed or collapsed")
+        if not expected.stable and not unstable and self.collapsed is not None and self.trainings > 1:
+            found.append(f"unstable: none of {self.trainings} failed or collapsed")
+        if self.likelihood not in (expected.likelihood, ""):
             found.append(f"likelihood {expected.likelihood}: here {self.likelihood}")
         if self.fast is not None and self.fast != expected.fast:
             found.append("fast: it is slow" if expected.fast else "slow: it is fast")
-        compresses = self.latent_share is not None and self.latent_share < 1
-        if self.encoder is not None and compresses != expected.compresses:
+        if self.latent_share is not None and (self.latent_share < 1) != expected.compresses:
             found.append("compresses: it does not" if expected.compresses else "does not compress: it does")
         return found
 
 
 def properties_of(frame: pd.DataFrame) -> list[Properties]:
-    """The properties of every model in a frame of rows of best checkpoints; data, controls and samples are left out."""
-    rows = frame[(frame["checkpoint"] == "best") & (frame["source"] == "measured")]
-    rows = rows[~rows["model_family"].isin(["data", "control"])]
-    found = [
-        _of(str(dataset), str(model), part)
-        for (dataset, model), part in rows.groupby(["dataset", "model"], observed=True, sort=True)
-    ]
+    """The properties of every configuration in a frame of rows (``bench.rows.frame.load_rows``).
+
+    Rows of the best checkpoint count, or of the final one where nothing else was measured. Data, controls and samples
+    of others are left out.
+    """
+    rows = frame[(frame["source"] == "measured") & ~frame["model_family"].isin(list(REFERENCES))]
+    found = [_of(part) for _, part in rows.groupby(["dataset", "model", "group"], observed=True, sort=True)]
     fastest: dict[tuple[str, str], float] = {}
     for one in found:
-        if one.rate is not None:
+        if one.rate is not None and one.family in EXPECTED:  # a Gaussian in closed form is no measure of speed
             key = (one.dataset, one.device)
             fastest[key] = max(fastest.get(key, 0.0), one.rate)
     return [_with_speed(one, fastest.get((one.dataset, one.device))) for one in found]
 
 
-def _of(dataset: str, model: str, rows: pd.DataFrame) -> Properties:
-    def values(metric: str) -> list[float]:
-        of_metric = rows["metric"].astype(str).str.partition("[")[0] == metric
-        return [float(value) for value in rows.loc[of_metric, "value"].dropna()]
+def _of(rows: pd.DataFrame) -> Properties:
+    """The properties of one group."""
+    rows = rows[rows["checkpoint"] == ("best" if (rows["checkpoint"] == "best").any() else "final")]
+    name = rows["metric"].str.partition("[")[0]
+    # The accuracy of the features says nothing of the model: a training that diverged has it too.
+    of_model = rows[name != "accuracy"]
+    left = (of_model["status"] == "ok").groupby(of_model["training_key"]).any()
+    is_time = name == "samples_per_second"
+    quiet = is_time & (~rows["device"].str.startswith("cpu") | (rows["load"] >= LEAST_LOAD))
 
-    measured = (rows["status"] == "ok").groupby(rows["seed"]).any()  # by seed: whether it left any number
-    likelihood = rows[(rows["metric"] == "log_likelihood") & (rows["status"] == "ok")]["relation"]
-    relation = str(likelihood.iloc[0]) if len(likelihood) else "none"
-    collapsed, fid, share, encoder = values("collapsed"), values("fid"), values("latent_share"), values("encoder")
-    rates = values("samples_per_second")
+    def values(chosen: pd.Series) -> list[float]:
+        return [float(value) for value in rows.loc[chosen, "value"].dropna()]
+
+    collapsed, share, encoder = (values(name == metric) for metric in ("collapsed", "latent_share", "encoder"))
+    rates = values(quiet)
     return Properties(
-        dataset=dataset,
-        model=model,
+        dataset=str(rows["dataset"].iloc[0]),
+        model=str(rows["model"].iloc[0]),
         family=str(rows["model_family"].iloc[0]),
         device=str(rows["device"].iloc[0]),
-        seeds=len(measured),
-        failed=int((~measured).sum()),
-        collapsed=int(sum(collapsed)) if collapsed else None,
-        likelihood={"exact": "exact", "lower_bound": "bound", "estimate": "estimate"}.get(relation, "none"),
-        spread=float(pd.Series(fid).std() / pd.Series(fid).mean()) if len(fid) > 1 else None,
+        trainings=len(left),
+        failed=int((~left).sum()),
+        collapsed=int(sum(collapsed)) if len(collapsed) == int(left.sum()) > 0 else None,
+        likelihood=_likelihood(rows[rows["metric"] == "log_likelihood"]),
+        spread=_spread(rows[name == "fid"]),
         rate=float(pd.Series(rates).median()) if rates else None,
         fast=None,
         latent_share=share[0] if share else None,
@@ -133,8 +139,26 @@ def _of(dataset: str, model: str, rows: pd.DataFrame) -> Properties:
     )
 
 
+def _likelihood(rows: pd.DataFrame) -> str:
+    measured = rows[rows["status"] == "ok"]
+    if len(measured):
+        words = {"exact": "exact", "lower_bound": "bound", "estimate": "estimate"}
+        return words.get(str(measured["relation"].iloc[0]), "")
+    return "none" if len(rows) and (rows["status"] == "skipped").all() else ""
+
+
+def _spread(rows: pd.DataFrame) -> float | None:
+    """Of FIDs of one protocol: those with features of a classifier before those of pixels."""
+    protocol = ["metric", "metric_version", "extractor_hash", "n_real", "n_fake"]
+    for _, part in sorted(rows.groupby(protocol, dropna=False), key=lambda pair: str(pair[0])):
+        fids = part["value"].dropna()
+        if len(fids) > 1:
+            return float(fids.std() / fids.mean())
+    return None
+
+
 def _with_speed(one: Properties, fastest: float | None) -> Properties:
-    if one.rate is None or fastest is None:
+    if one.rate is None or fastest is None or one.family not in EXPECTED:
         return one
     return replace(one, fast=one.rate >= FAST * fastest)
 
@@ -152,9 +176,9 @@ def to_markdown(properties: Sequence[Properties]) -> str:
         of_data = [one for one in properties if one.dataset == dataset]
         for one in sorted(of_data, key=lambda one: (one.family, one.model)):
             cells = (
-                plain(one.model).replace("_", "\\_"), one.family, f"{one.failed} of {one.seeds}",
-                "–" if one.collapsed is None else f"{one.collapsed} of {one.seeds}",
-                "–" if one.spread is None else f"{100 * one.spread:.1f} %", one.likelihood,
+                _escaped(one.model), _escaped(one.family), f"{one.failed} of {one.trainings}",
+                "–" if one.collapsed is None else f"{one.collapsed} of {one.trainings}",
+                "–" if one.spread is None else f"{100 * one.spread:.1f} %", one.likelihood or "–",
                 "–" if one.rate is None else f"{one.rate:.3g}",
                 "–" if one.latent_share is None else f"{one.latent_share:.3g}",
                 "–" if one.encoder is None else "yes" if one.encoder else "no", "; ".join(one.disagreements),
@@ -169,3 +193,7 @@ def to_markdown(properties: Sequence[Properties]) -> str:
         ) + f". Fast: at least {FAST:g} of the samples a second of the fastest model on the same device.",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def _escaped(text: str) -> str:
+    return plain(text).replace("_", "\\_").replace("|", "\\|")

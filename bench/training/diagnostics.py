@@ -12,7 +12,7 @@ from torch import nn
 
 from bench.checkpoint import Progress
 from bench.data.base import Data
-from bench.errors import DivergedError, UserError
+from bench.errors import DivergedError
 from bench.probe import Probe
 from bench.tables.curves import Curve, draw_curves, read_curve, write_curve
 from models.base import ClosedForm, GenerativeModel
@@ -105,10 +105,10 @@ class Diagnostics(Probe):
 
     @contextlib.contextmanager
     def _survived(self, name: str) -> Iterator[None]:
-        """A full disk costs the curve, not the run."""
+        """A full disk, or a probe that cannot be drawn, costs the curve and not the run."""
         try:
             yield
-        except (UserError, OSError):
+        except Exception:
             log.exception("probe %s: its curve is not written; training goes on", name)
 
 

@@ -106,6 +106,8 @@ class DDPM(GenerativeModel, HasLikelihood, ReportsCost, ValidatedByLoss):
         self.variance = variance or ("large" if levels is None else "small")
         self.steps = steps
         self.sampler = sampler
+        if sampler == "ddim":
+            self.caveat = "of the ancestral sampler's distribution; the samples are DDIM's, of another one"
         share = remaining(schedule, steps)
         self.share: list[float] = share.tolist()  # alpha bar of each step, 1 at step 0; in double precision
         self.back = steps_back(steps, sampling_steps)

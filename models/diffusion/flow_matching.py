@@ -110,6 +110,8 @@ class FlowMatching(Flow, ReportsCost, SolvesODE, ValidatedByLoss):
         )  # fmt: skip
         to_interval: list[Transform] = [] if levels is None else [UniformDequantization(levels), Scale(2.0, -1.0)]
         super().__init__(shape, levels, Chain(*to_interval, continuous, Flatten(shape)), optimizer)
+        if sampler != solver:
+            self.caveat = f"of the equation solved by {solver}; the samples are of {steps} steps of {sampler}"
         self.coupling = coupling
         self.sigma_min = sigma_min
         self.enough_draws = 2 if self.relation == "estimate" else None

@@ -131,14 +131,17 @@ class RBM(GenerativeModel, Unnormalized):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean free energy of the data minus that of the chains, which measures no fit: only its gradient counts."""
         v = batch[0].flatten(1).to(self.weight.dtype)
-        self.ones += v.sum(0)
-        self.seen += len(v)
-        with torch.no_grad():
-            end = self._gibbs(self._starts(v), self.cd_steps, self.train_generator)
-            if self.persistent:
-                self.chains.index_copy_(0, self._turns(len(v)), end)
-                self.turn += len(end)
-        return self.free_energy(v).mean() - self.free_energy(end).mean()
+        # In half precision units of small probability would fire far too often, and the free energies' difference is
+        # lost in their rounding.
+        with torch.autocast(v.device.type, enabled=False):
+            self.ones += v.sum(0)
+            self.seen += len(v)
+            with torch.no_grad():
+                end = self._gibbs(self._starts(v), self.cd_steps, self.train_generator)
+                if self.persistent:
+                    self.chains.index_copy_(0, self._turns(len(v)), end)
+                    self.turn += len(end)
+            return self.free_energy(v).mean() - self.free_energy(end).mean()
 
     def configure_optimizers(self) -> Optimizer:
         return self.make_optimizer(self.parameters())

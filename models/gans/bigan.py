@@ -8,7 +8,7 @@ The discriminator tells pairs of an example and its code from pairs of noise and
 cannot, the two joint distributions are equal, and E and G are inverse to each other.
 
 References:
-    Donahue, Krähenbühl, Darrell (2017): HasDiscriminator feature learning, arXiv:1605.09782.
+    Donahue, Krähenbühl, Darrell (2017): Adversarial feature learning, arXiv:1605.09782.
     Dumoulin, Belghazi, Poole, Mastropietro, Lamb, Arjovsky, Courville (2017): Adversarially learned inference,
     arXiv:1606.00704.
 """

@@ -22,7 +22,10 @@ __all__ = ["SNGAN"]
 
 
 class SNGAN(Adversarial):
-    """GAN whose discriminator has slope at most about 1, on the standard CNN of the paper (dense networks for vectors).
+    """GAN whose discriminator has layers of spectral norm 1, on the paper's standard CNN (dense networks for vectors).
+
+    The weights of each layer, reshaped to a matrix, have spectral norm 1; a convolution's own gain may be up to the
+    width of its kernel, so the discriminator's slope is bounded and not 1.
 
     The discriminator sees integer data on [-1, 1], where the generator ends in tanh; real data as they are, with a
     linear end. Noise is N(0, 1).
