@@ -281,6 +281,14 @@ def test_impossible_schedules_are_refused(schedule: dict[str, Any], complaint: s
         train(new_model("vae", DATA.spec), tmp_path, **schedule)
 
 
+def test_clipping_scaled_gradients_is_refused_where_a_model_optimizes_by_hand(tmp_path: Path) -> None:
+    data = small_data((1, 8, 8), 256)
+    schedule = Schedule(examples=32, batch_size=16, clip_norm=1.0)
+    hardware = Hardware(precision="16-mixed")
+    with pytest.raises(UserError, match="bf16-mixed"):
+        fit(new_model("dcgan", data.spec), data, schedule, hardware, seed=0, folder=tmp_path, config={})
+
+
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     train(new_model("vae", DATA.spec), tmp_path, examples=16)
     with pytest.raises(UserError, match="does not fit this model"):

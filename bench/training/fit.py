@@ -82,6 +82,12 @@ def fit(
             f"train.batch_size={schedule.batch_size}: must be a multiple of trainer.devices={hardware.devices}"
             f" and at most the {len(data.train)} training examples of {data.spec.name}"
         )
+    if schedule.clip_norm is not None and hardware.precision == "16-mixed" and not model.automatic_optimization:
+        # Such a model clips between its backward pass and its optimizer's step, in which Lightning divides by the scale.
+        raise UserError(
+            "train.clip_norm: would clip scaled gradients of this model in half precision; write"
+            " trainer.precision=bf16-mixed"
+        )
     supervisor = Supervisor(schedule, seed, folder, config, validate, probes)
     stored = resumable(folder / LAST, model, supervisor.state_key, schedule.ema_decay is not None, say)
     resume = None if stored is None else folder / LAST
