@@ -83,7 +83,7 @@ def fit(
             f" and at most the {len(data.train)} training examples of {data.spec.name}"
         )
     if schedule.clip_norm is not None and hardware.precision == "16-mixed" and not model.automatic_optimization:
-        # Such a model clips between its backward pass and its optimizer's step, in which Lightning divides by the scale.
+        # It clips between its backward pass and its optimizer's step, in which Lightning divides by the scale.
         raise UserError(
             "train.clip_norm: would clip scaled gradients of this model in half precision; write"
             " trainer.precision=bf16-mixed"
