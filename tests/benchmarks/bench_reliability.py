@@ -211,20 +211,25 @@ class Bench:
             result.doubled += sum(count > 1 for count in there.values())
 
 
+def every(what: str, step: int) -> str:
+    """So that the table says what was left out."""
+    return f"every {what}" if step == 1 else f"one in {step} {what}s"
+
+
 def faults_at_every_operation(place: Path, step: int, short: bool) -> Iterator[Result]:
     for title, arguments in {"closed form": CLOSED_FORM, **({} if short else {"trained": TRAINED})}.items():
         bench = Bench(arguments, place / title.replace(" ", "-"))
         places = range(1, bench.operations + 1, step)
         for name, number in ERRORS.items():
-            result = Result(f"{name} at every operation, {title}")
+            result = Result(f"{name} at {every('operation', step)}, {title}")
             for at in places:
                 bench.fault(result, at, number)
             yield result
-        result = Result(f"ENOSPC from every operation on, {title}")
+        result = Result(f"ENOSPC from {every('operation', step)} on, {title}")
         for at in places:
             bench.fault(result, at, errno.ENOSPC, True)
         yield result
-        result = Result(f"SIGKILL before every operation, {title}")
+        result = Result(f"SIGKILL before {every('operation', step)}, {title}")
         for at in places:
             bench.fault(result, at, None)
         yield result
@@ -263,7 +268,7 @@ def _refuse_folders(number: int) -> None:
 
 def truncated_rows(place: Path, step: int) -> Result:
     """A file of rows cut at every byte: every whole row is read, and more can be added."""
-    result = Result("rows truncated at every byte")
+    result = Result(f"rows truncated at {every('byte', step)}")
     logging.getLogger("bench.rows.store").setLevel(logging.ERROR)  # it tells of every torn line
     folder = RunFolder(place / "truncated")
     folder.path.mkdir(parents=True)
