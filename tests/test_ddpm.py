@@ -290,3 +290,11 @@ def test_mistakes_are_refused_by_name(options: dict[str, object], named: str) ->
         DDPM((2,), None, ADAM, **options)
     with pytest.raises(ValueError, match="multipliers: 4 scales need images of at least 8 x 8"):
         DDPM((1, 4, 4), 2, ADAM)
+
+
+def test_the_bound_beside_ddim_samples_says_of_what_it_is() -> None:
+    spec = small_data((2,), None).spec
+    for sampler in ("ancestral", "ddim"):
+        model = new_model("ddpm", spec, f"model.sampler={sampler}")
+        assert isinstance(model, DDPM)
+        assert ("DDIM" in model.caveat) is (sampler == "ddim")

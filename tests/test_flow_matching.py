@@ -363,3 +363,18 @@ def test_images_that_are_too_small_are_refused() -> None:
         FlowMatching((1, 8, 8), 256, ADAM, multipliers=[])
     with pytest.raises(ValueError, match="shape"):
         timed_network((2, 2), hidden=4, depth=1, channels=4, multipliers=[1], blocks=1)
+
+
+@pytest.mark.parametrize(
+    ("solver", "sampler", "said"),
+    [
+        ("dopri5", "dopri5", ""), ("rk4", "rk4", ""),
+        ("dopri5", "euler", "of the equation solved by dopri5; the samples are of 6 steps of euler"),
+        ("rk4", "dopri5", "of the equation solved by 6 steps of rk4; the samples are of dopri5"),
+    ],
+)  # fmt: skip
+def test_a_sampler_other_than_the_likelihoods_solver_is_said(solver: str, sampler: str, said: str) -> None:
+    options = (f"model.solver={solver}", f"model.sampler={sampler}", "model.steps=6")
+    model = new_model("flow_matching", small_data((2,), None).spec, *options)
+    assert isinstance(model, FlowMatching)
+    assert model.caveat == said

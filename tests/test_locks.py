@@ -512,3 +512,29 @@ def test_a_publisher_waits_for_the_one_before_and_then_gathers(
     publisher.join(60)
     published = read_rows(workplace / "results" / "rows" / "two_moons.jsonl")
     assert {row.seed for row in published if row.model_family != "data"} == {0, 1}
+
+
+@pytest.mark.parametrize("no_flock", [errno.ENOLCK], indirect=True)
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP], ids=errno.errorcode.get)
+def test_file_systems_without_hard_links_have_locks_too(
+    number: int, tmp_path: Path, no_flock: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refused)
+    path = tmp_path / "lock"
+    with path.open("w") as file, hold(path, file.fileno()):
+        assert taken(path)
+    assert not taken(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["lock"]
+
+
+@pytest.mark.parametrize("no_flock", [errno.ENOLCK], indirect=True)
+def test_what_another_process_put_in_place_of_an_abandoned_file_stays(tmp_path: Path, no_flock: None) -> None:
+    guard = tmp_path / "lock.owner.taking"
+    guard.write_text("somebody else's\n")
+    locks._remove(guard, "the dead one's")
+    assert guard.read_text() == "somebody else's\n"
+    locks._remove(guard, "somebody else's")
+    assert list(tmp_path.iterdir()) == []

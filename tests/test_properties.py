@@ -5,13 +5,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from helpers_metrics import ORIGIN
+from helpers_models import new_model, small_data
 from helpers_rows import make_row
 
 from bench.cli import properties as command
 from bench.errors import UserError
+from bench.evaluation.evaluate import evaluate
+from bench.metrics.structure import Structure
 from bench.rows.frame import load_rows
 from bench.rows.store import write_rows
 from bench.schema import Relation, ResultRow, Source, Status
+from bench.subjects.examples import Examples
+from bench.subjects.trained import TrainedModel
 from bench.tables.properties import Properties, properties_of, to_markdown
 
 
@@ -112,3 +118,15 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     write_rows(tmp_path / "none.jsonl", rows_of("oracle", "data", 0, modes=1.0))
     with pytest.raises(UserError, match="no trained model"):
         command.main(parser.parse_args([str(tmp_path / "none.jsonl")]))
+
+
+@pytest.mark.parametrize(
+    ("name", "share", "encoder"),
+    [("realnvp", 1.0, 1.0), ("vae", 2.0, 1.0), ("gan", 2.0, 0.0), ("gan_conditional", 2.0, 0.0), ("made", None, 0.0)],
+)
+def test_latent_codes_and_encoders_are_asked_of_the_model(name: str, share: float | None, encoder: float) -> None:
+    data = small_data((5,), 2 if name == "made" else None)
+    size = [] if name in ("realnvp", "made") else ["model.latent_dim=10"]
+    subject = TrainedModel(new_model(name, replace(data.spec, classes=3), *size), None, 0, ORIGIN)
+    found = evaluate(Examples(subject, data, seed=0), {"it": Structure()})["it"]
+    assert [one.value for one in found] == [share, encoder]

@@ -12,7 +12,7 @@ from helpers_rows import make_row
 from bench.cli import table as cli_table
 from bench.config.spec import RunSpec
 from bench.errors import UserError
-from bench.rows.store import write_rows
+from bench.rows.store import read_rows, write_rows
 from bench.schema import Relation, ResultRow
 from bench.tables.aggregate import make_table
 from bench.tables.markdown import to_markdown
@@ -102,6 +102,9 @@ def test_fid_of_few_images_is_marked_and_not_ranked(few: dict[str, Any], metric:
     assert best(rows) == set()
     assert "FID ↓ [1]" in to_markdown(make_table(rows))
     assert f"FID of fewer than 50 examples ({min(few.values())}) is meaningless" in to_markdown(make_table(rows))
+    mind = [run("a", 2.0, metric="mind[pixels]", **few), run("b", 1.0, metric="mind[pixels]", **few)]
+    assert best(mind) == set()
+    assert "MIND of fewer than 50 examples" in cells(mind)["a"].unranked
     assert best([run("a", 2.0, n_real=50, n_fake=50), run("b", 1.0, n_real=50, n_fake=50)]) == {"b"}
 
 
@@ -195,3 +198,14 @@ def test_a_rows_configuration_is_flat_and_tells_no_paths() -> None:
     assert flat["train.examples"] == 10
     assert flat["train.batch_size"] == 64
     assert "secret" not in json.dumps(flat)
+
+
+def test_older_rows_of_training_copies_are_of_a_control(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", [run("resampler", 0.5, model_family="baseline"), run("a", 2.0), run("b", 3.0)])
+    assert best(read_rows(tmp_path / "rows.jsonl")) == {"a"}
+
+
+def test_a_caveat_of_some_seeds_says_so() -> None:
+    rows = [run("a", 2.0, seed=seed, reason="it collapsed" * (seed == 1)) for seed in range(2)]
+    assert cells(rows)["a"].unranked == "for some seeds: it collapsed"
+    assert cells([run("a", 2.0, reason="it collapsed")])["a"].unranked == "it collapsed"

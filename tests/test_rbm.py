@@ -154,3 +154,16 @@ def test_data_that_are_not_binary_are_refused(levels: int | None) -> None:
 def test_sizes_of_nothing_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=name):
         RBM((D,), 2, SGD, **{name: 0})
+
+
+def test_half_precision_changes_no_draw_and_no_loss() -> None:
+    x = (torch.rand(16, D, generator=Generator().manual_seed(1)) < 0.3).to(torch.uint8)
+    losses = []
+    for enabled in (False, True):
+        model = random_rbm(2.0, chains=16).float()
+        model.train_generator = Generator().manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            losses.append((model.training_step((x, None), 0), model.chains.clone()))
+    assert losses[1][0].dtype == torch.float32
+    assert torch.equal(losses[0][0], losses[1][0])
+    assert torch.equal(losses[0][1], losses[1][1])

@@ -15,7 +15,8 @@ models", arXiv 1904.06991; Naeem, Oh, Uh, Choi, Yoo 2020, "Reliable fidelity and
 models", arXiv 2002.09797). One outlier among the real examples has a huge ball, in which bad samples count as precise;
 one among the samples has a huge ball that feigns recall; density exceeds 1 where samples crowd. The clipped versions
 (Salvy, Talbot, Thirion 2025, "Enhanced generative model evaluation with clipped density and coverage", arXiv
-2507.01761) limit what one example contributes, and read as the share of good samples:
+2507.01761) limit what one example contributes. They read as the share of good samples where bad samples
+lie outside the data, and not where they crowd inside: blurred or averaged samples get 1. None of the six is ranked.
 
 .. math::
     \text{clipped density} = \min\Big(1, \frac{\frac1M \sum_j \min(1, \frac1k \sum_i [d_{ij} \le \bar r_i])}

@@ -87,10 +87,11 @@ def _unranked(cell: Cell, column: Column, line: Line) -> str:
         return cell.caveat
     if cell.budget == "one pass" and column.rank in _COSTS:
         return "costs of a closed form, which is not trained in steps"
-    if column.part("metric").split("[", 1)[0] in ("fid", "mind"):
+    name = column.part("metric").split("[", 1)[0]
+    if name in ("fid", "mind"):  # biased by an amount that depends on the model
         few = [n for n in (column.part("n_real"), column.part("n_fake")) if n is not None and n < _FEWEST]
         if few:
-            return f"FID of fewer than {_FEWEST} examples ({min(few)}) is meaningless"
+            return f"{name.upper()} of fewer than {_FEWEST} examples ({min(few)}) is meaningless"
     return _not_timed(cell) if _is_time(column) else ""
 
 

@@ -14,7 +14,7 @@ from ..base import Batch, GenerativeModel, HasLikelihood, OptimizerFactory, Rela
 from ..distributions import to_symmetric
 from ..entries import Entries
 
-__all__ = ["Autoregressive", "Emit", "at_least", "class_context", "image_shape"]
+__all__ = ["Autoregressive", "Emit", "image_shape"]
 
 Emit = Callable[[int, Tensor], Tensor]
 """Number i of an entry and its outputs, ``(B, P)``, to what the network sees of the entry that they give, ``(B,)``."""
@@ -147,25 +147,3 @@ def image_shape(shape: Iterable[int], model: str) -> tuple[int, int, int]:
         raise ValueError(f"{model} takes images (C, H, W), not examples of shape {shape}")
     c, h, w = shape
     return c, h, w
-
-
-def at_least(lowest: int, **sizes: int) -> None:
-    """Check that sizes, given by name, are ``lowest`` or more.
-
-    Raises:
-        ValueError: One is smaller; the message names it.
-    """
-    for name, size in sizes.items():
-        if size < lowest:
-            raise ValueError(f"{name} must be at least {lowest}, not {size}")
-
-
-def class_context(classes: int | None, conditional: bool) -> int:
-    """The number of classes that a model is conditioned on: the data's if it is ``conditional``, else 0.
-
-    Raises:
-        ValueError: It is conditional and the data have no classes.
-    """
-    if conditional and classes is None:
-        raise ValueError("a class-conditional model needs data with class labels; these have none")
-    return classes if conditional and classes is not None else 0

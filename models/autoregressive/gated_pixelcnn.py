@@ -7,7 +7,8 @@ from torch import Tensor
 from ..base import OptimizerFactory
 from ..entries import entries
 from ..nn.gated_pixelcnn import GatedPixelCNNNetwork
-from .base import Autoregressive, Emit, at_least, class_context, image_shape
+from ..options import at_least, class_context
+from .base import Autoregressive, Emit, image_shape
 
 __all__ = ["GatedPixelCNN"]
 

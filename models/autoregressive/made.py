@@ -10,7 +10,8 @@ from ..base import Batch, OptimizerFactory
 from ..distributions import to_symmetric
 from ..entries import entries
 from ..nn import made
-from .base import Autoregressive, Emit, at_least
+from ..options import at_least
+from .base import Autoregressive, Emit
 
 __all__ = ["MADE"]
 

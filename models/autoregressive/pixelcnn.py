@@ -7,7 +7,8 @@ from torch import Tensor
 from ..base import OptimizerFactory
 from ..entries import entries
 from ..nn.pixelcnn import PixelCNNNetwork
-from .base import Autoregressive, Emit, at_least, image_shape
+from ..options import at_least
+from .base import Autoregressive, Emit, image_shape
 
 __all__ = ["PixelCNN"]
 

@@ -111,7 +111,10 @@ class FlowMatching(Flow, ReportsCost, SolvesODE, ValidatedByLoss):
         to_interval: list[Transform] = [] if levels is None else [UniformDequantization(levels), Scale(2.0, -1.0)]
         super().__init__(shape, levels, Chain(*to_interval, continuous, Flatten(shape)), optimizer)
         if sampler != solver:
-            self.caveat = f"of the equation solved by {solver}; the samples are of {steps} steps of {sampler}"
+            by_solver, by_sampler = (
+                method if method == "dopri5" else f"{steps} steps of {method}" for method in (solver, sampler)
+            )
+            self.caveat = f"of the equation solved by {by_solver}; the samples are of {by_sampler}"
         self.coupling = coupling
         self.sigma_min = sigma_min
         self.enough_draws = 2 if self.relation == "estimate" else None
