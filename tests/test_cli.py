@@ -165,6 +165,7 @@ def test_a_sweep_goes_on_after_a_divergence_and_the_table_shows_it(
 
 def test_changed_seed_gives_other_numbers_and_the_same_group(workplace: Path) -> None:
     assert main(["run", "-m", "model=vae", "seed=0,1", *TINY]) == 0
+    assert not (workplace / "multirun.yaml").exists(), "Hydra's own record goes elsewhere, over no file of the user's"
     rows = [
         row
         for run in (workplace / "runs" / "two_moons").iterdir()

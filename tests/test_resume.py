@@ -1,6 +1,8 @@
 """A damaged last.ckpt costs the training before it, never the run."""
 
+import errno
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from helpers_models import new_model, small_data
 from bench.checkpoint import load_checkpoint, save_checkpoint
 from bench.config.spec import Hardware, Schedule
 from bench.rng import rng_state
+from bench.runs.folder import Ended, Outcome, RunFolder
 from bench.training.fit import fit
 
 DATA = small_data((4,), None, n=100)
@@ -141,3 +144,14 @@ def test_a_sound_checkpoint_is_gone_on_from(tmp_path: Path, peace: dict[str, Any
         train(tmp_path / "run", stop=2)
     assert train(tmp_path / "run", stop=1) == [], "of five validations four were made before"
     assert same(load_checkpoint(tmp_path / "run" / "final.ckpt")["state_dict"], peace)
+
+
+def test_a_last_checkpoint_that_cannot_be_removed_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    folder = RunFolder(tmp_path)
+    folder.last.touch()
+    monkeypatch.setattr(Path, "unlink", refused)
+    folder.end(Outcome("run", Ended.OK))
+    assert (tmp_path / "done.json").exists()
