@@ -73,7 +73,7 @@ class FakeSubject(Subject):
         made: Tensor = self.given["log_weights"]
         return made
 
-    def costs(self, x: Tensor) -> dict[str, float]:
+    def costs(self, x: Tensor, n: int) -> dict[str, float]:
         made: dict[str, float] = self.given.get("costs", {})
         return made
 
