@@ -61,6 +61,7 @@ class MaskedDiffusion(GenerativeModel, HasLikelihood, ReportsCost, ValidatedByLo
     """
 
     family: ClassVar[str] = "diffusion"
+    kinds: ClassVar[frozenset[str]] = frozenset({"numbers", "categories"})
     cost_names: ClassVar[tuple[str, ...]] = ("nfe_log_weight", "nfe_sample")
 
     def __init__(
