@@ -80,7 +80,11 @@ SPACES: dict[str, tuple[tuple[int, ...], int | None]] = {
 }
 """Kinds of data that a model takes or says it refuses: shape of one example, and levels."""
 
-ENUMERABLE: dict[str, tuple[tuple[int, ...], int | None]] = {"two pixels": ((1, 1, 2), 4), "two integers": ((2,), 4), "two categories": ((2,), 3)}
+ENUMERABLE: dict[str, tuple[tuple[int, ...], int | None]] = {
+    "two pixels": ((1, 1, 2), 4),
+    "two integers": ((2,), 4),
+    "two categories": ((2,), 3),
+}
 """Small enough to sum the masses of all examples."""
 
 QUADRATURE: dict[str, tuple[tuple[int, ...], int | None]] = {"one real": ((1,), None), "two reals": ((2,), None)}
@@ -193,7 +197,7 @@ def check_spaces(candidate: Candidate) -> dict[str, str]:
         except UserError as error:
             reasons[space] = refusal(error)
     of_another_kind = {space for space in EVERY_SPACE if kind_of(space) not in candidate.kinds}
-    assert all(kind_of(space) in reasons.get(space, "") for space in of_another_kind)
+    assert of_another_kind <= set(reasons), "categories are taken as numbers, or the other way round"
     reasons = {space: reason for space, reason in reasons.items() if space not in of_another_kind}
     assert set(reasons) | of_another_kind != set(EVERY_SPACE), f"{candidate.name} refuses every kind of data: {reasons}"
     said = set(candidate.declared.refuses)

@@ -55,8 +55,8 @@ def build_model(node: Node, spec: DataSpec) -> "GenerativeModel":
     if not isinstance(made, GenerativeModel):
         raise UserError(f"model: {node['_target_']} is a {type(made).__name__}, not a GenerativeModel")
     if spec.kind not in made.kinds:
-        raise UserError(f"model: {node['_target_']} is for {' or '.join(sorted(made.kinds))}; the entries of {spec.name} "
-                        f"are {spec.kind}")  # fmt: skip
+        takes = " or ".join(sorted(made.kinds))
+        raise UserError(f"model: {node['_target_']} is for {takes}; the entries of {spec.name} are {spec.kind}")
     return made
 
 

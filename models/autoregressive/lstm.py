@@ -34,7 +34,13 @@ class LSTM(Autoregressive):
     kinds: ClassVar[frozenset[str]] = frozenset({"numbers", "categories"})
 
     def __init__(
-        self, shape: Iterable[int], levels: int | None, optimizer: OptimizerFactory, *, hidden: int = 256, layers: int = 1
+        self,
+        shape: Iterable[int],
+        levels: int | None,
+        optimizer: OptimizerFactory,
+        *,
+        hidden: int = 256,
+        layers: int = 1,
     ) -> None:
         at_least(1, hidden=hidden, layers=layers)
         length, self.categories = sequence_of(shape, levels, "the LSTM")
