@@ -191,8 +191,9 @@ def _make(name: str, sequences: Sequences, sizes: tuple[int, int, int], as_numbe
         for size, split in zip(sizes, ("train", "val", "test"), strict=True)
     ]
     recipe = repr((name, sequences, sizes, _SEED, _VERSION))
+    kind = Kind.NUMBERS if as_numbers else Kind.CATEGORIES
     spec = DataSpec(
         name, hashlib.sha256(recipe.encode()).hexdigest()[:16], (sequences.n,), sequences.levels, *sizes,
-        licence="none needed: generated", source="generated, after Lippe and Gavves 2021", kind=Kind.NUMBERS if as_numbers else Kind.CATEGORIES,
+        licence="none needed: generated", source="generated, after Lippe and Gavves 2021", kind=kind,
     )  # fmt: skip
     return Data(spec, *splits, log_density=sequences.log_density, valid=sequences.valid)
