@@ -9,11 +9,18 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 __all__ = [
-    "PROTOCOL", "SCHEMA", "DataSpec", "Estimate", "MetricInfo", "Relation", "ResultRow", "Source", "Status",
+    "PROTOCOL", "SCHEMA", "DataSpec", "Estimate", "Kind", "MetricInfo", "Relation", "ResultRow", "Source", "Status",
 ]  # fmt: skip
 
 SCHEMA = 3
 """The version of the rows that are written today."""
+
+
+class Kind(StrEnum):
+    """What the entries of an example are. A model says which kinds it takes (``models.base.GenerativeModel.kinds``)."""
+
+    NUMBERS = "numbers"
+    CATEGORIES = "categories"
 
 
 class Relation(StrEnum):
@@ -66,6 +73,7 @@ class DataSpec:
         licence: As its publisher declares it.
         source: Who made it: a citation or the package that carries it.
         columns: Names of the entries of a vector, where they have any.
+        kind: Whether entries are numbers, or categories 0 .. L-1 whose order and differences mean nothing.
     """
 
     name: str
@@ -79,6 +87,7 @@ class DataSpec:
     licence: str = ""
     source: str = ""
     columns: tuple[str, ...] = ()
+    kind: Kind = Kind.NUMBERS
 
     @property
     def dim(self) -> int:

@@ -63,6 +63,7 @@ class GenerativeModel(LightningModule, ABC):
     Attributes:
         family: ``flow``, ``gan``, ``vae``, ``baseline``, ... as shown in tables. A ``control`` learns nothing; it shows
             what a metric gives for copies of the training examples, and tables never rank it.
+        kinds: What entries of an example may be: ``numbers``, whose differences mean something, or ``categories``.
         train_generator: The stream of random numbers that ``training_step`` draws from. The trainer sets it, and
             checkpoints it; None means torch's global generator.
         clip_norm: Largest gradient norm, or None. Set by the trainer for models that optimize by hand.
@@ -70,6 +71,7 @@ class GenerativeModel(LightningModule, ABC):
     """
 
     family: ClassVar[str]
+    kinds: ClassVar[frozenset[str]] = frozenset({"numbers"})
 
     def __init__(self, shape: Iterable[int], levels: int | None) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A baseline and a control for every other model: a Gaussian, and the training set itself."""
+"""Baselines and a control for every other model: a Gaussian, independent entries, and the training set itself."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from .base import ClipsSamples, ClosedForm, GenerativeModel, HasLikelihood, Relation
 
-__all__ = ["Gaussian", "Resampler", "oracle_approximating_shrinkage"]
+__all__ = ["Gaussian", "Independent", "Resampler", "oracle_approximating_shrinkage"]
 
 
 class Gaussian(GenerativeModel, HasLikelihood, ClosedForm, ClipsSamples):
@@ -143,6 +143,61 @@ def oracle_approximating_shrinkage(covariance: Tensor, n: int) -> float:
     return min(1.0, ((1 - 2 / dim) * trace_of_square + trace**2) / spread)
 
 
+class Independent(GenerativeModel, HasLikelihood, ClosedForm):
+    r"""Every entry by itself: the frequencies of its categories in the training set.
+
+    .. math:: \log p(x) = \sum_i \log \frac{n_{i, x_i} + \alpha}{n + \alpha L}
+
+    with n_{i, k} training examples whose entry i is k. The best of all models in which entries do not know each other.
+
+    Arguments:
+        shape: Of one example.
+        levels: Number L of categories.
+        smoothing: alpha > 0: a category that never occurred in an entry still has some mass there.
+
+    Raises:
+        ValueError: The data are real-valued, or the smoothing is not positive.
+    """
+
+    family: ClassVar[str] = "baseline"
+    kinds: ClassVar[frozenset[str]] = frozenset({"numbers", "categories"})
+
+    def __init__(self, shape: Iterable[int], levels: int | None, *, smoothing: float = 0.5) -> None:
+        super().__init__(shape, levels)
+        if levels is None:
+            raise ValueError("levels: frequencies are counted of integers, and these data are real-valued")
+        if not smoothing > 0:
+            raise ValueError(f"smoothing must be positive, not {smoothing}")
+        self.smoothing = smoothing
+        self.log_probs: Tensor
+        self.register_buffer("log_probs", torch.full((self.dim, levels), -math.log(levels), dtype=torch.float64))
+
+    @property
+    def relation(self) -> Relation:
+        return "exact"
+
+    @property
+    def n_parameters(self) -> int:
+        """The free frequencies, D (L - 1)."""
+        return self.log_probs.shape[0] * (self.log_probs.shape[1] - 1)
+
+    def fit(self, batches: Iterable[Tensor]) -> None:
+        counts = torch.full_like(self.log_probs, self.smoothing)
+        for batch in batches:
+            entry = batch.long().flatten(1).T.to(counts.device)  # (D, B)
+            counts.scatter_add_(1, entry, torch.ones_like(entry, dtype=counts.dtype))
+        self.log_probs.copy_((counts / counts.sum(1, keepdim=True)).log())
+
+    def log_weight(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        return self.log_probs.gather(1, x.long().flatten(1).T).sum(0)
+
+    @torch.no_grad()
+    def sample(self, n: int, *, temperature: float = 1.0, generator: Generator | None = None) -> Tensor:
+        """Temperature changes nothing: what is drawn is the entries themselves, not latent noise."""
+        drawn = torch.multinomial(self.log_probs.exp(), n, replacement=True, generator=generator)  # (D, n)
+        return drawn.T.to(self.data_dtype).unflatten(1, self.shape)
+
+
 class Resampler(GenerativeModel, ClosedForm):
     """The training set, sampled with replacement: what perfect memorization scores. A control, never ranked.
 
@@ -152,6 +207,7 @@ class Resampler(GenerativeModel, ClosedForm):
     """
 
     family: ClassVar[str] = "control"
+    kinds: ClassVar[frozenset[str]] = frozenset({"numbers", "categories"})
 
     def __init__(self, shape: Iterable[int], levels: int | None) -> None:
         super().__init__(shape, levels)

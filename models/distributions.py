@@ -26,6 +26,7 @@ __all__ = [
     "from_symmetric",
     "output_distribution",
     "parameters_per_entry",
+    "gumbel",
     "standard_normal",
     "to_symmetric",
     "uniform",
@@ -50,6 +51,12 @@ def uniform(shape: Iterable[int], like: Tensor, generator: Generator | None = No
     """Uniform numbers in [0, 1) of ``shape``, with the device and dtype of ``like``; drawn as ``standard_normal``."""
     device = like.device if generator is None else generator.device
     return torch.rand(tuple(shape), generator=generator, device=device, dtype=like.dtype).to(like.device)
+
+
+def gumbel(like: Tensor, generator: Generator | None) -> Tensor:
+    """Standard Gumbel noise: the argmax of logits plus such noise is a draw from their softmax."""
+    tiny = torch.finfo(like.dtype).tiny
+    return -(-uniform(like.shape, like, generator).clamp(min=tiny).log()).log()
 
 
 def to_symmetric(x: Tensor, levels: int | None, dtype: torch.dtype = torch.float32) -> Tensor:

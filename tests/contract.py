@@ -3,6 +3,7 @@
 ``tests/test_contract_models.py`` runs them over every YAML in conf/model, or over those of a package from outside.
 """
 
+import importlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from bench.config.catalogue import describe
 from bench.config.spec import Hardware, Schedule
 from bench.data.base import Data
 from bench.errors import UserError
+from bench.schema import Kind
 from bench.training.fit import fit
 from models.base import (
     Autoencodes,
@@ -74,16 +76,24 @@ SPACES: dict[str, tuple[tuple[int, ...], int | None]] = {
     "integers": ((3,), 16),
     "reals": ((5,), None),
     "one real": ((1,), None),
+    "categories": ((4,), 3),
 }
 """Kinds of data that a model takes or says it refuses: shape of one example, and levels."""
 
-ENUMERABLE: dict[str, tuple[tuple[int, ...], int | None]] = {"two pixels": ((1, 1, 2), 4), "two integers": ((2,), 4)}
+ENUMERABLE: dict[str, tuple[tuple[int, ...], int | None]] = {
+    "two pixels": ((1, 1, 2), 4),
+    "two integers": ((2,), 4),
+    "two categories": ((2,), 3),
+}
 """Small enough to sum the masses of all examples."""
 
 QUADRATURE: dict[str, tuple[tuple[int, ...], int | None]] = {"one real": ((1,), None), "two reals": ((2,), None)}
 """Small enough to integrate a density over."""
 
 EVERY_SPACE = {**SPACES, **ENUMERABLE, **QUADRATURE}
+
+OF_CATEGORIES = ("categories", "two categories")
+"""Refused for a model whose class does not name the kind; no YAML says so again."""
 
 CAPABILITIES = (
     HasLikelihood, HasPosterior, HasDiscriminator, Autoencodes, HasDecoder, ClosedForm, ClipsSamples, ReportsCost,
@@ -114,8 +124,14 @@ class Candidate:
         return self.folder / "model" / f"{self.name}.yaml"
 
     def accepts(self, space: str) -> bool:
-        """Whether the YAML says so; ``check_spaces`` holds the constructor to it."""
-        return space not in self.declared.refuses
+        """Whether class and YAML say so; ``check_spaces`` holds the constructor to it."""
+        return kind_of(space) in self.kinds and space not in self.declared.refuses
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        module, _, name = self.configuration()["model"]["_target_"].rpartition(".")
+        found: frozenset[str] = getattr(importlib.import_module(module), name).kinds
+        return found
 
     def configuration(self) -> dict[str, Any]:
         return configuration(self.name, folder=self.folder, trust=self.trust)
@@ -125,7 +141,11 @@ class Candidate:
 
 
 def data_of(space: str) -> Data:
-    return small_data(*EVERY_SPACE[space])
+    return small_data(*EVERY_SPACE[space], kind=kind_of(space))
+
+
+def kind_of(space: str) -> Kind:
+    return Kind.CATEGORIES if space in OF_CATEGORIES else Kind.NUMBERS
 
 
 def train(model: GenerativeModel, data: Data, folder: Path, steps: int) -> Progress:
@@ -176,7 +196,10 @@ def check_spaces(candidate: Candidate) -> dict[str, str]:
             candidate.new(data_of(space))
         except UserError as error:
             reasons[space] = refusal(error)
-    assert set(reasons) != set(EVERY_SPACE), f"{candidate.name} refuses every kind of data: {reasons}"
+    of_another_kind = {space for space in EVERY_SPACE if kind_of(space) not in candidate.kinds}
+    assert of_another_kind <= set(reasons), "categories are taken as numbers, or the other way round"
+    reasons = {space: reason for space, reason in reasons.items() if space not in of_another_kind}
+    assert set(reasons) | of_another_kind != set(EVERY_SPACE), f"{candidate.name} refuses every kind of data: {reasons}"
     said = set(candidate.declared.refuses)
     assert said <= set(EVERY_SPACE), f"# refuses: there are {', '.join(EVERY_SPACE)}; not {said - set(EVERY_SPACE)}"
     line = f"# refuses: {', '.join(reasons)}" if reasons else "no such line"

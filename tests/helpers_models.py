@@ -18,7 +18,7 @@ from bench.config.compose import compose_runs
 from bench.data.base import Data, Split
 from bench.errors import UserError
 from bench.rng import seeded
-from bench.schema import DataSpec
+from bench.schema import DataSpec, Kind
 from models.base import GenerativeModel
 
 __all__ = ["Declared", "configuration", "declared", "names", "new_model", "refusal", "small_data"]
@@ -111,7 +111,9 @@ def refusal(error: UserError) -> str:
     return str(cause)
 
 
-def small_data(shape: tuple[int, ...], levels: int | None, n: int = 96, held_out: int = 16) -> Data:
+def small_data(
+    shape: tuple[int, ...], levels: int | None, n: int = 96, held_out: int = 16, kind: Kind = Kind.NUMBERS
+) -> Data:
     """Random but learnable data: correlated entries around two centres; ``held_out`` for val and for test."""
     generator = Generator().manual_seed(7)
     count, val = n + 2 * held_out, n + held_out
@@ -121,5 +123,5 @@ def small_data(shape: tuple[int, ...], levels: int | None, n: int = 96, held_out
     if levels is not None:
         x = ((x + 3) / 6 * levels).floor().clamp(0, levels - 1).to(torch.uint8)
     y = centre.flatten().long()
-    spec = DataSpec("small", "r0", shape, levels, n, held_out, held_out, 2)
+    spec = DataSpec("small", "r0", shape, levels, n, held_out, held_out, 2, kind=kind)
     return Data(spec, Split(x[:n], y[:n]), Split(x[n:val], y[n:val]), Split(x[val:], y[val:]))

@@ -54,6 +54,9 @@ def build_model(node: Node, spec: DataSpec) -> "GenerativeModel":
     made = _build("model", node, **of_data)
     if not isinstance(made, GenerativeModel):
         raise UserError(f"model: {node['_target_']} is a {type(made).__name__}, not a GenerativeModel")
+    if spec.kind not in made.kinds:
+        takes = " or ".join(sorted(made.kinds))
+        raise UserError(f"model: {node['_target_']} is for {takes}; the entries of {spec.name} are {spec.kind}")
     return made
 
 

@@ -73,6 +73,7 @@ class Data:
         train, val, test: The splits. Models are selected on val and reported on test.
         log_density: The true log-density ``(B, *shape) -> (B,)`` in nats (float64), if it has a closed form.
         modes: The modes of the distribution, if they are known.
+        valid: Which examples satisfy the constraint of the data, ``(N, *shape) -> (N,)`` bool, if there is one.
         notes: Lines for the user about data of the user's own: what is unusual and may be a mistake.
     """
 
@@ -82,6 +83,7 @@ class Data:
     test: Split
     log_density: Callable[[Tensor], Tensor] | None = None
     modes: Modes | ClassifiedModes | None = None
+    valid: Callable[[Tensor], Tensor] | None = None
     notes: tuple[str, ...] = ()
 
 

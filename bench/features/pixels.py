@@ -1,12 +1,13 @@
-"""The entries of an example as its features: pixels of a picture, columns of a table."""
+"""The entries of an example as its features: pixels of a picture, columns of a table, indicators of categories."""
 
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from bench.data.base import Data
 from bench.features.base import Extractor, Note, Recipe
-from bench.schema import DataSpec
+from bench.schema import DataSpec, Kind
 
-__all__ = ["Entries", "Pixels"]
+__all__ = ["Entries", "Indicators", "Pixels"]
 
 
 class Entries(Extractor):
@@ -19,14 +20,35 @@ class Entries(Extractor):
         return x.flatten(1)
 
 
+class Indicators(Extractor):
+    """Categories ``(N, *shape)`` to one indicator for each category of each entry, ``(N, D L)`` uint8.
+
+    Two examples differ by sqrt(2 m) where m entries differ, whatever their categories are called.
+
+    Arguments:
+        levels: L.
+    """
+
+    name = "one-hot"
+    hash = ""
+
+    def __init__(self, levels: int) -> None:
+        self.levels = levels
+
+    def features(self, x: Tensor) -> Tensor:
+        return one_hot(x.long().flatten(1), self.levels).to(x.dtype).flatten(1)
+
+
 class Pixels(Recipe):
-    """Entries as they are. They exist for all data."""
+    """Entries as they are, or their indicators where they are categories. They exist for all data."""
 
     def lacks(self, data: Data) -> str:
         return ""
 
     def name(self, spec: DataSpec) -> str:
-        return Entries.name
+        return Indicators.name if spec.kind == Kind.CATEGORIES else Entries.name
 
-    def extractor(self, data: Data, note: Note | None = None) -> Entries:
+    def extractor(self, data: Data, note: Note | None = None) -> Extractor:
+        if data.spec.kind == Kind.CATEGORIES and data.spec.levels is not None:
+            return Indicators(data.spec.levels)
         return Entries()

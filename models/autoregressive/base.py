@@ -14,10 +14,10 @@ from ..base import Batch, GenerativeModel, HasLikelihood, OptimizerFactory, Rela
 from ..distributions import to_symmetric
 from ..entries import Entries
 
-__all__ = ["Autoregressive", "Emit", "image_shape"]
+__all__ = ["Autoregressive", "Emit", "image_shape", "sequence_of"]
 
 Emit = Callable[[int, Tensor], Tensor]
-"""Number i of an entry and its outputs, ``(B, P)``, to what the network sees of the entry that they give, ``(B,)``."""
+"""Number i of an entry and its outputs, ``(B, P)``, to what the network sees of the entry that they give."""
 
 CHUNK = 250  # examples generated at once, so that memory does not grow with the number of samples
 
@@ -111,12 +111,16 @@ class Autoregressive(GenerativeModel, HasLikelihood):
         self.generate(self.emitter(x, generator), n, context)
         return x.unflatten(1, self.shape)
 
+    def seen(self, x: Tensor) -> Tensor:
+        """What the network sees of entries ``(B, *shape)``, or of one column of them, ``(B,)``."""
+        return to_symmetric(x, self.levels, next(self.parameters()).dtype)
+
     def emitter(self, x: Tensor, generator: Generator | None) -> Emit:
         """Draws entry i from its outputs, and writes it into column i of x, ``(n, D)``."""
 
         def emit(i: int, outputs: Tensor) -> Tensor:
             x[:, i] = self.read.distribution(outputs[:, :, None]).sample(generator)[:, 0]
-            return to_symmetric(x[:, i], self.levels, outputs.dtype)
+            return self.seen(x[:, i])
 
         return emit
 
@@ -124,8 +128,7 @@ class Autoregressive(GenerativeModel, HasLikelihood):
         return self._log_prob(x, self._context(y)) + self.class_logits.log_softmax(0)[y]
 
     def _log_prob(self, x: Tensor, context: Tensor | None) -> Tensor:
-        seen = to_symmetric(x, self.levels, next(self.parameters()).dtype)
-        return self.read.distribution(self.outputs(seen, context)).log_prob(x)
+        return self.read.distribution(self.outputs(self.seen(x), context)).log_prob(x)
 
     def _context(self, y: Tensor) -> Tensor:
         return one_hot(y.long(), self.classes).to(self.class_logits.dtype)
@@ -147,3 +150,19 @@ def image_shape(shape: Iterable[int], model: str) -> tuple[int, int, int]:
         raise ValueError(f"{model} takes images (C, H, W), not examples of shape {shape}")
     c, h, w = shape
     return c, h, w
+
+
+def sequence_of(shape: Iterable[int], levels: int | None, model: str) -> tuple[int, int]:
+    """D and L.
+
+    Raises:
+        ValueError: The examples are no vectors of integers 0 .. L-1, 2 <= L <= 256; ``model`` is named.
+    """
+    shape = tuple(shape)
+    if len(shape) != 1:
+        raise ValueError(f"{model} takes sequences (D,), not examples of shape {shape}")
+    if levels is None:
+        raise ValueError(f"{model} takes categories or integers, and these data are real-valued")
+    if not 2 <= levels <= 256:
+        raise ValueError(f"levels must be from 2 to 256, not {levels}")
+    return shape[0], levels

@@ -30,7 +30,7 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 from ..base import Batch, GenerativeModel, HasLikelihood, OptimizerFactory, Relation, ReportsCost, ValidatedByLoss
-from ..distributions import uniform
+from ..distributions import gumbel, uniform
 from ..nn.timed import timed_network
 
 __all__ = ["MaskedDiffusion"]
@@ -61,6 +61,7 @@ class MaskedDiffusion(GenerativeModel, HasLikelihood, ReportsCost, ValidatedByLo
     """
 
     family: ClassVar[str] = "diffusion"
+    kinds: ClassVar[frozenset[str]] = frozenset({"numbers", "categories"})
     cost_names: ClassVar[tuple[str, ...]] = ("nfe_log_weight", "nfe_sample")
 
     def __init__(
@@ -165,9 +166,3 @@ class MaskedDiffusion(GenerativeModel, HasLikelihood, ReportsCost, ValidatedByLo
     @property
     def _like(self) -> Tensor:
         return self.embed.weight
-
-
-def gumbel(like: Tensor, generator: Generator | None) -> Tensor:
-    """Standard Gumbel noise: the argmax of logits plus such noise is a draw from their softmax."""
-    tiny = torch.finfo(like.dtype).tiny
-    return -(-uniform(like.shape, like, generator).clamp(min=tiny).log()).log()

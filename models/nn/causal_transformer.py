@@ -8,7 +8,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from .context import needed
 
-__all__ = ["CausalTransformer"]
+__all__ = ["CausalTransformer", "TransformerLayer"]
 
 Cache = tuple[Tensor, Tensor]
 """Keys and values of the tokens so far, ``(B, heads, t, channels / heads)`` each."""
@@ -53,7 +53,7 @@ class CausalTransformer(nn.Module):
         self.positions = nn.Parameter(0.01 * torch.randn(length, channels))
         # The last token is never read: where it is the only one, there is nothing to project.
         self.first = nn.Linear(n_in, channels) if length > 1 else None
-        self.layers = nn.ModuleList([_Layer(channels, heads) for _ in range(layers)])
+        self.layers = nn.ModuleList([TransformerLayer(channels, heads) for _ in range(layers)])
         last = nn.Linear(channels, n_out)
         for parameter in last.parameters():
             nn.init.zeros_(parameter)
@@ -103,11 +103,18 @@ class CausalTransformer(nn.Module):
         return self.positions + self.project(needed(context, self.n_context).to(self.positions.dtype))[:, None]
 
 
-class _Layer(nn.Module):
-    """Attention and a perceptron, each added to its input."""
+class TransformerLayer(nn.Module):
+    """Attention and a perceptron, each added to its input.
 
-    def __init__(self, channels: int, heads: int) -> None:
+    Arguments:
+        channels: Of every token.
+        heads: Number of attention heads, a divisor of ``channels``.
+        causal: Whether a token attends to itself and those before it alone, or to all.
+    """
+
+    def __init__(self, channels: int, heads: int, *, causal: bool = True) -> None:
         super().__init__()
+        self.causal = causal
         self.heads = heads
         self.norms = nn.ModuleList([nn.LayerNorm(channels), nn.LayerNorm(channels)])
         self.queries_keys_values = nn.Linear(channels, 3 * channels)
@@ -122,6 +129,6 @@ class _Layer(nn.Module):
         if cache is not None:
             key, value = torch.cat([cache[0], key], 2), torch.cat([cache[1], value], 2)
         # One token attends to all that are in the cache, which are none of those after it.
-        mixed = scaled_dot_product_attention(query, key, value, is_causal=cache is None)
+        mixed = scaled_dot_product_attention(query, key, value, is_causal=self.causal and cache is None)
         h = h + self.mix(mixed.transpose(1, 2).flatten(2))
         return h + self.mlp(mlp_norm(h)), (key, value)
