@@ -31,6 +31,7 @@ from bench.errors import UserError
 from bench.training.fit import fit
 from models.base import (
     Autoencodes,
+    ClassConditional,
     ClipsSamples,
     ClosedForm,
     GenerativeModel,
@@ -87,7 +88,7 @@ EVERY_SPACE = {**SPACES, **ENUMERABLE, **QUADRATURE}
 
 CAPABILITIES = (
     HasLikelihood, HasPosterior, HasDiscriminator, Autoencodes, HasDecoder, ClosedForm, ClipsSamples, ReportsCost,
-    SolvesODE, ValidatedByLoss,
+    SolvesODE, ValidatedByLoss, ClassConditional,
 )  # fmt: skip
 
 

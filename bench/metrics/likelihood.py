@@ -24,7 +24,9 @@ from bench.metrics.intervals import measured
 from bench.schema import Estimate, MetricInfo, Relation, Status
 from bench.subjects.examples import Examples
 
-__all__ = ["LogLikelihood", "bits_per_dim", "bound_errors", "estimate_errors", "k_draw_bound", "log_mean_exp"]
+__all__ = [
+    "LogLikelihood", "bits_per_dim", "bound_errors", "estimate_errors", "k_draw_bound", "log_mean_exp", "per_example",
+]  # fmt: skip
 
 
 def log_mean_exp(log_w: Tensor, dim: int) -> Tensor:
@@ -92,6 +94,14 @@ def estimate_errors(log_w: Tensor) -> tuple[float, float]:
     return total.sqrt().item(), (of_draws / (n * draws)).sqrt().item()
 
 
+def per_example(log_w: Tensor, relation: Relation) -> Tensor:
+    """Return what K draws say of each example's log-likelihood, ``(K, N, ...)`` to ``(N, ...)`` nats, float64.
+
+    It is the bound L_K, which is exact where a draw is, or the mean of the draws where log w itself is an estimate.
+    """
+    return log_w.double().mean(0) if relation is Relation.ESTIMATE else k_draw_bound(log_w)
+
+
 def bits_per_dim(nats: float, dim: int) -> float:
     r"""Return :math:`-\text{nats} / (D \ln 2)`, given the log-probability of an example with D entries."""
     return -nats / (dim * math.log(2))
@@ -153,7 +163,7 @@ class LogLikelihood(Metric):
         log_w = examples.log_weights(self.n_draws)
         draws, n = log_w.shape
         relation = Relation(examples.relation)
-        bound = log_w.mean(0) if relation is Relation.ESTIMATE else k_draw_bound(log_w)  # (N,)
+        bound = per_example(log_w, relation)  # (N,)
         bad = int((~torch.isfinite(bound)).sum())
         if bad > 0 or n == 0:
             reason = f"log-likelihood is not finite for {bad} of {n} examples"
