@@ -149,6 +149,10 @@ class LogLikelihood(Metric):
             return [*estimates, Estimate(infos[-1], change, n_real=min(CHECKED, len(examples.real)))]
         return [*estimates, Estimate(infos[-1], status=Status.FAILED, reason=reason)]
 
+    def items(self, examples: Examples) -> Tensor:
+        """Return the log-likelihood of each test example, or its bound or estimate, in nats."""
+        return per_example(examples.log_weights(self.n_draws), Relation(examples.relation))
+
     def _failed(self, examples: Examples, infos: Sequence[MetricInfo], reason: str) -> list[Estimate]:
         skipped = self.inapplicable(examples)
         return [
