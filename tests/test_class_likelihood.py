@@ -26,7 +26,7 @@ def two_normals(n: int) -> tuple[Tensor, Tensor, Tensor]:
     joint = torch.stack(
         [Normal(-1.0, 1.0).log_prob(x) + math.log(0.3), Normal(1.0, 1.0).log_prob(x) + math.log(0.7)], 1
     )
-    return y, x, torch.stack(joint, 1)[None]
+    return y, x, joint[None]
 
 
 def test_the_rule_is_bayes_and_its_accuracy_that_of_the_closed_form() -> None:

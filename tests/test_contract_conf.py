@@ -69,10 +69,13 @@ def test_metrics_make_what_they_announce(name: str, tmp_path: Path) -> None:
     model_name = {"latent": "vae_conv", "ais": "vae", "class_likelihood": "realnvp_conditional"}.get(
         name, "realnvp_small"
     )
+    other = ["metric.ood.data=mnist5k"] if name == "ood" else []
     few = [f"metric.ais.{size}" for size in ("temperatures=2", "most_temperatures=4")] if name == "ais" else []
-    config = configuration(model_name, f"metric=[{name}]", "evaluate.n_samples=64", "evaluate.n_draws=2", *few)
+    config = configuration(model_name, f"metric=[{name}]", "evaluate.n_samples=64", "evaluate.n_draws=2", *few, *other)
     checked(config)
     metrics = build_metrics(config["metric"])
+    if name == "ood":  # of the same shape
+        metrics["ood"].other = small_data((1, 8, 8), 256, n=20, held_out=20)
     bright_or_dark = Modes(2, lambda x: (x.flatten(1).float().mean(1) > 127.5).long())
     data = replace(small_data((1, 8, 8), 256, n=200, held_out=40), modes=bright_or_dark)
     model = new_model(model_name, data.spec)

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from bench.errors import BrokenError, UnavailableError
 from bench.metrics.base import Metric
+from bench.metrics.draws import per_example
 from bench.metrics.intervals import measured, wilson_interval
-from bench.metrics.likelihood import per_example
 from bench.schema import Estimate, MetricInfo, Relation
 from bench.subjects.examples import Examples
 
@@ -41,8 +41,9 @@ def most_probable(log_w: Tensor, relation: Relation) -> Tensor:
 class ClassLikelihood(Metric):
     """Computes ``class_accuracy``: the share of test examples whose own class has the largest log p(x|y) + log p(y).
 
-    The standard error is binomial, the interval Wilson's. It applies to class-conditional models with a likelihood, on
-    data with labels.
+    It is shown as exact (=) where the likelihoods are, and as an estimate (≈) of what they would give where K draws
+    bound or estimate them. The standard error is binomial, the interval Wilson's. It applies to class-conditional
+    models with a likelihood, on data with labels.
 
     Arguments:
         n_draws: Number K of draws per example and class, for a likelihood that is bounded or estimated.
@@ -58,12 +59,14 @@ class ClassLikelihood(Metric):
         labels = examples.data.test.y
         if labels is None:
             raise UnavailableError("the data have no labels")
+        relation = Relation(examples.relation) if examples.relation else Relation.ESTIMATE
         log_w = examples.subject.class_log_weights(examples.real, self.n_draws, examples.report)
         n = len(labels)
         if n == 0:
             raise BrokenError("there are no test examples")
-        p = int((most_probable(log_w, Relation(examples.relation)) == labels).sum()) / n
+        p = int((most_probable(log_w, relation) == labels).sum()) / n
         low, high = wilson_interval(p, n)
         error = math.sqrt(p * (1 - p) / n)
         (info,) = self.infos(examples)
-        return [measured(info, p, test=error, ci_low=low, ci_high=high, n_real=n, n_draws=len(log_w))]
+        shown = Relation.EXACT if relation is Relation.EXACT else Relation.ESTIMATE
+        return [measured(info, p, test=error, ci_low=low, ci_high=high, relation=shown, n_real=n, n_draws=len(log_w))]

@@ -20,23 +20,14 @@ from torch import Tensor
 
 from bench.metrics.base import Metric
 from bench.metrics.certificate import CHECKED, ode_change, refusal
+from bench.metrics.draws import k_draw_bound, log_mean_exp, per_example
 from bench.metrics.intervals import measured
 from bench.schema import Estimate, MetricInfo, Relation, Status
 from bench.subjects.examples import Examples
 
 __all__ = [
-    "LogLikelihood", "bits_per_dim", "bound_errors", "estimate_errors", "k_draw_bound", "log_mean_exp", "per_example",
+    "LogLikelihood", "bits_per_dim", "bound_errors", "estimate_errors", "k_draw_bound", "log_mean_exp",
 ]  # fmt: skip
-
-
-def log_mean_exp(log_w: Tensor, dim: int) -> Tensor:
-    r"""Return :math:`\log \frac1K \sum_k e^{\log w_k}` along ``dim`` of size K, float64; -inf if all weights are 0."""
-    return torch.logsumexp(log_w.double(), dim=dim) - math.log(log_w.shape[dim])
-
-
-def k_draw_bound(log_w: Tensor) -> Tensor:
-    """Return the bound L_K of each example from ``(K, N)`` draws of log w: ``(N,)`` nats, float64."""
-    return log_mean_exp(log_w, dim=0)
 
 
 def bound_errors(log_w: Tensor) -> tuple[float, float]:
@@ -92,14 +83,6 @@ def estimate_errors(log_w: Tensor) -> tuple[float, float]:
     rest = (y - per_example - per_draw[:, None] + mean).square().sum() / ((draws - 1) * (n - 1))
     total = (of_examples + (of_draws - rest).clamp(min=0)) / (n * draws)
     return total.sqrt().item(), (of_draws / (n * draws)).sqrt().item()
-
-
-def per_example(log_w: Tensor, relation: Relation) -> Tensor:
-    """Return what K draws say of each example's log-likelihood, ``(K, N, ...)`` to ``(N, ...)`` nats, float64.
-
-    It is the bound L_K, which is exact where a draw is, or the mean of the draws where log w itself is an estimate.
-    """
-    return log_w.double().mean(0) if relation is Relation.ESTIMATE else k_draw_bound(log_w)
 
 
 def bits_per_dim(nats: float, dim: int) -> float:
