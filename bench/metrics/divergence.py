@@ -120,11 +120,9 @@ class KLDivergence(Metric):
         assert best is not None
         infos = self.infos(examples)
         made = [_estimate(info, one) for info, one in zip(infos[:2], best, strict=True)]
-        error = (
-            max(one.error for one in best if not math.isinf(one.value)) if math.isfinite(best[0].value) else math.inf
-        )
-        if math.isfinite(error):
-            return [*made, Estimate(infos[2], error)]
+        errors = [one.error for one in best if math.isfinite(one.value)]
+        if errors:
+            return [*made, Estimate(infos[2], max(errors))]
         return [*made, Estimate(infos[2], status=Status.FAILED, reason="no divergence is finite")]
 
     def _integrals(self, examples: Examples) -> Iterator[tuple[Integral, Integral]]:

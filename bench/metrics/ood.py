@@ -149,9 +149,8 @@ class OutOfDistribution(Metric):
         sets = dict(zip((examples.spec.name, name), (one.numpy() for one in self._log_p(examples)), strict=True))
         title = f"{origin.model} on {examples.spec.name}, seed {origin.seed}, {origin.checkpoint}"
         bound = {"exact": "", "lower_bound": f", bound of K = {self.n_draws} draws"}
-        return f"ood-{name}", histograms(
-            sets, title, f"log-likelihood in nats{bound.get(examples.relation, ', estimate')}"
-        )
+        unit = f"log-likelihood in nats{bound.get(examples.relation, ', estimate')}"
+        return f"ood-{name}", histograms(sets, title, unit)
 
     def _log_p(self, examples: Examples) -> tuple[Tensor, Tensor]:
         """The log-likelihoods of both test splits, or their bounds or estimates.

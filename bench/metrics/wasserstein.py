@@ -64,8 +64,8 @@ def potentials(cost: NDArray[np.float64], partner: NDArray[np.intp]) -> tuple[ND
     .. math:: u_i + v_j \le c_{ij}, \qquad u_i + v_{\sigma(i)} = c_{i\sigma(i)},
 
     which proves that the assignment is optimal. u are lengths of shortest paths between rows, of which
-    :math:`c_{i\sigma(k)} - c_{k\sigma(k)}` is the step from k to i (Bellman 1958). They are unique up to a constant only
-    as n grows; of the two extreme solutions, paths from everywhere and paths to everywhere, the mean is taken.
+    :math:`c_{i\sigma(k)} - c_{k\sigma(k)}` is the step from k to i (Bellman 1958). They become unique, up to a
+    constant, as n grows; of the two extreme solutions, paths from everywhere and to everywhere, the mean is taken.
 
     Arguments:
         cost: ``(n, n)``.
@@ -80,7 +80,7 @@ def potentials(cost: NDArray[np.float64], partner: NDArray[np.intp]) -> tuple[ND
 
 
 def _shortest(steps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The length of the shortest path to each node from any other, ``(n,)``, at most 0. There are no negative cycles."""
+    """The length of the shortest path to each node from any node, ``(n,)``, at most 0; no cycle is negative."""
     length = np.zeros(len(steps))
     tolerance = 1e-12 * float(np.abs(steps).max())
     for _ in range(len(steps)):
@@ -92,7 +92,7 @@ def _shortest(steps: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 class Wasserstein(Metric):
-    """Computes ``w1``, ``w2`` between samples and held-out examples, and ``w1_real``, ``w2_real`` between two real sets.
+    """Computes ``w1``, ``w2`` from samples to held-out examples, and ``w1_real``, ``w2_real`` between two real sets.
 
     n is the number of each side, less where there are fewer samples, or fewer than 2 n held-out examples (validation
     and test split). The real sets are the same for all subjects. They apply to real-valued data of one or two
