@@ -172,7 +172,7 @@ def test_potentials_prove_the_assignment(order: int) -> None:
 
 @pytest.mark.parametrize("order", [1, 2])
 def test_errors_are_those_of_other_samples(order: int) -> None:
-    found = [wasserstein(draws(80, 2, 2 * k), draws(80, 2, 2 * k + 1, shift=2.0), order) for k in range(120)]
+    found = [wasserstein(draws(50, 2, 2 * k), draws(50, 2, 2 * k + 1, shift=2.0), order) for k in range(120)]
     values = torch.tensor([one.value for one in found])
     errors = torch.tensor([math.hypot(one.stderr_x, one.stderr_y) for one in found])
     ratio = float(errors.square().mean().sqrt() / values.std())

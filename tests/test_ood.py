@@ -91,8 +91,8 @@ def test_auroc_of_two_normals_is_the_closed_form() -> None:
 @pytest.mark.parametrize(("shift", "step"), [(1.5, 0.0), (-0.5, 0.0), (1.0, 0.4)])
 def test_errors_are_those_of_other_examples(shift: float, step: float) -> None:
     found = {measure: [] for measure in MEASURES}
-    for seed in range(300):
-        negatives, positives = scores(300, 200, shift, seed, step)
+    for seed in range(200):
+        negatives, positives = scores(250, 150, shift, seed, step)
         for measure in MEASURES:
             found[measure].append(measure(negatives, positives))
     for measure, pairs in found.items():
@@ -253,11 +253,9 @@ def test_data_are_no_metric() -> None:
         build_metrics({"mine": {"_target_": "bench.data.digits.mnist5k"}})
 
 
-def test_the_command_leaves_numbers_and_a_picture(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_leaves_numbers_and_a_picture(workplace: Path) -> None:
     run = ["run", "data=eight_gaussians", "data.n_train=200", "data.n_val=50", "data.n_test=60", "model=gaussian",
            "metric=[ood]", "evaluate.n_samples=10"]  # fmt: skip
-    assert main(run) == 2
-    assert "metric.ood.data" in capsys.readouterr().err
     assert main([*run, "metric.ood.data=ring8"]) == 0
     (picture,) = workplace.glob("runs/*/*/ood-ring8-best.png")
     Image.open(picture).verify()

@@ -18,6 +18,7 @@ they don't know?", arXiv 1810.09136). Its AUROC is then below 1/2, and is shown 
 
 import io
 import math
+from typing import Any
 
 import torch
 from PIL import Image
@@ -119,7 +120,6 @@ class OutOfDistribution(Metric):
         skipped = self.inapplicable(examples)
         # What is dear comes after everything that may be lacking.
         of_ours, of_theirs = self._log_p(examples)
-        infos = self.infos(examples)
         applies = [score for score in SCORES if not any(f"_{score}[" in name for name in skipped)]
         entropy = self._entropy(examples) if "typicality" in applies else None
         negatives, positives = (
@@ -127,14 +127,14 @@ class OutOfDistribution(Metric):
             for log_p, x in ((of_ours, inside), (of_theirs, outside))
         )
         exact = Relation(examples.subject.shown_relation) is Relation.EXACT
-        about = {
+        about: dict[str, Any] = {
             "relation": Relation.EXACT if exact else Relation.ESTIMATE, "n_real": len(inside) + len(outside),
             "n_draws": len(examples.log_weights(self.n_draws)),
             # The other data stand where features would: numbers of different data are never ranked together.
             "extractor_hash": theirs.revision,
         }  # fmt: skip
         estimates = []
-        for info in infos:
+        for info in self.infos(examples):
             if info.name in skipped:
                 estimates.append(Estimate(info, status=Status.SKIPPED, reason=skipped[info.name]))
                 continue
