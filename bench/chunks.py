@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from models.base import ClipsSamples, GenerativeModel, HasLikelihood, Unnormalized, ValidatedByLoss
+from models.base import ClassConditional, ClipsSamples, GenerativeModel, HasLikelihood, Unnormalized, ValidatedByLoss
 
-__all__ = ["CHUNK", "draw_log_weights", "draw_outside", "draw_samples", "losses"]
+__all__ = ["CHUNK", "draw_class_log_weights", "draw_log_weights", "draw_outside", "draw_samples", "losses"]
 
 CHUNK = 250
 """Examples at once."""
@@ -61,6 +61,13 @@ def draw_log_weights(likelihood: HasLikelihood, x: Tensor, device: torch.device,
             raise ValueError(f"log_weight {made}; wanted is one number an example, shape ({len(part)},)")
         chunks.append(log_w.double().cpu())
     return torch.cat(chunks)
+
+
+@torch.no_grad()
+def draw_class_log_weights(model: ClassConditional, x: Tensor, device: torch.device, generator: Generator) -> Tensor:
+    """One draw of log p(x, y) for each example and class, ``(N, classes)`` float64 on the CPU."""
+    parts = [model.class_log_weights(part.to(device), generator=generator) for part in x.split(CHUNK)]
+    return torch.cat([part.double().cpu() for part in parts])
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from .nn.masked import n_masked
 __all__ = [
     "Autoencodes",
     "Batch",
+    "ClassConditional",
     "ClipsSamples",
     "ClosedForm",
     "ElboTerms",
@@ -175,6 +176,23 @@ class Unnormalized(HasLikelihood):
 
     def log_weight(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
         return self.log_unnormalized(x) - self.log_normalizer(generator=generator)
+
+
+class ClassConditional(ABC):
+    """A model with a likelihood that is a mixture of p(x|y) over classes y, weighted by p(y), where the data have them.
+
+    Attributes:
+        classes: Number of classes; 0 where it was made without any.
+    """
+
+    classes: int
+
+    @abstractmethod
+    def class_log_weights(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """One draw of log p(x, y) for every class y, ``(B, *shape) -> (B, classes)`` nats; related as ``log_weight``.
+
+        Asked only where there are classes.
+        """
 
 
 class Autoencodes(ABC):

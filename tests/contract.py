@@ -33,6 +33,7 @@ from bench.schema import Kind
 from bench.training.fit import fit
 from models.base import (
     Autoencodes,
+    ClassConditional,
     ClipsSamples,
     ClosedForm,
     GenerativeModel,
@@ -97,7 +98,7 @@ OF_CATEGORIES = ("categories", "two categories")
 
 CAPABILITIES = (
     HasLikelihood, HasPosterior, HasDiscriminator, Autoencodes, HasDecoder, ClosedForm, ClipsSamples, ReportsCost,
-    SolvesODE, ValidatedByLoss,
+    SolvesODE, ValidatedByLoss, ClassConditional,
 )  # fmt: skip
 
 

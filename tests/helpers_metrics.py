@@ -73,6 +73,12 @@ class FakeSubject(Subject):
         made: Tensor = self.given["log_weights"]
         return made
 
+    def class_log_weights(self, x: Tensor, draws: int, report: Report = silent) -> Tensor:
+        if "class_log_weights" not in self.given:
+            raise UnavailableError("no likelihoods of classes were given")
+        made: Tensor = self.given["class_log_weights"]
+        return made
+
     def costs(self, x: Tensor, n: int) -> dict[str, float]:
         made: dict[str, float] = self.given.get("costs", {})
         return made
@@ -85,18 +91,20 @@ def examples(
     held_out: Tensor | None = None,
     seed: int = 0,
     modes: Modes | ClassifiedModes | None = None,
+    labels: Tensor | None = None,
     **given: Any,
 ) -> Examples:
     """Examples of a subject that answers ``given``: samples, log_weights, relation, costs, cost_names.
 
     Arguments:
         real: The test split.
+        labels: Of the test split.
         held_out: Validation and test split together, where it differs from ``real``.
     """
     like = given.get("samples", EMPTY)[:0]
     test = like if real is None else real
     val = like if held_out is None else held_out
-    data = Data(spec, Split(like), Split(val), Split(test), modes=modes)
+    data = Data(spec, Split(like), Split(val), Split(test, labels), modes=modes)
     return Examples(FakeSubject(given), data, seed=seed)
 
 

@@ -90,10 +90,10 @@ def test_a_run_leaves_everything_in_its_folder(workplace: Path, capsys: pytest.C
     printed = capsys.readouterr()
     assert "log-likelihood" in printed.out
     run = one_run(workplace)
-    files = {file.name for file in run.iterdir()} - {".lock"}
+    files = {re.sub(r"-[0-9a-f]{16}\.npy", "-KEY.npy", file.name) for file in run.iterdir()} - {".lock"}
     assert files == {
         "config.json", "rows.jsonl", "done.json", "trained.json", "run.log", "best.ckpt", "final.ckpt",
-        "samples-best.png", "samples-best.npz",
+        "samples-best.png", "samples-best.npz", "items-best-KEY.npy",
     }  # fmt: skip
     config = json.loads((run / "config.json").read_text())
     assert config["train"]["examples"] == 640

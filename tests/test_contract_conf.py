@@ -17,6 +17,7 @@ from bench.config.catalogue import GROUPS, Catalogue, listing
 from bench.config.compose import compose_runs
 from bench.data.base import Modes
 from bench.data.bytes.cache import cache_dir
+from bench.data.toy import eight_gaussians
 from bench.errors import UserError
 from bench.evaluation.evaluate import evaluate
 from bench.features.base import Recipe
@@ -65,14 +66,22 @@ def test_data_agree_with_their_specification(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", names("metric"))
 def test_metrics_make_what_they_announce(name: str, tmp_path: Path) -> None:
-    # Every metric applies to a flow on labelled pictures, but for those of a posterior or of a decoder.
-    model_name = {"latent": "vae_conv", "ais": "vae"}.get(name, "realnvp_small")
+    # Every metric applies to a flow on labelled pictures, but those of a posterior, a decoder, classes, the plane.
+    plane = name in ("kl_divergence", "wasserstein")
+    model_name = {"latent": "vae_conv", "ais": "vae", "class_likelihood": "realnvp_conditional"}.get(
+        name, "linear" if plane else "realnvp_small"
+    )
+    other = ["metric.ood.data=mnist5k"] if name == "ood" else []
     few = [f"metric.ais.{size}" for size in ("temperatures=2", "most_temperatures=4")] if name == "ais" else []
-    config = configuration(model_name, f"metric=[{name}]", "evaluate.n_samples=64", "evaluate.n_draws=2", *few)
+    few += ["metric.kl_divergence.points=64"] if name == "kl_divergence" else []
+    config = configuration(model_name, f"metric=[{name}]", "evaluate.n_samples=64", "evaluate.n_draws=2", *few, *other)
     checked(config)
     metrics = build_metrics(config["metric"])
+    if name == "ood":  # of the same shape
+        metrics["ood"].other = small_data((1, 8, 8), 256, n=20, held_out=20)
     bright_or_dark = Modes(2, lambda x: (x.flatten(1).float().mean(1) > 127.5).long())
     data = replace(small_data((1, 8, 8), 256, n=200, held_out=40), modes=bright_or_dark)
+    data = eight_gaussians(n_train=10, n_val=50, n_test=50) if plane else data
     model = new_model(model_name, data.spec)
     subject = TrainedModel(
         model, Progress(examples_seen=10, train_seconds=1.0, history=[[float(n), 1.0] for n in range(5)]), 0, ORIGIN

@@ -62,7 +62,7 @@ def _main(arguments: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from bench.cli import court, data, new, properties, table
+    from bench.cli import compare, court, data, new, properties, table
 
     parser = argparse.ArgumentParser(
         prog="genbench", description="Compare generative models on equal terms.", epilog=EPILOG,
@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("run", help="train and measure: one run, or a sweep with -m", add_help=False)
     commands.add_parser("evaluate", help="measure more: runs, checkpoints, or samples of others", add_help=False)
     table.add_arguments(commands.add_parser("table", help="rows to a table: text, csv, markdown or latex"))
+    compare.add_arguments(commands.add_parser("compare", help="which of two models has the higher likelihood, paired"))
     listing = commands.add_parser("list", help="models, data sets and metrics, a line each")
     listing.add_argument("asked", nargs="*", metavar="GROUP", help="models, data, metrics, ...; or KEY=VALUE")
     new.add_arguments(commands.add_parser("new", help="the files of a new model, to begin from"))
@@ -89,6 +90,10 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from bench.cli import table
 
         return table.main(arguments)
+    if arguments.command == "compare":
+        from bench.cli import compare
+
+        return compare.main(arguments)
     if arguments.command == "data":
         from bench.cli import data
 

@@ -66,10 +66,15 @@ def build_metrics(nodes: Mapping[str, Node]) -> "dict[str, Metric]":
     Raises:
         UserError: A metric cannot be made, or its YAML states another version than its class.
     """
+    from bench.metrics.base import Metric
+
     made: dict[str, Metric] = {}
     for name, node in nodes.items():
         arguments = {key: value for key, value in node.items() if key != "version"}
-        made[name] = metric = _build(f"metric.{name}", arguments)
+        metric = _build(f"metric.{name}", arguments)
+        if not isinstance(metric, Metric):
+            raise UserError(f"metric.{name}: {node['_target_']} is a {type(metric).__name__}, not a Metric")
+        made[name] = metric
         if metric.version != node.get("version", 1):
             stated = f"metric.{name}: the configuration states version {node.get('version', 1)}"
             raise UserError(f"{stated}, {node['_target_']} has version {metric.version}; state the class's version")
@@ -142,7 +147,7 @@ def _kinds(group: str) -> tuple[type, ...]:
         from bench.features.base import Recipe
         from bench.metrics.base import Metric
 
-        return (Metric, Recipe, nn.Module)
+        return (Metric, Recipe, Data, nn.Module)
     if group == "probe":
         from bench.probe import Probe
 

@@ -320,8 +320,8 @@ def plain(config: DictConfig, choices: Mapping[str, Any], catalogue: Catalogue) 
     """What a run needs to know, as JSON can hold it: values, and the names under which they were chosen.
 
     In every path ``~`` is the user's home. Paths of data are made absolute, because the checkpoint that stores them may
-    be read from another folder; names of features are replaced by their configurations. Data of the user's own (those
-    that take a title) get the name of their file or folder as title, if they have no other.
+    be read from another folder; names of features, and of data in metrics, are replaced by their configurations. Data
+    of the user's own (those that take a title) get the name of their file or folder as title, if they have no other.
     """
     content = {key: value for key, value in config.items_ex(resolve=False) if key != "hydra"}
     made = OmegaConf.to_container(OmegaConf.create(content), resolve=True, throw_on_missing=True)
@@ -347,23 +347,28 @@ def plain(config: DictConfig, choices: Mapping[str, Any], catalogue: Catalogue) 
     if isinstance(run.get("metric"), dict):
         for metric, node in run["metric"].items():
             if isinstance(node, dict) and isinstance(node.get("features"), str):
-                node["features"] = _features(f"metric.{metric}.features", node["features"], catalogue)
+                node["features"] = _stored(f"metric.{metric}.features", "features", node["features"], catalogue)
             if isinstance(node, dict) and isinstance(node.get("features"), dict):
                 _make_absolute(f"metric.{metric}.features", node["features"], "weights")
+            if isinstance(node, dict) and isinstance(node.get("data"), str):
+                node["data"] = _stored(f"metric.{metric}.data", "data", node["data"], catalogue)
+            if isinstance(node, dict) and isinstance(node.get("data"), dict):
+                _make_absolute(f"metric.{metric}.data", node["data"], "path")
     return run
 
 
-def _features(path: str, name: str, catalogue: Catalogue) -> dict[str, Any]:
-    node = catalogue.stored("features", name)
+def _stored(path: str, group: str, name: str, catalogue: Catalogue) -> dict[str, Any]:
+    """The configuration of the features or the data that a metric names."""
+    node = catalogue.stored(group, name)
     if node is not None and "defaults" in node:
-        raise UserError(f"{path}={name}: a file in features/ has no defaults; write all of its keys")
+        raise UserError(f"{path}={name}: a file in {group}/ has no defaults here; write all of its keys")
     if node is None:
-        known = catalogue.files("features")
-        raise UserError(f"{path}={name}: no such features{nearest(name, known)}; `genbench list features` shows all")
+        known = catalogue.files(group)
+        raise UserError(f"{path}={name}: no such {group}{nearest(name, known)}; `genbench list {group}` shows all")
     unset = [key for key, value in node.items() if value == "???"]
     if unset:
         raise UserError(f"{path}={name}: {unset[0]} has no default; write a file of your own like it, in a folder "
-                        "features/ on hydra.searchpath")  # fmt: skip
+                        f"{group}/ on hydra.searchpath")  # fmt: skip
     return node
 
 

@@ -75,6 +75,8 @@ def _entries(node: Any, path: str = "", key: str = "", depth: int = 0) -> Iterat
 def _largest(path: str, key: str) -> int | None:
     """The limit of a whole number, or None where there is none."""
     group = path.replace("[", ".").split(".")[0]
+    if group == "metric" and ".data." in path:  # another data set
+        group, path = "data", f"data.{path.partition('.data.')[2]}"
     if group == "model" and key in REPEATED:
         return MOST_REPEATED
     if group == "model" and key in WIDTHS:

@@ -185,6 +185,9 @@ class Measurement:
         features = self.node.get("features")
         if isinstance(features, Mapping) and features.get("weights") is not None:  # the file may change
             other["weights"] = fingerprint(features["weights"])
+        more = self.node.get("data")
+        if isinstance(more, Mapping) and more.get("path") is not None:
+            other["more data"] = fingerprint(more["path"])
         return digest({"metric": settings, "checkpoint": self.checkpoint, **other})
 
 

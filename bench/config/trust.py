@@ -18,7 +18,7 @@ __all__ = ["PACKAGES", "announced", "check_targets", "lies_in", "look_here_too",
 PACKAGES = {
     "model": ("models", "torch.optim"),
     "data": ("bench.data",),
-    "metric": ("bench.metrics", "bench.features"),
+    "metric": ("bench.metrics", "bench.features", "bench.data"),
     "probe": ("bench.training.probes",),
     # The loggers that write files and nothing else: others tell a server.
     "logger": (

@@ -1,5 +1,6 @@
 """From a run's checkpoint, a known density or a failure to rows."""
 
+import io
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,8 +17,11 @@ from bench.evaluation.evaluate import evaluate
 from bench.evaluation.pictures import Landscape, draw_samples, landscape
 from bench.evaluation.rows import rows_of
 from bench.features.base import Note
+from bench.files import durable_write
+from bench.metrics.base import Metric
 from bench.provenance import device_name, git_state, versions
 from bench.rng import seeded
+from bench.rows.items import items_path, write_items
 from bench.schema import DataSpec, Estimate, MetricInfo, ResultRow, Status
 from bench.seeds import derive_seed
 from bench.subjects.base import Origin, Report, Subject, silent
@@ -118,18 +122,39 @@ def measure(
     seed: int,
     report: Report = silent,
     note: Note | None = None,
+    beside: Path | None = None,
 ) -> tuple[list[ResultRow], Examples]:
     """The rows of a subject, and the examples they were computed from.
 
     Arguments:
         measurements: Of one checkpoint.
         seed: Base of what metrics draw.
+        beside: A folder for what metrics make besides numbers: values of single examples, pictures. It is written
+            before anybody can write the rows, so that rows are never without their values.
     """
     metrics = build_metrics({measurement.name: measurement.node for measurement in measurements})
     examples = Examples(subject, data, seed=seed, report=report, note=note)
     with seeded(derive_seed(seed, "evaluate")):
         estimates = evaluate(examples, metrics)
+        for one in measurements:
+            if beside is not None and estimates[one.name][0].status is Status.OK:
+                _keep(metrics[one.name], one, examples, beside)
     return rows_of(estimates, measurements, subject.origin, data.spec), examples
+
+
+def _keep(metric: Metric, measurement: Measurement, examples: Examples, folder: Path) -> None:
+    items = metric.items(examples)
+    if items is not None:
+        write_items(items_path(folder, measurement.checkpoint, measurement.key), items.numpy())
+    try:
+        found = metric.picture(examples)
+        if found is not None:
+            name, picture = found
+            png = io.BytesIO()
+            picture.save(png, format="PNG")
+            durable_write(folder / f"{name}-{measurement.checkpoint}.png", png.getvalue())
+    except Exception:  # the numbers count without it
+        log.exception("no picture of %s", measurement.name)
 
 
 def measure_density(subject: KnownDensity, data: Data, measurements: Sequence[Measurement]) -> list[ResultRow]:

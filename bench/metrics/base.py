@@ -1,10 +1,15 @@
 """The interface of metrics."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor
 
 from bench.schema import Estimate, MetricInfo
 from bench.subjects.examples import Examples
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = ["Metric"]
 
@@ -40,3 +45,18 @@ class Metric(ABC):
             UnavailableError: The metric does not apply.
             BrokenError: The metric applies, but the subject's run failed.
         """
+
+    def items(self, examples: Examples) -> Tensor | None:
+        """Return the value of each test example, ``(N,)``, the mean of which is the first number; None without any.
+
+        They are kept beside the rows, for paired comparisons. Asked after ``compute``, if the first number has a value:
+        what is dear is known to the examples by then.
+        """
+        return None
+
+    def picture(self, examples: Examples) -> "tuple[str, Image.Image] | None":
+        """Return what its picture is called, as a file's name can begin, and the picture; None without any.
+
+        Asked when ``items`` is.
+        """
+        return None

@@ -20,21 +20,14 @@ from torch import Tensor
 
 from bench.metrics.base import Metric
 from bench.metrics.certificate import CHECKED, ode_change, refusal
+from bench.metrics.draws import k_draw_bound, log_mean_exp, per_example
 from bench.metrics.intervals import measured
 from bench.schema import Estimate, MetricInfo, Relation, Status
 from bench.subjects.examples import Examples
 
-__all__ = ["LogLikelihood", "bits_per_dim", "bound_errors", "estimate_errors", "k_draw_bound", "log_mean_exp"]
-
-
-def log_mean_exp(log_w: Tensor, dim: int) -> Tensor:
-    r"""Return :math:`\log \frac1K \sum_k e^{\log w_k}` along ``dim`` of size K, float64; -inf if all weights are 0."""
-    return torch.logsumexp(log_w.double(), dim=dim) - math.log(log_w.shape[dim])
-
-
-def k_draw_bound(log_w: Tensor) -> Tensor:
-    """Return the bound L_K of each example from ``(K, N)`` draws of log w: ``(N,)`` nats, float64."""
-    return log_mean_exp(log_w, dim=0)
+__all__ = [
+    "LogLikelihood", "bits_per_dim", "bound_errors", "estimate_errors", "k_draw_bound", "log_mean_exp",
+]  # fmt: skip
 
 
 def bound_errors(log_w: Tensor) -> tuple[float, float]:
@@ -139,6 +132,10 @@ class LogLikelihood(Metric):
             return [*estimates, Estimate(infos[-1], change, n_real=min(CHECKED, len(examples.real)))]
         return [*estimates, Estimate(infos[-1], status=Status.FAILED, reason=reason)]
 
+    def items(self, examples: Examples) -> Tensor:
+        """Return the log-likelihood of each test example, or its bound or estimate, in nats."""
+        return per_example(examples.log_weights(self.n_draws), Relation(examples.relation))
+
     def _failed(self, examples: Examples, infos: Sequence[MetricInfo], reason: str) -> list[Estimate]:
         skipped = self.inapplicable(examples)
         return [
@@ -153,7 +150,7 @@ class LogLikelihood(Metric):
         log_w = examples.log_weights(self.n_draws)
         draws, n = log_w.shape
         relation = Relation(examples.relation)
-        bound = log_w.mean(0) if relation is Relation.ESTIMATE else k_draw_bound(log_w)  # (N,)
+        bound = per_example(log_w, relation)  # (N,)
         bad = int((~torch.isfinite(bound)).sum())
         if bad > 0 or n == 0:
             reason = f"log-likelihood is not finite for {bad} of {n} examples"

@@ -148,7 +148,7 @@ def evaluate_run(target: Target, asked: Asked) -> tuple[list[ResultRow], RunSpec
             for checkpoint, file in files.items():
                 missing = [one for one in measurements if one.checkpoint == checkpoint and one.key not in known]
                 if missing:
-                    made, _, _ = measure_checkpoint(spec, data, file, missing, say)
+                    made, _, _ = measure_checkpoint(spec, data, file, missing, say, folder.path)
                     folder.add_rows([_adopted(row, spec, identity) for row in made])
         finally:  # the marker says how training ended, and vouches for the rows there are
             if outcome is not None or target.path is None:

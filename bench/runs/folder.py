@@ -75,8 +75,9 @@ class RunFolder:
     """The folder of one training: ``runs/NAME/DATA-MODEL-sSEED-KEY``.
 
     It holds the configuration (``config.json``), the checkpoints, the rows of everything measured on them
-    (``rows.jsonl``), samples and their pictures, a log (``run.log``), and two markers. ``trained.json`` says that
-    training came to its end and on which bytes of data. ``done.json`` says how the latest command ended.
+    (``rows.jsonl``) with values of single test examples (``items-CHECKPOINT-KEY.npy``), samples and pictures, a log
+    (``run.log``), and two markers. ``trained.json`` says that training came to its end and on which bytes of data.
+    ``done.json`` says how the latest command ended.
     """
 
     def __init__(self, path: Path) -> None:

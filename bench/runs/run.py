@@ -124,7 +124,9 @@ def _run(spec: RunSpec, folder: RunFolder, say: Reporter) -> Outcome:
     for checkpoint in spec.evaluation.checkpoints:
         asked = [measurement for measurement in missing if measurement.checkpoint == checkpoint]
         if asked:
-            made, subject, examples = measure_checkpoint(spec, data, folder.checkpoint(checkpoint), asked, say)
+            made, subject, examples = measure_checkpoint(
+                spec, data, folder.checkpoint(checkpoint), asked, say, folder.path
+            )
             folder.add_rows(made)
             rows += made
             picture = folder.samples(checkpoint)
@@ -210,15 +212,18 @@ def _log_history(spec: RunSpec, folder: RunFolder) -> str:
 
 
 def measure_checkpoint(
-    spec: RunSpec, data: Data, path: Path, asked: Sequence[Measurement], say: Reporter
+    spec: RunSpec, data: Data, path: Path, asked: Sequence[Measurement], say: Reporter, beside: Path
 ) -> tuple[list[ResultRow], TrainedModel, Examples]:
     """The rows of one checkpoint, and of the data's own density where that is known; the model and its examples.
 
     Arguments:
         path: The checkpoint's file; its rows bear the checkpoint that ``asked`` names.
+        beside: The folder for values of single examples and for pictures.
     """
     subject = trained_model(spec, data, asked[0].checkpoint, path)
-    rows, examples = measure(subject, data, asked, seed=spec.seed, report=say.evaluating, note=say.note)
+    rows, examples = measure(
+        subject, data, asked, seed=spec.seed, report=say.evaluating, note=say.note, beside=beside
+    )  # fmt: skip
     density = known_density(spec.choices["data"], asked[0].data or spec.data, data)
     if density is not None and asked[0].checkpoint == spec.evaluation.checkpoints[0]:
         rows += measure_density(density, data, asked)

@@ -93,6 +93,10 @@ class Subject(ABC):
         """``(K, N)`` float64 draws of log w with E[w] = p(x), in nats; K = 1 if that is exact, else ``draws``."""
         raise UnavailableError("the model has no likelihood")
 
+    def class_log_weights(self, x: Tensor, draws: int, report: Report = silent) -> Tensor:
+        """``(K, N, classes)`` float64 draws of log p(x, y) for every class y, in nats; K as in ``log_weights``."""
+        raise UnavailableError("the model has no likelihood given a class")
+
     def ode_changes(self, x: Tensor) -> Tensor:
         """By how much log w moves when the solver's steps are halved, the noise being the same: ``(N,)`` nats."""
         raise UnavailableError("the likelihood is not the solution of a differential equation")

@@ -37,7 +37,7 @@ class Examples:
         self.report = report
         self._note = note
         self._samples: dict[int, Tensor] = {}
-        self._log_weights: dict[int, Tensor] = {}
+        self._log_weights: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self._extractors: list[tuple[Recipe, Data, Extractor]] = []
         self._features: dict[tuple[int, int], tuple[Extractor, Tensor, Tensor]] = {}
         self._probabilities: dict[tuple[int, int], tuple[Extractor, Tensor, Tensor]] = {}
@@ -73,11 +73,17 @@ class Examples:
             self._samples[n] = made
         return self._samples[n]
 
-    def log_weights(self, draws: int) -> Tensor:
-        """``(K, N)`` float64 draws of log w on ``real``, in nats; K = 1 if the likelihood is exact, else ``draws``."""
-        if draws not in self._log_weights:
-            self._log_weights[draws] = self.subject.log_weights(self.real, draws, self.report)
-        return self._log_weights[draws]
+    def log_weights(self, draws: int, x: Tensor | None = None) -> Tensor:
+        """``(K, N)`` float64 draws of log w in nats; K = 1 if the likelihood is exact, else ``draws``.
+
+        Arguments:
+            x: Examples, ``real`` unless given; computed once for each tensor.
+        """
+        x = self.real if x is None else x
+        key = (id(x), draws)  # x is kept beside the result, so that its id cannot be given to another
+        if key not in self._log_weights:
+            self._log_weights[key] = (x, self.subject.log_weights(x, draws, self.report))
+        return self._log_weights[key][1]
 
     @property
     def relation(self) -> str:

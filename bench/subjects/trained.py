@@ -7,12 +7,13 @@ import torch
 from torch import Generator, Tensor
 
 from bench.checkpoint import Progress
-from bench.chunks import CHUNK, draw_log_weights, draw_outside, draw_samples
+from bench.chunks import CHUNK, draw_class_log_weights, draw_log_weights, draw_outside, draw_samples
 from bench.errors import BrokenError, UnavailableError
 from bench.seeds import derive_seed
 from bench.subjects.base import Decoder, Origin, Report, Subject, silent
 from models.base import (
     Autoencodes,
+    ClassConditional,
     ClipsSamples,
     GenerativeModel,
     HasDecoder,
@@ -69,13 +70,22 @@ class TrainedModel(Subject):
         model = self.model
         if not isinstance(model, HasLikelihood):
             raise UnavailableError("the model has no likelihood")
-        generator = self._generator("log_weight")
-        draws = 1 if model.relation == "exact" else min(draws, model.enough_draws or draws)
+        generator, draws = self._generator("log_weight"), _enough(model, draws)
         rows: list[Tensor] = []
         for draw in range(draws):
             report("likelihood", draw, draws)
             rows.append(draw_log_weights(model, x, model.device, generator))
         return torch.stack(rows)
+
+    def class_log_weights(self, x: Tensor, draws: int, report: Report = silent) -> Tensor:
+        model = _with_classes(self.model)
+        assert isinstance(model, HasLikelihood)
+        generator, draws = self._generator("class_log_weight"), _enough(model, draws)
+        made: list[Tensor] = []
+        for draw in range(draws):
+            report("likelihood of classes", draw, draws)
+            made.append(draw_class_log_weights(model, x, self.model.device, generator))
+        return torch.stack(made)
 
     def ode_changes(self, x: Tensor) -> Tensor:
         model = self.model
@@ -191,6 +201,10 @@ class FailedModel(Subject):
             raise UnavailableError("the model has no likelihood")
         raise BrokenError(self.reason)
 
+    def class_log_weights(self, x: Tensor, draws: int, report: Report = silent) -> Tensor:
+        _with_classes(self.model)
+        raise BrokenError(self.reason)
+
     def ode_changes(self, x: Tensor) -> Tensor:
         if not isinstance(self.model, SolvesODE):
             raise UnavailableError(NO_ODE)
@@ -220,6 +234,22 @@ class FailedModel(Subject):
 
     def costs(self, x: Tensor, n: int) -> dict[str, float]:
         raise BrokenError(self.reason)
+
+
+def _enough(model: HasLikelihood, draws: int) -> int:
+    """How many draws of log w are taken of those asked for."""
+    return 1 if model.relation == "exact" else min(draws, model.enough_draws or draws)
+
+
+def _with_classes(model: GenerativeModel) -> ClassConditional:
+    """Return the model itself.
+
+    Raises:
+        UnavailableError: It has no likelihood given a class.
+    """
+    if not isinstance(model, ClassConditional) or model.classes == 0:
+        raise UnavailableError("the model has no likelihood given a class")
+    return model
 
 
 def _clipping(model: GenerativeModel) -> ClipsSamples:

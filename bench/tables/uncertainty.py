@@ -42,7 +42,7 @@ def error_parts(rows: pd.DataFrame) -> tuple["np.ndarray[tuple[int], np.dtype[np
     return np.where(np.isnan(test), rest_of_draws, test), np.where(np.isnan(draws), rest_of_test, draws)
 
 
-def quantile(seeds: float, test: float, m: int, n_test: int | None) -> float:
+def quantile(seeds: float, test: float, m: float, n_test: int | None) -> float:
     r"""The factor q of the total standard error in the 95 % interval :math:`\bar v \pm q \sqrt{a + b}`.
 
     With :math:`a = s^2/m` (m - 1 degrees of freedom), b the variance from n test examples (n - 1), the share
@@ -61,7 +61,7 @@ def quantile(seeds: float, test: float, m: int, n_test: int | None) -> float:
     Arguments:
         seeds: sqrt(a).
         test: sqrt(b).
-        m: Number of seeds, at least 2.
+        m: Number of seeds, at least 2; one more than the degrees of freedom of ``seeds``, which need not be whole.
         n_test: n, or None where no test examples were used or their number is unknown: the normal quantile.
     """
     total = math.hypot(seeds, test)

@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import one_hot
 from torch.optim import Optimizer
 
-from ..base import Batch, GenerativeModel, HasLikelihood, OptimizerFactory, Relation
+from ..base import Batch, ClassConditional, GenerativeModel, HasLikelihood, OptimizerFactory, Relation
 from ..distributions import to_symmetric
 from ..entries import Entries
 
@@ -22,7 +22,7 @@ Emit = Callable[[int, Tensor], Tensor]
 CHUNK = 250  # examples generated at once, so that memory does not grow with the number of samples
 
 
-class Autoregressive(GenerativeModel, HasLikelihood):
+class Autoregressive(GenerativeModel, HasLikelihood, ClassConditional):
     r"""Each entry given those before it.
 
     .. math:: \log p(x) = \sum_i \log p(x_i \mid x_1, \dots, x_{i-1})
@@ -78,8 +78,12 @@ class Autoregressive(GenerativeModel, HasLikelihood):
         """log p(x), ``(B, *shape) -> (B,)`` nats."""
         if self.classes == 0:
             return self._log_prob(x, None)
+        return self.class_log_weights(x).logsumexp(1)
+
+    def class_log_weights(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """log p(x, y) for every class y, ``(B, *shape) -> (B, classes)`` nats. Conditional models only."""
         each = [self._log_joint(x, torch.full((len(x),), y, device=x.device)) for y in range(self.classes)]
-        return torch.stack(each, 1).logsumexp(1)
+        return torch.stack(each, 1)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """-log p(x), or -log p(x, y) with classes: bits/dim for integer data, nats an example for reals.
