@@ -24,6 +24,7 @@ USAGE = "usage: genbench evaluate [RUN FOLDER | CHECKPOINT | GLOB ...] [KEY=VALU
 HELP = f"""\
 {USAGE}
        genbench evaluate samples=FILE data=NAME [label=NAME] [KEY=VALUE ...]
+       genbench evaluate samples=FILE reference=FILE [data=NAME] [label=NAME] [KEY=VALUE ...]
 
 Measure what is asked and not measured yet. Nothing is trained; rows are added to the runs, and their leaderboard is
 printed again. Without metric=[...] the metrics of each run are meant.
@@ -33,15 +34,17 @@ printed again. Without metric=[...] the metrics of each run are meant.
   genbench evaluate RUN/final.ckpt evaluate.n_draws=256 out=tight.jsonl
   genbench evaluate RUN data.path=/elsewhere/table.csv
   genbench evaluate samples=fakes.npz label=theirs data=mnist5k metric=[fid,inception_score,birthday]
+  genbench evaluate samples=fakes/ reference=real/ metric=[fid,kid] metric.fid.features=pixels metric.kid.features=pixels
 
-Samples are a .npy, .npz or .pt file or a folder of images, in the data's own space (images: levels 0 .. L-1).
+Samples and references are a .npy, .npz or .pt file or a folder of images, in the data's own space (images: levels 0 .. L-1).
 rerun=true measures again; out=FILE.jsonl writes the rows that were asked for; trust=[PACKAGE] allows your own package.
 Exit codes: 0 all well, 1 a metric failed, 2 a mistake in the command, 75 the run is being run by another process,
 130 Ctrl-C, 143 SIGTERM.
 """
 
 _KEY = re.compile(r"(\+{0,2}|~)[A-Za-z_][\w.@/]*=")
-_ASKED = ("metric", "evaluate", "trust", "rerun", "out", "runs_dir", "results_dir", "hydra", "features")
+_ASKED = ("metric", "evaluate", "trust", "rerun", "out", "runs_dir", "results_dir", "hydra", "features",
+          "reference")
 _FLAGS = {"--metric": "metric", "--samples": "evaluate.n_samples", "--draws": "evaluate.n_draws", "--trust": "trust",
           "--out": "out"}  # fmt: skip
 
@@ -115,7 +118,7 @@ class _Found:
 
 def _inputs(places: list[str], keys: dict[str, Any]) -> list[Path]:
     """Files and folders that the command line names and that are read."""
-    named = [str(keys[key]) for key in ("samples", "data.path") if keys.get(key) is not None]
+    named = [str(keys[key]) for key in ("samples", "reference", "data.path") if keys.get(key) is not None]
     matches = [match for place in places for match in glob.glob(str(Path(place).expanduser()), recursive=True)]
     return [Path(name).expanduser() for name in (*places, *matches, *named)]
 
@@ -131,7 +134,8 @@ def _runs(places: list[str], overrides: list[str], keys: dict[str, Any], out: Pa
     if isinstance(data.get("path"), str):
         data["path"] = str(at_home("data.path", data["path"]).absolute())
     ours = [text for text in overrides if not overridden(text)[0].startswith("data.")]
-    asked = Asked(lambda defaults: compose_evaluation(ours, defaults), frozenset(keys), data)
+    reference = None if keys.get("reference") is None else at_home("reference", str(keys["reference"]))
+    asked = Asked(lambda defaults: compose_evaluation(ours, defaults), frozenset(keys), data, reference)
     found = _Found()
     errors: list[UserError] = []
     targets = _targets(places)
@@ -179,6 +183,7 @@ def _at(path: Path, target_of: Any) -> list["Target"]:
 
 def _samples(overrides: list[str]) -> _Found:
     from bench.data.formats.samples import read_samples, sha256_of
+    from bench.data.reference import read_reference
     from bench.runs.evaluate import evaluate_samples
 
     config = compose_evaluation(overrides, [])
@@ -189,7 +194,10 @@ def _samples(overrides: list[str]) -> _Found:
         x = read_samples(path, data.spec)
         return x, sha256_of(x)
 
-    rows, folder = evaluate_samples(config, read, label)
+    def referred(data: Any) -> Any:
+        return read_reference(Path(str(config["reference"])), None if data is None else data.spec, path)
+
+    rows, folder = evaluate_samples(config, read, label, None if config["reference"] is None else referred)
     return _Found(rows, {(folder.parent, Path(config["results_dir"]))})
 
 

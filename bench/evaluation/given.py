@@ -12,7 +12,8 @@ __all__ = ["given_samples"]
 
 
 def given_samples(
-    x: Tensor, sha256: str, label: str, *, data: Node, data_name: str, revision: str, seed: int
+    x: Tensor, sha256: str, label: str, *, data: Node, data_name: str, revision: str, seed: int,
+    in_place: bool = False,
 ) -> GivenSamples:
     """The subject for samples ``(N, *shape)``.
 
@@ -25,6 +26,7 @@ def given_samples(
         data: The configuration of the data they are compared with, which ``data_name`` names.
         revision: Of these data.
         seed: Of their order, and of what metrics draw.
+        in_place: Whether ``x`` may be put into that order.
     """
     what = {"samples": sha256, "label": label, "data": data, "revision": revision}
     key = digest({**what, "seed": seed})
@@ -34,4 +36,4 @@ def given_samples(
         model_family="samples", checkpoint="given", seed=seed, budget="unknown", git_commit=commit, dirty=dirty,
         device=device_name("cpu", 1), versions=versions(), source=Source.EXTERNAL_SAMPLES,
     )  # fmt: skip
-    return GivenSamples(x, seed, origin)
+    return GivenSamples(x, seed, origin, in_place=in_place)

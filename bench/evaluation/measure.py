@@ -129,7 +129,7 @@ def measure(
     examples = Examples(subject, data, seed=seed, report=report, note=note)
     with seeded(derive_seed(seed, "evaluate")):
         estimates = evaluate(examples, metrics)
-    return rows_of(estimates, measurements, subject.origin, data.spec), examples
+    return rows_of(estimates, measurements, subject.origin, data.spec, data.split), examples
 
 
 def measure_density(subject: KnownDensity, data: Data, measurements: Sequence[Measurement]) -> list[ResultRow]:

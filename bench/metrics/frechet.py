@@ -14,6 +14,8 @@ import math
 import torch
 from torch import Tensor
 
+from bench.data.formats.moments import Moments
+from bench.errors import BrokenError, UnavailableError
 from bench.features.base import Recipe
 from bench.metrics.base import Metric
 from bench.metrics.intervals import measured
@@ -21,7 +23,11 @@ from bench.metrics.two_sets import two_sets
 from bench.schema import Estimate, MetricInfo
 from bench.subjects.examples import Examples
 
-__all__ = ["FID", "frechet_distance", "frechet_distance_from_features", "frechet_stderr"]
+__all__ = [
+    "FID", "frechet_distance", "frechet_distance_from_features", "frechet_stderr", "frechet_to_moments",
+]  # fmt: skip
+
+OF_SAMPLES_ALONE = "standard error of the samples alone: the statistics file does not say how many examples it is of"
 
 SINGULAR = 1e-6  # ratio of a Cholesky factor's pivots below which a covariance counts as rank-deficient
 
@@ -84,18 +90,46 @@ def frechet_stderr(x: Tensor, y: Tensor) -> tuple[float, float]:
     q1, r1 = torch.linalg.qr(_scaled(x))
     q2, r2 = torch.linalg.qr(_scaled(y))
     u, s, vh = torch.linalg.svd(r1 @ r2.T, full_matrices=False)
-    errors = []
-    for side, other, basis in ((x, y, q1 @ u), (y, x, q2 @ vh.T)):
-        centred = side - side.mean(dim=0)
-        transported = (len(side) - 1) * (basis.square() @ s)  # (N,): z^T T z
-        shift = centred @ (side.mean(dim=0) - other.mean(dim=0))  # (N,)
-        influence = 2 * shift + centred.square().sum(dim=1) - transported
-        errors.append(math.sqrt(influence.var().item() / len(side)))
-    return errors[0], errors[1]
+    shift = x.mean(dim=0) - y.mean(dim=0)
+    return _stderr(x, shift, q1 @ u, s), _stderr(y, -shift, q2 @ vh.T, s)
+
+
+def frechet_to_moments(x: Tensor, mean: Tensor, cov: Tensor) -> tuple[float, float]:
+    r"""Return the distance between features ``(N, D)``, N >= 2, and a distribution, and its standard error from x.
+
+    The distribution has the mean ``(D,)`` and the positive semidefinite covariance ``(D, D)``. With its root
+    :math:`S_2 = R R^\top` in the place of :math:`Y_c^\top / \sqrt{M-1}` everything is as in ``frechet_stderr``: the
+    trace of the root is the nuclear norm of :math:`X_c R / \sqrt{N-1}`.
+    """
+    x, mean, cov = x.double(), mean.double(), cov.double()
+    values, vectors = torch.linalg.eigh(cov)
+    root = vectors * values.clamp_min(0).sqrt()  # below 0 by rounding only
+    q, r = torch.linalg.qr(_scaled(x))
+    u, s, _ = torch.linalg.svd(r @ root, full_matrices=False)
+    shift = x.mean(dim=0) - mean
+    distance = shift.square().sum() + r.square().sum() + cov.trace() - 2 * s.sum()
+    return float(distance), _stderr(x, shift, q @ u, s)
+
+
+def _stderr(side: Tensor, shift: Tensor, basis: Tensor, s: Tensor) -> float:
+    """Return the standard error from one side's influences.
+
+    Arguments:
+        side: ``(N, D)``.
+        shift: Its mean less the other's, ``(D,)``.
+        basis, s: Left singular vectors ``(N, K)`` and values ``(K,)`` of the product with the other side.
+    """
+    centred = side - side.mean(dim=0)
+    transported = (len(side) - 1) * (basis.square() @ s)  # (N,): z^T T z
+    influence = 2 * (centred @ shift) + centred.square().sum(dim=1) - transported
+    return math.sqrt(influence.var().item() / len(side))
 
 
 class FID(Metric):
     """Computes ``fid[<features>]`` between the test split and the subject's samples.
+
+    Where only the test split's mean and covariance are known, they are compared with the samples, and the standard
+    error is that of the samples alone.
 
     Arguments:
         features: Recipe of the features.
@@ -112,11 +146,30 @@ class FID(Metric):
 
     def compute(self, examples: Examples) -> list[Estimate]:
         (info,) = self.infos(examples)
+        if examples.moments is not None:
+            return [self._to_moments(info, examples, examples.moments)]
         sets = two_sets(examples, self.recipe, self.n_samples)
         real, fake = sets.real, sets.fake
         value = max(0.0, frechet_distance_from_features(real, fake))  # rounding gives about -1e-13 for equal sets
         of_test, of_samples = frechet_stderr(real, fake)
         return [measured(info, value, test=of_test, draws=of_samples, within=(0.0, math.inf), **sets.about)]
+
+
+    def _to_moments(self, info: MetricInfo, examples: Examples, moments: Moments) -> Estimate:
+        examples.need(self.recipe)
+        samples = examples.samples(self.n_samples)
+        extractor = examples.extractor(self.recipe)
+        fake = examples.features(extractor, samples)
+        if fake.shape[1] != len(moments.mean):
+            raise UnavailableError(f"{extractor.name} has {fake.shape[1]} features, and {moments.name} is of "
+                                   f"{len(moments.mean)}: it was made with another extractor")  # fmt: skip
+        if len(fake) < 2 or not bool(torch.isfinite(fake).all()):
+            raise BrokenError(f"needs at least 2 samples with finite features, of {len(fake)}")
+        value, of_samples = frechet_to_moments(fake, moments.mean, moments.cov)
+        return measured(
+            info, max(0.0, value), draws=of_samples, within=(0.0, math.inf), n_fake=len(fake),
+            extractor=extractor.name, extractor_hash=extractor.hash, reason=OF_SAMPLES_ALONE,
+        )  # fmt: skip
 
 
 def _cholesky(cov: Tensor) -> Tensor | None:

@@ -29,6 +29,7 @@ from bench.config.spec import (
 )
 from bench.config.trust import check_targets, look_here_too
 from bench.data.base import Data
+from bench.data.reference import Reference, read_reference
 from bench.errors import UserError
 from bench.evaluation.given import given_samples
 from bench.evaluation.measure import measure
@@ -73,11 +74,13 @@ class Asked:
         compose: Makes the configuration of ``evaluate`` from the defaults of a target.
         keys: The keys that the user gave.
         data: Keys of the data's configuration to change, by name.
+        reference: Examples, or their mean and covariance, that are compared with in place of the test split.
     """
 
     compose: Callable[[list[str]], dict[str, Any]]
     keys: frozenset[str]
     data: Mapping[str, Any]
+    reference: Path | None = None
 
 
 class Identity(NamedTuple):
@@ -142,6 +145,10 @@ def evaluate_run(target: Target, asked: Asked) -> tuple[list[ResultRow], RunSpec
             say.warn(note)
         files = {name: target.checkpoint or folder.checkpoint(name) for name in spec.evaluation.checkpoints}
         measurements = _on_these_data(spec, asked, node, data, next(iter(files.values())))
+        if asked.reference is not None:
+            reference = read_reference(asked.reference, data.spec)
+            data, others = reference.in_place_of_test(data), {**node, "reference": reference.revision}
+            measurements = tuple(dataclasses.replace(one, data=others) for one in measurements)
         known = set() if again else folder.measured(identity.training_key)
         folder.reopen()
         try:
@@ -253,7 +260,10 @@ def on_samples(config: Node) -> tuple[Measurement, ...]:
 
 
 def evaluate_samples(
-    config: Node, read: Callable[[Data], tuple[Tensor, str]], label: str
+    config: Node,
+    read: Callable[[Data], tuple[Tensor, str]],
+    label: str,
+    referred: Callable[[Data | None], Reference] | None = None,
 ) -> tuple[list[ResultRow], Path]:
     """Measure samples of others; their rows are kept in a folder of their own under runs/.
 
@@ -261,6 +271,7 @@ def evaluate_samples(
         config: Composed from conf/evaluate.yaml.
         read: Gives the samples and their hash, for data that say what they must be.
         label: What tables call them.
+        referred: Gives the reference in place of the test split, for the data set that is named besides.
 
     Returns:
         The rows asked for, and the folder.
@@ -269,18 +280,21 @@ def evaluate_samples(
         UserError: The configuration or the samples are wrong.
     """
     check_name("label", label)
-    if not isinstance(config.get("data"), dict):
-        raise UserError("samples: name the data that they are samples of, as in data=mnist5k")
-    check_name("name", config["name"])
+    named = isinstance(config.get("data"), dict)
+    if not named and referred is None:
+        raise UserError("samples: name the data that they are samples of, as in data=mnist5k, or real examples to "
+                        "compare with, as in reference=FOLDER")  # fmt: skip
     measurements = on_samples(config)
     evaluation = typed(Evaluation, config["evaluate"], "evaluate")
-    data = build_data(config["data"])
+    data, node = _compared(config["data"] if named else None, referred)
+    name = config["name"] or data.spec.name
+    check_name("name", name)
     x, sha256 = read(data)
     subject = given_samples(
-        x, sha256, label, data=config["data"], data_name=called(config["data"], config["choices"]),
-        revision=data.spec.revision, seed=config["seed"],
+        x, sha256, label, data=node, data_name=called(config["data"], config["choices"]) if named else data.spec.name,
+        revision=data.spec.revision, seed=config["seed"], in_place=True,
     )  # fmt: skip
-    folder = RunFolder(Path(config["runs_dir"]) / config["name"] / subject.origin.run_id)
+    folder = RunFolder(Path(config["runs_dir"]) / name / subject.origin.run_id)
     with folder.locked(), logged(folder), Reporter(subject.origin.run_id, log) as say:
         known = set() if config["rerun"] else folder.measured(subject.origin.training_key)
         missing = [one for one in measurements if one.key not in known]
@@ -293,3 +307,19 @@ def evaluate_samples(
             folder.add_rows(rows)
         folder.end(Outcome(subject.origin.run_id, Ended.OK, "samples of others"))
     return folder.rows_of(measurements, subject.origin.training_key), folder.path
+
+
+def _compared(node: Node | None, referred: Callable[[Data | None], Reference] | None) -> tuple[Data, Node]:
+    """The data to compare samples with, and what stands for their configuration in the key of the samples.
+
+    Arguments:
+        node: The configuration of a data set; None: a reference stands alone.
+    """
+    data = None if node is None else build_data(node)
+    reference = None if referred is None else referred(data)
+    if reference is None:
+        assert data is not None
+        assert node is not None
+        return data, node
+    whole = reference.as_data() if data is None else reference.in_place_of_test(data)
+    return whole, {**(node or {}), "reference": reference.revision}
