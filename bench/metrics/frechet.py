@@ -24,7 +24,8 @@ from bench.schema import Estimate, MetricInfo
 from bench.subjects.examples import Examples
 
 __all__ = [
-    "FID", "frechet_distance", "frechet_distance_from_features", "frechet_stderr", "frechet_to_moments",
+    "FID", "frechet_distance", "frechet_distance_from_features", "frechet_influences", "frechet_stderr",
+    "frechet_to_moments",
 ]  # fmt: skip
 
 OF_SAMPLES_ALONE = "standard error of the samples alone: the statistics file does not say how many examples it is of"
@@ -74,24 +75,30 @@ def frechet_distance_from_features(x: Tensor, y: Tensor) -> float:
 def frechet_stderr(x: Tensor, y: Tensor) -> tuple[float, float]:
     r"""Return the standard errors of the distance that come from features x ``(N, D)`` and from features y ``(M, D)``.
 
-    The total error is the root of the sum of their squares.
+    The total error is the root of the sum of their squares. The squared error of a side is the variance of its
+    influences divided by N or M. A bootstrap would add FID's bias a second time.
+    """
+    of_x, of_y = (math.sqrt(influence.var().item() / len(influence)) for influence in frechet_influences(x, y))
+    return of_x, of_y
+
+
+def frechet_influences(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Return the influences ``(N,)`` and ``(M,)`` of the examples of x ``(N, D)`` and of y ``(M, D)`` on the distance.
 
     The influence of one centred example z of x is, up to a constant,
 
     .. math:: 2 z^\top (\mu_1 - \mu_2) + z^\top (I - T) z,
 
     where T is the optimal transport map, :math:`T S_1 T = S_2`, because :math:`\partial \operatorname{tr}(S_1^{1/2} S_2
-    S_1^{1/2})^{1/2} / \partial S_1 = T/2`. For y the two sides are exchanged. The squared error is the variance of the
-    influence divided by N or M. From :math:`X_c Y_c^\top / \sqrt{(N-1)(M-1)} = U s V^\top` follows
-    :math:`x_i^\top T x_i = (N-1) \sum_k s_k U_{ik}^2`, without computing T or an inverse. A bootstrap would add FID's
-    bias a second time.
+    S_1^{1/2})^{1/2} / \partial S_1 = T/2`. For y the two sides are exchanged. From :math:`X_c Y_c^\top / \sqrt{(N-1)(M-1)} = U s V^\top` follows
+    :math:`x_i^\top T x_i = (N-1) \sum_k s_k U_{ik}^2`, without computing T or an inverse.
     """
     x, y = x.double(), y.double()
     q1, r1 = torch.linalg.qr(_scaled(x))
     q2, r2 = torch.linalg.qr(_scaled(y))
     u, s, vh = torch.linalg.svd(r1 @ r2.T, full_matrices=False)
     shift = x.mean(dim=0) - y.mean(dim=0)
-    return _stderr(x, shift, q1 @ u, s), _stderr(y, -shift, q2 @ vh.T, s)
+    return _influences(x, shift, q1 @ u, s), _influences(y, -shift, q2 @ vh.T, s)
 
 
 def frechet_to_moments(x: Tensor, mean: Tensor, cov: Tensor) -> tuple[float, float]:
@@ -108,11 +115,11 @@ def frechet_to_moments(x: Tensor, mean: Tensor, cov: Tensor) -> tuple[float, flo
     u, s, _ = torch.linalg.svd(r @ root, full_matrices=False)
     shift = x.mean(dim=0) - mean
     distance = shift.square().sum() + r.square().sum() + cov.trace() - 2 * s.sum()
-    return float(distance), _stderr(x, shift, q @ u, s)
+    return float(distance), math.sqrt(_influences(x, shift, q @ u, s).var().item() / len(x))
 
 
-def _stderr(side: Tensor, shift: Tensor, basis: Tensor, s: Tensor) -> float:
-    """Return the standard error from one side's influences.
+def _influences(side: Tensor, shift: Tensor, basis: Tensor, s: Tensor) -> Tensor:
+    """Return the influences ``(N,)`` of one side's examples.
 
     Arguments:
         side: ``(N, D)``.
@@ -121,8 +128,7 @@ def _stderr(side: Tensor, shift: Tensor, basis: Tensor, s: Tensor) -> float:
     """
     centred = side - side.mean(dim=0)
     transported = (len(side) - 1) * (basis.square() @ s)  # (N,): z^T T z
-    influence = 2 * (centred @ shift) + centred.square().sum(dim=1) - transported
-    return math.sqrt(influence.var().item() / len(side))
+    return 2 * (centred @ shift) + centred.square().sum(dim=1) - transported
 
 
 class FID(Metric):

@@ -30,7 +30,7 @@ _MAX_BYTES = 8 << 30  # limit for a file, for the unpacked array in it, and for 
 _MAX_PICTURE_BYTES = 64 << 20  # limit for the file of one picture
 _FEWEST = 2
 _NAMES = ("samples", "arr_0")  # names of the array to take if an npz has several
-_CHUNK = 1000  # samples at once
+_CHUNK = 1 << 18  # bytes that are turned at once
 _Header = tuple[tuple[int, ...], bool, np.dtype[Any]]  # shape, whether in Fortran's order, type
 _NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 # By number of channels: the mode, and the modes that are converted to it.
@@ -195,8 +195,7 @@ def _channels_moved(stream: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[A
     """
     n, height, width, channels = shape
     turned = np.empty((n, channels, height, width), dtype)
-    for start in range(0, n, _CHUNK):
-        part = turned[start : start + _CHUNK]
+    for part in np.split(turned, range(0, n, max(1, _CHUNK // (turned[:1].nbytes or 1)))[1:]):
         content = stream.read(part.nbytes)
         part[...] = np.moveaxis(np.frombuffer(content, dtype).reshape(len(part), height, width, channels), -1, 1)
     return np.moveaxis(turned, 1, -1)
