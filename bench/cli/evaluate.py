@@ -182,7 +182,7 @@ def _at(path: Path, target_of: Any) -> list["Target"]:
 
 
 def _samples(overrides: list[str]) -> _Found:
-    from bench.data.formats.samples import read_samples, sha256_of
+    from bench.data.formats.samples import read_samples, sha256_of, spec_of
     from bench.data.reference import read_reference
     from bench.runs.evaluate import evaluate_samples
 
@@ -195,7 +195,8 @@ def _samples(overrides: list[str]) -> _Found:
         return x, sha256_of(x)
 
     def referred(data: Any) -> Any:
-        return read_reference(Path(str(config["reference"])), None if data is None else data.spec, path)
+        place = Path(str(config["reference"]))
+        return read_reference(place, None if data is None else data.spec, lambda: spec_of(path, "samples"))
 
     rows, folder = evaluate_samples(config, read, label, None if config["reference"] is None else referred)
     return _Found(rows, {(folder.parent, Path(config["results_dir"]))})

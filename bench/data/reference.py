@@ -1,6 +1,7 @@
 """A reference: examples that somebody brings, or their mean and covariance, in place of a data set's test split."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +11,6 @@ from torch import Tensor
 from bench.data.base import Data, Split, titled
 from bench.data.formats.moments import Moments, holds_moments, read_moments
 from bench.data.formats.samples import read_samples, sha256_of, spec_of
-from bench.errors import UserError
 from bench.schema import DataSpec
 from bench.titles import title_of
 
@@ -58,12 +58,12 @@ class Reference:
         )  # fmt: skip
 
 
-def read_reference(path: Path, spec: DataSpec | None, samples: Path | None = None) -> Reference:
+def read_reference(path: Path, spec: DataSpec | None, shown: Callable[[], DataSpec]) -> Reference:
     """Read a reference: what ``read_samples`` reads, or an ``.npz`` file with the arrays ``mu`` and ``sigma``.
 
     Arguments:
         spec: Of the data set that it belongs to. None: it has the kind that its arrays or pictures show.
-        samples: Without a data set, where the samples are that show their kind, if the reference does not.
+        shown: The kind that the samples show, for a mean and a covariance without a data set.
 
     Raises:
         UserError: As ``read_samples`` and ``read_moments``.
@@ -71,10 +71,7 @@ def read_reference(path: Path, spec: DataSpec | None, samples: Path | None = Non
     name = titled("reference", title_of(str(path)))
     if holds_moments(path):
         moments = read_moments(path)
-        if spec is None and samples is None:
-            raise UserError(f"reference={path}: holds a mean and a covariance alone; name the data, as in data=cifar10")
-        spec = spec_of(samples, name) if spec is None and samples is not None else spec
-        assert spec is not None
+        spec = shown() if spec is None else spec
         dtype = torch.float32 if spec.levels is None else torch.uint8
         return Reference(name, spec, torch.empty(0, *spec.shape, dtype=dtype), moments)
     spec = spec_of(path, name, "reference") if spec is None else spec
