@@ -25,6 +25,7 @@ HELP = f"""\
 {USAGE}
        genbench evaluate samples=FILE data=NAME [label=NAME] [KEY=VALUE ...]
        genbench evaluate samples=FILE reference=FILE [data=NAME] [label=NAME] [KEY=VALUE ...]
+       genbench evaluate subject._target_=PACKAGE.NAME data=NAME trust=[PACKAGE] [label=NAME] [KEY=VALUE ...]
 
 Measure what is asked and not measured yet. Nothing is trained; rows are added to the runs, and their leaderboard is
 printed again. Without metric=[...] the metrics of each run are meant.
@@ -35,6 +36,7 @@ printed again. Without metric=[...] the metrics of each run are meant.
   genbench evaluate RUN data.path=/elsewhere/table.csv
   genbench evaluate samples=fakes.npz label=theirs data=mnist5k metric=[fid,inception_score,birthday]
   genbench evaluate samples=fakes/ reference=real/ metric=[fid,kid] metric.fid.features=pixels metric.kid.features=pixels
+  genbench evaluate subject._target_=mypkg.load subject.weights=net.pt data=mnist5k 'trust=[mypkg]' metric=[likelihood,fid]
 
 Samples and references are a .npy, .npz or .pt file or a folder of images, in the data's own space (images: levels 0 .. L-1).
 rerun=true measures again; out=FILE.jsonl writes the rows that were asked for; trust=[PACKAGE] allows your own package.
@@ -62,14 +64,22 @@ def main(arguments: list[str]) -> int:
         print(HELP, end="")
         return 0
     places, overrides = _split(_without_flags(arguments))
+    # The arguments of a model of the user's own are keys that no file has.
+    overrides = [f"++{text}" if text.startswith("subject.") else text for text in overrides]
     keys = {key: value for text in overrides for key, value in [overridden(text)]}
-    if "samples" in keys and places:
-        raise UserError(f"{places[0]}: either runs or samples=... can be measured, not both at once")
+    subject = any(re.split(r"[.@/]", key)[0] == "subject" for key in keys)
+    for key, given in (("samples", "samples" in keys), ("subject", subject)):
+        if given and places:
+            raise UserError(f"{places[0]}: either runs or {key}=... can be measured, not both at once")
+    if "samples" in keys and subject:
+        raise UserError("subject: either samples=... or subject=... can be measured, not both at once")
     out = None if keys.get("out") is None else at_home("out", str(keys["out"]))
     if out is not None:  # before the minutes that the rows take
         check_output("out", out, _inputs(places, keys))
     if "samples" in keys:
         found = _samples(overrides)
+    elif subject:
+        found = _own(overrides)
     elif places:
         found = _runs(places, overrides, keys, out)
     else:
@@ -183,7 +193,6 @@ def _at(path: Path, target_of: Any) -> list["Target"]:
 
 def _samples(overrides: list[str]) -> _Found:
     from bench.data.formats.samples import read_samples, sha256_of, spec_of
-    from bench.data.reference import read_reference
     from bench.runs.evaluate import evaluate_samples
 
     config = compose_evaluation(overrides, [])
@@ -194,12 +203,28 @@ def _samples(overrides: list[str]) -> _Found:
         x = read_samples(path, data.spec)
         return x, sha256_of(x)
 
-    def referred(data: Any) -> Any:
-        place = Path(str(config["reference"]))
-        return read_reference(place, None if data is None else data.spec, lambda: spec_of(path, "samples"))
-
-    rows, folder = evaluate_samples(config, read, label, None if config["reference"] is None else referred)
+    referred = _referred(config, lambda: spec_of(path, "samples"))
+    rows, folder = evaluate_samples(config, read, label, referred)
     return _Found(rows, {(folder.parent, Path(config["results_dir"]))})
+
+
+def _own(overrides: list[str]) -> _Found:
+    from bench.runs.evaluate import evaluate_own
+
+    config = compose_evaluation(overrides, [])
+    node = config["subject"] if isinstance(config["subject"], dict) else {}
+    label = str(config["label"] or str(node.get("_target_")).rpartition(".")[2])
+    rows, folder = evaluate_own(config, label, _referred(config, None))
+    return _Found(rows, {(folder.parent, Path(config["results_dir"]))})
+
+
+def _referred(config: dict[str, Any], shown: Any) -> Any:
+    """What reads the reference for data, or None where there is none."""
+    from bench.data.reference import read_reference
+
+    if config["reference"] is None:
+        return None
+    return lambda data: read_reference(Path(str(config["reference"])), None if data is None else data.spec, shown)
 
 
 def _finish(found: _Found, out: Path | None) -> int:
