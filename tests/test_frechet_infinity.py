@@ -8,8 +8,13 @@ from helpers_metrics import ALL, FakeRecipe, examples, spec
 from torch import Generator, Tensor
 
 from bench.evaluation.evaluate import evaluate
-from bench.metrics.frechet import frechet_distance, frechet_distance_from_features, frechet_stderr
-from bench.metrics.frechet_infinity import FIDInfinity, frechet_infinity
+from bench.metrics.frechet import (
+    FIDInfinity,
+    frechet_distance,
+    frechet_distance_from_features,
+    frechet_infinity,
+    frechet_stderr,
+)
 from bench.schema import Status
 
 
@@ -54,7 +59,7 @@ def test_a_line_through_distances_in_1_over_n_is_followed_exactly(monkeypatch: p
     def on_a_line(x: Tensor, y: Tensor) -> float:
         return 7.0 + 30 / len(x) + 50 / len(y)
 
-    monkeypatch.setattr("bench.metrics.frechet_infinity.frechet_distance_from_features", on_a_line)
+    monkeypatch.setattr("bench.metrics.frechet.frechet_distance_from_features", on_a_line)
     assert extrapolated(gaussians(40, 60, 3, 0))[0] == pytest.approx(7.0)
 
 
@@ -82,4 +87,6 @@ def test_too_few_examples_for_a_line_are_skipped_with_the_number() -> None:
     x, y = (part.float() for part in gaussians(100, 15, 4, 0))
     (row,) = evaluate(examples(spec(4), real=x, samples=y), {"it": FIDInfinity(FakeRecipe(), ALL)})["it"]
     assert row.status is Status.SKIPPED
-    assert row.reason.startswith("needs at least 16 real examples and samples, 4 for each of 4 features, not 100 and 15")
+    assert row.reason.startswith(
+        "needs at least 16 real examples and samples, 4 for each of 4 features, not 100 and 15"
+    )

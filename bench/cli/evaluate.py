@@ -45,8 +45,7 @@ Exit codes: 0 all well, 1 a metric failed, 2 a mistake in the command, 75 the ru
 """
 
 _KEY = re.compile(r"(\+{0,2}|~)[A-Za-z_][\w.@/]*=")
-_ASKED = ("metric", "evaluate", "trust", "rerun", "out", "runs_dir", "results_dir", "hydra", "features",
-          "reference")
+_ASKED = ("metric", "evaluate", "trust", "rerun", "out", "runs_dir", "results_dir", "hydra", "features", "reference")
 _FLAGS = {"--metric": "metric", "--samples": "evaluate.n_samples", "--draws": "evaluate.n_draws", "--trust": "trust",
           "--out": "out"}  # fmt: skip
 

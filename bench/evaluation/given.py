@@ -21,7 +21,14 @@ __all__ = ["given_model", "given_samples"]
 
 
 def given_samples(
-    x: Tensor, sha256: str, label: str, *, data: Node, data_name: str, revision: str, seed: int,
+    x: Tensor,
+    sha256: str,
+    label: str,
+    *,
+    data: Node,
+    data_name: str,
+    revision: str,
+    seed: int,
     in_place: bool = False,
 ) -> GivenSamples:
     """The subject for samples ``(N, *shape)``.

@@ -14,7 +14,10 @@ _ESTIMATE = [item.name for item in fields(Estimate) if item.name != "info"]
 
 
 def rows_of(
-    estimates: Mapping[str, Sequence[Estimate]], measurements: Sequence[Measurement], origin: Origin, data: DataSpec,
+    estimates: Mapping[str, Sequence[Estimate]],
+    measurements: Sequence[Measurement],
+    origin: Origin,
+    data: DataSpec,
     split: str = "test",
 ) -> list[ResultRow]:
     """One row for each estimate.

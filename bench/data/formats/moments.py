@@ -104,7 +104,9 @@ def write_moments(path: Path, features: Tensor) -> None:
     """
     x = features.detach().cpu().double()
     if x.ndim != 2 or len(x) < 2 or not bool(torch.isfinite(x).all()):
-        raise UserError(f"{path}: features of shape {tuple(x.shape)} have no statistics; bring finite ones (N, D), N >= 2")
+        raise UserError(
+            f"{path}: features of shape {tuple(x.shape)} have no statistics; bring finite ones (N, D), N >= 2"
+        )
     buffer = io.BytesIO()
     np.savez(buffer, mu=x.mean(dim=0).numpy(), sigma=torch.cov(x.T).view(x.shape[1], -1).numpy())
     durable_write(path, buffer.getvalue())
