@@ -1,9 +1,8 @@
 """What every metric and every extractor promises, for all YAMLs of conf/metric and conf/features.
 
-Equal sets give the ideal value that the metric's YAML declares (``# ideal: 0``, or ``# ideal: precision=1 recall=1`` for
-some of its numbers; ``# ideal: 0 of independent sets`` of one that is unbiased, and below 0 where both sets are one),
-corrupted samples a worse one where it has a direction. The order of examples and the size of
-batches move no value beyond its error, and neither inputs nor global generators are touched.
+Equal sets give the ideal value that the metric's YAML declares (``# ideal: 0``, or ``# ideal: precision=1 recall=1``
+for some of its numbers; ``# ideal: 0 of independent sets`` of one that is unbiased, and below 0 where both sets are
+one), corrupted samples a worse one where it has a direction. The order of examples and the size of batches move no value beyond its error, and neither inputs nor global generators are touched.
 """
 
 import importlib
@@ -152,12 +151,12 @@ def test_order_moves_no_value_beyond_its_error(named: tuple[str, Metric]) -> Non
     _, metric = named
     samples, of = draw(N, 4)[0], data()
     first, second = torch.randperm(N, generator=Generator().manual_seed(5)), torch.arange(N).flip(0)
-    turned = Data(of.spec, Split(of.train.x.flip(0), None if of.train.y is None else of.train.y.flip(0)), of.val,
-                  Split(of.test.x[second], None if of.test.y is None else of.test.y[second]), modes=of.modes)  # fmt: skip
-    before, after = (
-        values(measured(metric, samples)),
-        values(measured(metric, samples[first], turned, LOG_WEIGHTS[:, second])),
-    )
+    assert of.train.y is not None
+    assert of.test.y is not None
+    train, test = Split(of.train.x[second], of.train.y[second]), Split(of.test.x[second], of.test.y[second])
+    turned = Data(of.spec, train, of.val, test, modes=of.modes)
+    before = values(measured(metric, samples))
+    after = values(measured(metric, samples[first], turned, LOG_WEIGHTS[:, second]))
     assert list(before) == list(after)
     for number, one in before.items():
         assert after[number].value == pytest.approx(one.value, rel=1e-9, abs=3 * (one.stderr or 0.0) + 1e-9), number

@@ -35,10 +35,11 @@ printed again. Without metric=[...] the metrics of each run are meant.
   genbench evaluate RUN/final.ckpt evaluate.n_draws=256 out=tight.jsonl
   genbench evaluate RUN data.path=/elsewhere/table.csv
   genbench evaluate samples=fakes.npz label=theirs data=mnist5k metric=[fid,inception_score,birthday]
-  genbench evaluate samples=fakes/ reference=real/ metric=[fid,kid] metric.fid.features=pixels metric.kid.features=pixels
-  genbench evaluate subject._target_=mypkg.load subject.weights=net.pt data=mnist5k 'trust=[mypkg]' metric=[likelihood,fid]
+  genbench evaluate samples=fakes/ reference=real/ metric=[fid] metric.fid.features=pixels
+  genbench evaluate subject._target_=mypkg.load subject.weights=net.pt data=mnist5k 'trust=[mypkg]' metric=[fid]
 
-Samples and references are a .npy, .npz or .pt file or a folder of images, in the data's own space (images: levels 0 .. L-1).
+Samples and references are a .npy, .npz or .pt file or a folder of images, in the data's own space (images: levels
+0 .. L-1); a reference may be an .npz of the mean mu and the covariance sigma of features, too.
 rerun=true measures again; out=FILE.jsonl writes the rows that were asked for; trust=[PACKAGE] allows your own package.
 Exit codes: 0 all well, 1 a metric failed, 2 a mistake in the command, 75 the run is being run by another process,
 130 Ctrl-C, 143 SIGTERM.

@@ -13,10 +13,10 @@ expectation
 
 .. math:: E[\text{FID}_{N,M}] = \text{FID}_\infty + \frac{c}{N} + \frac{c'}{M} + O(N^{-2} + M^{-2}),
 
-where c depends on the model, so that models with equal distances at one N need not be equally good (Chong, Forsyth 2020,
-"Effectively unbiased FID and Inception Score and where to find them", arXiv 1911.07023). A line in 1/N through the
-distances of all examples and of halves meets 1/N = 0 at :math:`2\,\text{FID}_{N,M} - \text{FID}_{N/2,M/2}`. Both sides
-are halved together, so that the line removes the bias of either.
+where c depends on the model, so that models with equal distances at one N need not be equally good (Chong, Forsyth
+2020, "Effectively unbiased FID and Inception Score and where to find them", arXiv 1911.07023). A line in 1/N through
+the distances of all examples and of halves meets 1/N = 0 at :math:`2\,\text{FID}_{N,M} - \text{FID}_{N/2,M/2}`. Both
+sides are halved together, so that the line removes the bias of either.
 
 The authors draw the samples from Sobol points in the latent space and shrink them to a tenth. Here subsets are plain,
 because a subject may be anything that has samples, and are halves, because the terms of higher order are the smaller,
@@ -108,8 +108,9 @@ def frechet_influences(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     .. math:: 2 z^\top (\mu_1 - \mu_2) + z^\top (I - T) z,
 
     where T is the optimal transport map, :math:`T S_1 T = S_2`, because :math:`\partial \operatorname{tr}(S_1^{1/2} S_2
-    S_1^{1/2})^{1/2} / \partial S_1 = T/2`. For y the two sides are exchanged. From :math:`X_c Y_c^\top / \sqrt{(N-1)(M-1)} = U s V^\top` follows
-    :math:`x_i^\top T x_i = (N-1) \sum_k s_k U_{ik}^2`, without computing T or an inverse.
+    S_1^{1/2})^{1/2} / \partial S_1 = T/2`. For y the two sides are exchanged. From :math:`X_c Y_c^\top /
+    \sqrt{(N-1)(M-1)} = U s V^\top` follows :math:`x_i^\top T x_i = (N-1) \sum_k s_k U_{ik}^2`, without computing T or
+    an inverse.
     """
     x, y = x.double(), y.double()
     q1, r1 = torch.linalg.qr(_scaled(x))
@@ -188,8 +189,8 @@ def frechet_infinity(x: Tensor, y: Tensor, generator: Generator) -> Extrapolated
         squares.append((first - second - (linear[0] - linear[1])) ** 2 / 2)
     value = 2 * frechet_distance_from_features(x, y) - math.fsum(halves) / len(halves)
     variance = math.fsum(squares) / PARTITIONS
-    errors = (math.sqrt(influence.var().item() / len(influence)) for influence in (on_x, on_y))
-    return Extrapolated(value, *errors, math.sqrt((1 + 1 / PARTITIONS) * variance / 4))
+    of_x, of_y = (math.sqrt(influence.var().item() / len(influence)) for influence in (on_x, on_y))
+    return Extrapolated(value, of_x, of_y, math.sqrt((1 + 1 / PARTITIONS) * variance / 4))
 
 
 class FID(Metric):

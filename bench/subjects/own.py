@@ -1,4 +1,4 @@
-"""A model of the user's own that knows nothing of this harness: an object with ``sample(n)``, ``log_prob(x)`` or both."""
+"""A model of the user's own that knows nothing of this harness: an object with ``sample(n)`` or ``log_prob(x)``."""
 
 import inspect
 import math
@@ -76,8 +76,8 @@ class OwnModel(Subject):
                 report("likelihood", CHUNK * len(chunks), len(x))
                 log_p = _tensor(self._log_prob(part.to(self._device)), "log_prob")
                 if log_p.shape != (len(part),):
-                    raise ValueError(f"log_prob returned shape {tuple(log_p.shape)} for {len(part)} examples; wanted is "
-                                     f"one number an example, shape ({len(part)},)")  # fmt: skip
+                    raise ValueError(f"log_prob returned shape {tuple(log_p.shape)} for {len(part)} examples; wanted "
+                                     f"is one number an example, shape ({len(part)},)")  # fmt: skip
                 chunks.append(log_p.double().cpu())
         return torch.cat(chunks)[None]
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.data.formats.image_files import PictureError, is_picture, opened_simple, orientation, upright
+from bench.data.formats.sample_values import as_levels, as_reals, check, one_line, views
 from bench.errors import UserError
 from bench.schema import DataSpec
 
@@ -28,7 +29,6 @@ __all__ = ["as_array", "as_samples", "described", "read_samples", "sha256_of", "
 _WANTED = "give a .npy, .npz, .pt or .pth file or a folder of PNG or JPEG pictures"
 _MAX_BYTES = 8 << 30  # limit for a file, for the unpacked array in it, and for all pictures of a folder together
 _MAX_PICTURE_BYTES = 64 << 20  # limit for the file of one picture
-_FEWEST = 2
 _NAMES = ("samples", "arr_0")  # names of the array to take if an npz has several
 _CHUNK = 1 << 18  # bytes that are turned at once
 _Header = tuple[tuple[int, ...], bool, np.dtype[Any]]  # shape, whether in Fortran's order, type
@@ -68,7 +68,7 @@ def read_samples(path: str | Path, spec: DataSpec, key: str = "samples") -> Tens
     return as_samples(values, spec, where)
 
 
-def spec_of(path: str | Path, name: str, key: str = "samples") -> DataSpec:
+def spec_of(path: str | os.PathLike[str], name: str, key: str = "samples") -> DataSpec:
     """Return a specification ``name`` that samples at a path fit, for samples that imitate no known data set.
 
     An array has the kind that ``described`` says; only its header is read. A folder has that of its first picture.
@@ -83,10 +83,10 @@ def spec_of(path: str | Path, name: str, key: str = "samples") -> DataSpec:
             if len(files) == 0:
                 raise UserError(f"{where} has no pictures (by their suffix or first bytes); {_WANTED}")
             try:
-                shape = _shape_of(_content(files[0]))
+                of_first = _shape_of(_content(files[0]))
             except PictureError as error:
-                raise UserError(f"{_key(where)} {_line(str(files[0]))} {error}") from error
-            return DataSpec(name, "", shape, 256, 0, 0, len(files))
+                raise UserError(f"{_key(where)} {one_line(str(files[0]))} {error}") from error
+            return DataSpec(name, "", of_first, 256, 0, 0, len(files))
         if read is _read_torch:
             values = _read_torch(path, None, where)
             return described(values.shape, values.dtype, name, where)
@@ -111,20 +111,20 @@ def described(shape: tuple[int, ...], dtype: np.dtype[Any], name: str, where: st
         one = (one[2], *one[:2])
     is_pictures = len(one) == 3 and dtype.kind in "iuf"
     if not is_pictures and not (len(one) == 1 and dtype.kind == "f"):
-        raise UserError(f"{where}: {_line(str(dtype)[:60])} {shape}; wanted are uint8 pictures (N, C, H, W) or floats "
-                        "(N, D)")  # fmt: skip
+        kind = one_line(str(dtype)[:60])
+        raise UserError(f"{where}: {kind} {shape}; wanted are uint8 pictures (N, C, H, W) or floats (N, D)")
     return DataSpec(name, "", one, 256 if is_pictures else None, 0, 0, shape[0])
 
 
-def _found(path: str | Path, key: str) -> "tuple[Path, _Reader, str]":
+def _found(path: str | os.PathLike[str], key: str) -> "tuple[Path, _Reader, str]":
     """A path at home, its reader, and what messages call it."""
     path = Path(path)
-    where = f"{key} {_line(str(path))}"
+    where = f"{key} {one_line(str(path))}"
     try:
         path = path.expanduser()
         status = os.stat(path)
     except (OSError, ValueError, RuntimeError) as error:  # a zero byte in the name; no home of this user
-        reason = _line(getattr(error, "strerror", None) or str(error))
+        reason = one_line(getattr(error, "strerror", None) or str(error))
         raise UserError(f"{where}: no such file or folder ({reason}); {_WANTED}") from error
     read = _READERS.get(path.suffix.lower())
     if stat.S_ISDIR(status.st_mode):
@@ -148,9 +148,9 @@ def as_samples(values: NDArray[Any] | Tensor, spec: DataSpec, where: str = "samp
         UserError: They have another shape or type, are fewer than two, or hold values that are not the data's.
     """
     values = as_array(values, where)
-    _check(values.shape, values.dtype, spec, where)
-    values = _views(spec)[values.shape[1:]](values)
-    made = _reals(values, where) if spec.levels is None else _levels(values, spec.levels, where)
+    check(values.shape, values.dtype, spec, where)
+    values = views(spec)[values.shape[1:]](values)
+    made = as_reals(values, where) if spec.levels is None else as_levels(values, spec.levels, where)
     return torch.from_numpy(made if made.flags.writeable else made.copy())  # torch warns of what it may not write
 
 
@@ -163,7 +163,7 @@ def as_array(values: NDArray[Any] | Tensor, where: str) -> NDArray[Any]:
     try:
         return _array(values) if isinstance(values, Tensor) else values
     except (TypeError, RuntimeError) as error:
-        reason = _line(" ".join(str(error).split())[:150])
+        reason = one_line(" ".join(str(error).split())[:150])
         raise UserError(
             f"{where}: the tensor cannot become an array ({reason}); give a dense one of numbers"
         ) from error
@@ -211,7 +211,7 @@ def _npy_in(path: Path, stream: IO[bytes], where: str) -> Iterator[tuple[IO[byte
         entries = {e.filename.removesuffix(".npy"): e for e in archive.infolist() if e.filename.endswith(".npy")}
         name = next(iter(entries)) if len(entries) == 1 else next((name for name in _NAMES if name in entries), None)
         if name is None:
-            there = _line(", ".join(sorted(entries))[:200]) or "none"
+            there = one_line(", ".join(sorted(entries))[:200]) or "none"
             raise UserError(f"{where} has the arrays: {there}; save the samples as the array named samples")
         entry = entries[name]
         if entry.file_size > _MAX_BYTES:
@@ -225,7 +225,7 @@ def _npy_in(path: Path, stream: IO[bytes], where: str) -> Iterator[tuple[IO[byte
 def _check_header(stream: IO[bytes], size: int, spec: DataSpec, where: str) -> _Header:
     """Return the header of an npy file of ``size`` bytes, checked before memory is allocated for the array."""
     shape, fortran, dtype = _header(stream)
-    _check(shape, dtype, spec, where)
+    check(shape, dtype, spec, where)
     claimed = math.prod(shape) * dtype.itemsize
     if stream.tell() + claimed != size:
         raise ValueError(f"an array of {claimed} bytes in {size - stream.tell()} bytes")
@@ -249,10 +249,10 @@ def _read_torch(path: Path, spec: DataSpec | None, where: str) -> NDArray[Any]:
     try:
         payload = load_tensors(path)
     except UserError as error:
-        raise UserError(_line(str(error))) from error
+        raise UserError(one_line(str(error))) from error
     if isinstance(payload, dict):
         if "samples" not in payload:
-            there = _line(", ".join(map(str, payload))[:200]) or "none"
+            there = one_line(", ".join(map(str, payload))[:200]) or "none"
             raise UserError(f"{where} has the entries: {there}; save the samples as the entry named samples")
         payload = payload["samples"]
     if not isinstance(payload, Tensor):
@@ -278,7 +278,7 @@ def _reading(where: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {_line(' '.join(str(error).split())[:150])}"
+        reason = f"{type(error).__name__}: {one_line(' '.join(str(error).split())[:150])}"
         raise UserError(f"{where} is damaged or of another kind ({reason}); {_WANTED}") from error
 
 
@@ -298,7 +298,7 @@ def _read_folder(folder: Path, spec: DataSpec, where: str) -> NDArray[np.uint8]:
         try:
             row[...] = _pixels(_content(file), spec)
         except PictureError as error:
-            raise UserError(f"{_key(where)} {_line(str(file))} {error}") from error
+            raise UserError(f"{_key(where)} {one_line(str(file))} {error}") from error
     return pixels
 
 
@@ -317,7 +317,9 @@ def _picture_files(folder: Path, where: str) -> list[Path]:
     for parent, subfolders, names in os.walk(folder, onerror=refuse):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         for link in (path for name in subfolders if (path := Path(parent, name)).is_symlink()):
-            raise UserError(f"{_key(where)} {_line(str(link))} is a link; put the pictures themselves into the folder")
+            raise UserError(
+                f"{_key(where)} {one_line(str(link))} is a link; put the pictures themselves into the folder"
+            )
         paths = [Path(parent, name) for name in names if not name.startswith(".")]
         found += [path for path in paths if is_picture(path.suffix, b"") or is_picture("", _head(path))]
     return sorted(found)
@@ -375,75 +377,3 @@ def _shape_of(content: bytes) -> tuple[int, int, int]:
     with opened_simple(content) as picture:
         width, height = picture.size[::-1] if orientation(picture, content) >= 5 else picture.size
         return (1 if picture.mode in ("1", "L", "LA") else 3, height, width)
-
-
-# Shapes and values
-
-
-def _views(spec: DataSpec) -> dict[tuple[int, ...], Callable[[NDArray[Any]], NDArray[Any]]]:
-    """Return functions that view an array as ``(N, *spec.shape)``, keyed by the array's shape of one example."""
-    views: dict[tuple[int, ...], Callable[[NDArray[Any]], NDArray[Any]]] = {}
-    if spec.shape[0] == 1:
-        views[spec.shape[1:]] = lambda values: values[:, None]
-    if spec.is_image:
-        views[(*spec.shape[1:], spec.shape[0])] = lambda values: np.moveaxis(values, -1, 1)
-    views[spec.shape] = lambda values: values  # last, so that channels first wins if both fit
-    return views
-
-
-def _check(shape: tuple[int, ...], dtype: np.dtype[Any], spec: DataSpec, where: str) -> None:
-    """Raise UserError if an array of this shape and dtype cannot be samples of the data."""
-    kinds = "biuf" if spec.levels == 2 else "iuf"
-    if dtype.kind not in kinds:
-        wanted = "real numbers" if spec.levels is None else f"levels 0..{spec.levels - 1}"
-        raise UserError(f"{where} has entries of type {_line(str(dtype)[:60])}; {spec.name} wants {wanted}")
-    views = _views(spec)
-    if len(shape) == 0 or shape[1:] not in views:
-        wanted = " or ".join("(" + ", ".join(["N", *map(str, view)]) + ")" for view in reversed(views))
-        raise UserError(f"{where} has the shape {shape}; {spec.name} wants {wanted}")
-    if shape[0] < _FEWEST:
-        raise UserError(f"{where} has {shape[0]} samples; bring at least {_FEWEST}, and as many as there are")
-
-
-def _reals(values: NDArray[Any], where: str) -> NDArray[np.float32]:
-    with np.errstate(over="ignore"):
-        reals = np.ascontiguousarray(values, dtype=np.float32)
-    _finite_range(reals, where)
-    return reals
-
-
-def _levels(values: NDArray[Any], levels: int, where: str) -> NDArray[np.uint8]:
-    top = levels - 1
-    low, high = _finite_range(values, where)
-    stored_as_floats = values.dtype.kind == "f"
-    looks_scaled = stored_as_floats and high <= 1 < top
-    if low >= 0 and high <= top and not looks_scaled:
-        whole = np.ascontiguousarray(values, dtype=np.uint8)
-        if not stored_as_floats or bool((whole == values).all()):
-            return whole
-    given = f"{where} has {values.dtype} values from {low:g} to {high:g}; levels 0..{top} are wanted"
-    if not stored_as_floats:
-        raise UserError(f"{given}; bring the samples as the data's own levels")
-    from_unit, from_symmetric = f"(x * {top}).round()", f"((x + 1) / 2 * {top}).round()"
-    if low >= 0 and high <= 1:
-        advice = f"store {from_unit} if x are in [0, 1]"
-    elif low >= -1 and high <= 1:
-        advice = f"store {from_symmetric} if x are in [-1, 1]"
-    elif low >= 0 and high <= top:
-        advice = "they are not all whole; store x.round() if x are levels"
-    else:
-        advice = f"store {from_unit} of x in [0, 1], or {from_symmetric} of x in [-1, 1]"
-    raise UserError(f"{given}; {advice}")
-
-
-def _finite_range(values: NDArray[Any], where: str) -> tuple[float, float]:
-    """Return the smallest and the largest value. Raises UserError if a value is NaN or infinite."""
-    low, high = float(values.min()), float(values.max())
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise UserError(f"{where} has NaN or infinite values (or some beyond float32); every value must be finite")
-    return low, high
-
-
-def _line(text: str) -> str:
-    """Return the text on one line, with unprintable characters escaped."""
-    return text if text.isprintable() else ascii(text)
