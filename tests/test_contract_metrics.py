@@ -2,7 +2,8 @@
 
 Equal sets give the ideal value that the metric's YAML declares (``# ideal: 0``, or ``# ideal: precision=1 recall=1``
 for some of its numbers; ``# ideal: 0 of independent sets`` of one that is unbiased, and below 0 where both sets are
-one), corrupted samples a worse one where it has a direction. The order of examples and the size of batches move no value beyond its error, and neither inputs nor global generators are touched.
+one), corrupted samples a worse one where it has a direction. The order of examples and the size of batches move no
+value beyond its error, and neither inputs nor global generators are touched.
 """
 
 import importlib
