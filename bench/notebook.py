@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
     from bench.config.spec import Node
     from bench.data.base import Data
+    from bench.data.reference import Reference
     from bench.runs.folder import Outcome
-    from bench.schema import ResultRow
+    from bench.schema import DataSpec, ResultRow
 
 __all__ = ["evaluate", "load_rows", "run", "table"]
 
@@ -64,7 +65,7 @@ def evaluate(
     samples: "np.ndarray[Any, Any] | Tensor | str | os.PathLike[str]",
     *,
     data: str | None = None,
-    reference: "np.ndarray[Any, Any] | Tensor | None" = None,
+    reference: "np.ndarray[Any, Any] | Tensor | str | os.PathLike[str] | None" = None,
     metrics: Sequence[str] = ("fid", "birthday"),
     n_samples: int | None = None,
     label: str | None = None,
@@ -77,8 +78,9 @@ def evaluate(
     classifier of a labelled data set, which is kept in the cache.
 
     A ``reference`` takes the place of the test split, all of it. It should be examples that the model was not trained
-    on; the birthday test, too, takes them as held out. There are no labels with it, so what needs the in-domain
-    classifier is ``skipped`` with the reason: ask for ``metric.fid.features=pixels``, or for features of your own.
+    on; the birthday test, too, takes them as held out. Alone it has no labels and no training split, so what needs the
+    in-domain classifier is ``skipped`` with the reason: ask for ``metric.fid.features=pixels``, or for features of your
+    own, or name with ``data`` the data set whose classifier and training split are meant.
 
     >>> import bench, numpy
     >>> rng = numpy.random.default_rng(0)
@@ -92,7 +94,9 @@ def evaluate(
         samples: An array or a tensor ``(N, *shape)``, or a path: .npy, .npz, .pt, .pth, or a folder of pictures. They
             are in the data's own space, pictures as levels 0 .. L-1.
         data: Name of the data set that the samples imitate, as in ``data=mnist5k``.
-        reference: Real examples instead: uint8 pictures ``(M, C, H, W)``, or floats ``(M, D)``.
+        reference: Real examples in place of its test split: uint8 pictures ``(M, C, H, W)``, or floats ``(M, D)``, or a
+            path as for samples; or an .npz file with the mean ``mu`` and the covariance ``sigma`` of features, of which
+            ``fid`` alone can be had.
         metrics: Names, as ``genbench list metrics`` shows them.
         n_samples: How many of the samples are measured, taken at random; all of them unless given. Distances of
             different n do not compare.
@@ -115,8 +119,8 @@ def evaluate(
     from bench.rows.frame import to_frame, with_texts
     from bench.runs.evaluate import on_samples
 
-    if (data is None) == (reference is None):
-        raise UserError("evaluate: give what the samples imitate, either data=NAME or reference=ARRAY")
+    if data is None and reference is None:
+        raise UserError("evaluate: give what the samples imitate, either data=NAME or reference=ARRAY, or both")
     path = Path(samples) if isinstance(samples, str | os.PathLike) else None
     label = label or ("samples" if path is None else path.absolute().stem)
     check_name("label", label)
@@ -128,12 +132,17 @@ def evaluate(
     _check_settings(overrides, has_data=data is not None)
     config = compose_evaluation(overrides, chosen)
     on_samples(config)  # before the data are built: everything that is named
-    known = build_data(config["data"]) if reference is None else _reference(reference)
+    known = build_data(config["data"]) if data is not None else None
+    node = dict(config["data"]) if data is not None else {}
+    if reference is not None:
+        compared = _reference(reference, None if known is None else known.spec, samples)
+        known = compared.as_data() if known is None else compared.in_place_of_test(known)
+        node["reference"] = compared.revision
+    assert known is not None
     x = as_samples(_array("samples", samples), known.spec) if path is None else read_samples(path, known.spec)
     n = len(x) if n_samples is None else n_samples
     config = compose_evaluation(overrides, [*chosen, f"evaluate.n_samples={n}"])
     typed(Evaluation, config["evaluate"], "evaluate")
-    node = config["data"] if reference is None else {"reference": known.spec.revision}
     return with_texts(to_frame(_measured(x, known, config, node, label, seed)))
 
 
@@ -168,21 +177,22 @@ def _measured(x: "Tensor", data: "Data", config: "Node", node: "Node", label: st
     return rows
 
 
-def _reference(values: Any) -> "Data":
-    """Data whose test split is the given examples; the other splits are empty."""
-    from bench.data.base import Data, Split
-    from bench.data.formats.samples import as_array, as_samples, sha256_of
-    from bench.schema import DataSpec
+def _reference(values: Any, spec: "DataSpec | None", samples: Any) -> "Reference":
+    """The reference of a path, or of an array. ``samples`` show what statistics without a data set are of."""
+    from bench.data.formats.samples import as_array, as_samples, described, spec_of
+    from bench.data.reference import Reference, read_reference
 
+    def shown(what: str, given: Any) -> "DataSpec":
+        if isinstance(given, str | os.PathLike):
+            return spec_of(given, what)
+        array = as_array(_array(what, given), what)
+        return described(array.shape, array.dtype, what, what)
+
+    if isinstance(values, str | os.PathLike):
+        return read_reference(Path(values), spec, lambda: shown("samples", samples))
     array = as_array(_array("reference", values), "reference")
-    is_pictures = array.ndim == 4 and array.dtype.name == "uint8"
-    if not is_pictures and not (array.ndim == 2 and array.dtype.kind == "f"):
-        raise UserError(f"reference: {array.dtype} {array.shape}; wanted are uint8 pictures (N, C, H, W) or "
-                        "floats (N, D)")  # fmt: skip
-    spec = DataSpec("reference", "", array.shape[1:], 256 if is_pictures else None, 0, 0, len(array))
-    x = as_samples(array, spec, "reference")
-    spec = DataSpec("reference", sha256_of(x)[:16], spec.shape, spec.levels, 0, 0, len(x))
-    return Data(spec, train=Split(x[:0]), val=Split(x[:0]), test=Split(x))
+    of_data = shown("reference", array) if spec is None else spec
+    return Reference("reference", of_data, as_samples(array, of_data, "reference"))
 
 
 def _array(what: str, values: Any) -> Any:

@@ -8,9 +8,15 @@ import torch
 from helpers_metrics import ALL, FakeClassifier, FakeRecipe, examples, spec
 from torch import Generator, Tensor
 
+from bench.errors import BrokenError
 from bench.evaluation.evaluate import evaluate
 from bench.metrics.extractor import ExtractorAccuracy
-from bench.metrics.inception_score import InceptionScore, inception_score
+from bench.metrics.inception_score import (
+    InceptionScore,
+    ModifiedInceptionScore,
+    inception_score,
+    modified_inception_score,
+)
 from bench.metrics.intervals import wilson_interval
 from bench.schema import Status
 
@@ -74,3 +80,42 @@ def test_accuracy_row_and_wilson_interval() -> None:
     for p, n in ((0.9, 50), (1.0, 500), (0.0, 20)):
         for end in wilson_interval(p, n):
             assert abs(p - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / n), abs=1e-12)
+
+
+def modified_by_definition(p: Tensor) -> float:
+    scores = []
+    for c in range(p.shape[1]):
+        rows = p[p.argmax(dim=1) == c]
+        pairs = [(a * (a / b).log()).sum().item() for i, a in enumerate(rows) for j, b in enumerate(rows) if i != j]
+        if pairs:
+            scores.append(math.exp(sum(pairs) / len(pairs)))
+    return sum(scores) / len(scores)
+
+
+def test_the_modified_score_is_the_mean_over_classes_and_pairs() -> None:
+    p = random_probabilities(60, 0).double()
+    assert modified_inception_score(p)[0] == pytest.approx(modified_by_definition(p / p.sum(dim=1, keepdim=True)))
+    sure = torch.eye(10).repeat(5, 1)
+    assert modified_inception_score(sure) == (1.0, 0.0), "samples of a class that are all alike"
+
+
+def test_the_modified_scores_standard_error_against_simulation() -> None:
+    made = [modified_inception_score(random_probabilities(400, seed)) for seed in range(200)]
+    scores, errors = zip(*made, strict=True)
+    assert torch.tensor(errors).mean().item() == pytest.approx(torch.tensor(scores).std().item(), rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("p", "reason"),
+    [(torch.eye(3), "no class has two samples"), (torch.tensor([[0.9, 0.1], [1.0, 0.0]]), "probability of 0")],
+)
+def test_a_modified_score_that_is_not_defined_has_a_reason(p: Tensor, reason: str) -> None:
+    with pytest.raises(BrokenError, match=reason):
+        modified_inception_score(p)
+
+
+def test_the_modified_score_is_a_row_beside_the_score() -> None:
+    samples = torch.randn(100, 10, generator=Generator().manual_seed(0))
+    (estimate,) = ModifiedInceptionScore(FakeRecipe(), ALL).compute(examples(spec(10), samples=samples))
+    assert (estimate.info.name, estimate.n_fake) == ("modified_is[toy-cnn]", 100)
+    assert (estimate.value, estimate.stderr) == modified_inception_score(samples.softmax(dim=1))

@@ -261,7 +261,10 @@ def test_rows_of_runs_and_of_samples_stand_in_one_table(ran: tuple[Path, Any]) -
         (lambda: bench.run(["model=vae,dcgan"]), "add -m"),
         (lambda: bench.run(["seed=a"]), "seed='a'"),
         (lambda: bench.evaluate(normal(9)), "either data=NAME or reference=ARRAY"),
-        (lambda: bench.evaluate(normal(9), data="two_moons", reference=normal(9)), "either data=NAME or"),
+        (
+            lambda: bench.evaluate(normal(9), data="two_moons", reference=normal(9, 3), overrides=SIZES),
+            r"reference has the shape \(9, 3\); two_moons wants \(N, 2\)",
+        ),
         (lambda: bench.evaluate(normal(9), data="tow_moons"), "nearest: two_moons"),
         (lambda: bench.evaluate(normal(9), data="two_moons,grid25"), "is no name"),
         (

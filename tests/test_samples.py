@@ -1,6 +1,7 @@
 """Samples of others: one tensor and one hash from every kind of file, and one line for whatever does not fit."""
 
 import io
+import math
 import os
 import pickle
 import shutil
@@ -25,6 +26,8 @@ from bench.data.formats.samples import as_samples, read_samples, sha256_of
 from bench.errors import UserError
 from bench.evaluation.pictures import draw_samples
 from bench.schema import DataSpec
+from bench.subjects.base import Origin
+from bench.subjects.samples import GivenSamples
 
 
 def spec_of(*shape: int, levels: int | None = 256) -> DataSpec:
@@ -688,3 +691,23 @@ def test_grey_pictures_saved_in_colour_are_grey(tmp_path: Path) -> None:
         Image.fromarray(np.repeat(frame[..., None], 3, axis=2)).save(folder / f"{number}.png")
     read = read_samples(folder, GREY)
     assert torch.equal(read, torch.from_numpy(frames)[:, None])
+
+
+@pytest.mark.parametrize("shape", [(7, 3), (5, 1, 4, 4), (2, 2)])
+def test_samples_are_put_in_order_in_place(shape: tuple[int, ...]) -> None:
+    x = torch.arange(math.prod(shape), dtype=torch.float32).view(shape)
+    origin = Origin(**dict.fromkeys(("run_id", "training_key", "group", "model", "model_family", "checkpoint"), "x"))
+    for seed in range(20):
+        mine = x.clone()
+        ours = GivenSamples(mine, seed, origin, in_place=True).samples(9)
+        assert torch.equal(ours, GivenSamples(x, seed, origin).samples(9))
+        assert ours.untyped_storage().data_ptr() == mine.untyped_storage().data_ptr(), "no second copy"
+    assert torch.equal(x, torch.arange(math.prod(shape), dtype=torch.float32).view(shape)), "the other stays as it was"
+
+
+def test_pictures_with_channels_last_are_in_memory_once(tmp_path: Path) -> None:
+    stored = np.random.default_rng(0).integers(0, 256, (4000, 32, 32, 3), dtype=np.uint8)
+    for name in ("a.npy", "a.npz"):
+        (np.save if name == "a.npy" else np.savez)(tmp_path / name, stored)
+        peak = peak_of(lambda name=name: read_samples(tmp_path / name, spec_of(3, 32, 32)))  # type: ignore[misc]
+        assert peak < 1.2 * stored.nbytes, name

@@ -24,6 +24,8 @@ USAGE = "usage: genbench evaluate [RUN FOLDER | CHECKPOINT | GLOB ...] [KEY=VALU
 HELP = f"""\
 {USAGE}
        genbench evaluate samples=FILE data=NAME [label=NAME] [KEY=VALUE ...]
+       genbench evaluate samples=FILE reference=FILE [data=NAME] [label=NAME] [KEY=VALUE ...]
+       genbench evaluate subject._target_=PACKAGE.NAME data=NAME trust=[PACKAGE] [label=NAME] [KEY=VALUE ...]
 
 Measure what is asked and not measured yet. Nothing is trained; rows are added to the runs, and their leaderboard is
 printed again. Without metric=[...] the metrics of each run are meant.
@@ -33,15 +35,18 @@ printed again. Without metric=[...] the metrics of each run are meant.
   genbench evaluate RUN/final.ckpt evaluate.n_draws=256 out=tight.jsonl
   genbench evaluate RUN data.path=/elsewhere/table.csv
   genbench evaluate samples=fakes.npz label=theirs data=mnist5k metric=[fid,inception_score,birthday]
+  genbench evaluate samples=fakes/ reference=real/ metric=[fid] metric.fid.features=pixels
+  genbench evaluate subject._target_=mypkg.load subject.weights=net.pt data=mnist5k 'trust=[mypkg]' metric=[fid]
 
-Samples are a .npy, .npz or .pt file or a folder of images, in the data's own space (images: levels 0 .. L-1).
+Samples and references are a .npy, .npz or .pt file or a folder of images, in the data's own space (images: levels
+0 .. L-1); a reference may be an .npz of the mean mu and the covariance sigma of features, too.
 rerun=true measures again; out=FILE.jsonl writes the rows that were asked for; trust=[PACKAGE] allows your own package.
 Exit codes: 0 all well, 1 a metric failed, 2 a mistake in the command, 75 the run is being run by another process,
 130 Ctrl-C, 143 SIGTERM.
 """
 
 _KEY = re.compile(r"(\+{0,2}|~)[A-Za-z_][\w.@/]*=")
-_ASKED = ("metric", "evaluate", "trust", "rerun", "out", "runs_dir", "results_dir", "hydra", "features")
+_ASKED = ("metric", "evaluate", "trust", "rerun", "out", "runs_dir", "results_dir", "hydra", "features", "reference")
 _FLAGS = {"--metric": "metric", "--samples": "evaluate.n_samples", "--draws": "evaluate.n_draws", "--trust": "trust",
           "--out": "out"}  # fmt: skip
 
@@ -59,14 +64,22 @@ def main(arguments: list[str]) -> int:
         print(HELP, end="")
         return 0
     places, overrides = _split(_without_flags(arguments))
+    # The arguments of a model of the user's own are keys that no file has.
+    overrides = [f"++{text}" if text.startswith("subject.") else text for text in overrides]
     keys = {key: value for text in overrides for key, value in [overridden(text)]}
-    if "samples" in keys and places:
-        raise UserError(f"{places[0]}: either runs or samples=... can be measured, not both at once")
+    subject = any(re.split(r"[.@/]", key)[0] == "subject" for key in keys)
+    for key, given in (("samples", "samples" in keys), ("subject", subject)):
+        if given and places:
+            raise UserError(f"{places[0]}: either runs or {key}=... can be measured, not both at once")
+    if "samples" in keys and subject:
+        raise UserError("subject: either samples=... or subject=... can be measured, not both at once")
     out = None if keys.get("out") is None else at_home("out", str(keys["out"]))
     if out is not None:  # before the minutes that the rows take
         check_output("out", out, _inputs(places, keys))
     if "samples" in keys:
         found = _samples(overrides)
+    elif subject:
+        found = _own(overrides)
     elif places:
         found = _runs(places, overrides, keys, out)
     else:
@@ -115,7 +128,7 @@ class _Found:
 
 def _inputs(places: list[str], keys: dict[str, Any]) -> list[Path]:
     """Files and folders that the command line names and that are read."""
-    named = [str(keys[key]) for key in ("samples", "data.path") if keys.get(key) is not None]
+    named = [str(keys[key]) for key in ("samples", "reference", "data.path") if keys.get(key) is not None]
     matches = [match for place in places for match in glob.glob(str(Path(place).expanduser()), recursive=True)]
     return [Path(name).expanduser() for name in (*places, *matches, *named)]
 
@@ -131,7 +144,8 @@ def _runs(places: list[str], overrides: list[str], keys: dict[str, Any], out: Pa
     if isinstance(data.get("path"), str):
         data["path"] = str(at_home("data.path", data["path"]).absolute())
     ours = [text for text in overrides if not overridden(text)[0].startswith("data.")]
-    asked = Asked(lambda defaults: compose_evaluation(ours, defaults), frozenset(keys), data)
+    reference = None if keys.get("reference") is None else at_home("reference", str(keys["reference"]))
+    asked = Asked(lambda defaults: compose_evaluation(ours, defaults), frozenset(keys), data, reference)
     found = _Found()
     errors: list[UserError] = []
     targets = _targets(places)
@@ -178,7 +192,7 @@ def _at(path: Path, target_of: Any) -> list["Target"]:
 
 
 def _samples(overrides: list[str]) -> _Found:
-    from bench.data.formats.samples import read_samples, sha256_of
+    from bench.data.formats.samples import read_samples, sha256_of, spec_of
     from bench.runs.evaluate import evaluate_samples
 
     config = compose_evaluation(overrides, [])
@@ -189,8 +203,28 @@ def _samples(overrides: list[str]) -> _Found:
         x = read_samples(path, data.spec)
         return x, sha256_of(x)
 
-    rows, folder = evaluate_samples(config, read, label)
+    referred = _referred(config, lambda: spec_of(path, "samples"))
+    rows, folder = evaluate_samples(config, read, label, referred)
     return _Found(rows, {(folder.parent, Path(config["results_dir"]))})
+
+
+def _own(overrides: list[str]) -> _Found:
+    from bench.runs.evaluate import evaluate_own
+
+    config = compose_evaluation(overrides, [])
+    node = config["subject"] if isinstance(config["subject"], dict) else {}
+    label = str(config["label"] or str(node.get("_target_")).rpartition(".")[2])
+    rows, folder = evaluate_own(config, label, _referred(config, None))
+    return _Found(rows, {(folder.parent, Path(config["results_dir"]))})
+
+
+def _referred(config: dict[str, Any], shown: Any) -> Any:
+    """What reads the reference for data, or None where there is none."""
+    from bench.data.reference import read_reference
+
+    if config["reference"] is None:
+        return None
+    return lambda data: read_reference(Path(str(config["reference"])), None if data is None else data.spec, shown)
 
 
 def _finish(found: _Found, out: Path | None) -> int:

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from models.base import GenerativeModel
 
 __all__ = [
-    "build_data", "build_logger", "build_metrics", "build_model", "build_probes", "check_arguments", "checked",
+    "build_data", "build_logger", "build_metrics", "build_model", "build_probes", "build_subject",
+    "check_arguments", "checked",
 ]  # fmt: skip
 
 
@@ -58,6 +59,16 @@ def build_model(node: Node, spec: DataSpec) -> "GenerativeModel":
         takes = " or ".join(sorted(made.kinds))
         raise UserError(f"model: {node['_target_']} is for {takes}; the entries of {spec.name} are {spec.kind}")
     return made
+
+
+def build_subject(node: Node, spec: DataSpec) -> Any:
+    """The model of the user's own that ``subject`` names: whatever its target makes.
+
+    The target is given the ``shape``, ``levels`` and ``classes`` of the data if it takes such arguments.
+    """
+    of_data = {"shape": spec.shape, "levels": spec.levels, "classes": spec.classes}
+    taken = _parameters(node["_target_"])
+    return _build("subject", node, **{key: of_data[key] for key in of_data if key in taken and key not in node})
 
 
 def build_metrics(nodes: Mapping[str, Node]) -> "dict[str, Metric]":
@@ -156,6 +167,8 @@ def _kinds(group: str) -> tuple[type, ...]:
         from pytorch_lightning.loggers import Logger
 
         return (Logger,)
+    if group == "subject":
+        return (object,)
     from torch import nn
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
@@ -172,6 +185,8 @@ def _check_kind(path: str, target: str, group: str, trusted: tuple[str, ...]) ->
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{path}: _target_ {target!r} cannot be imported ({error})") from error
     makes = get_type_hints(found).get("return") if inspect.isfunction(found) else found
+    if group == "subject" and inspect.isfunction(found):  # what it returns is looked at when it is there
+        makes = object
     at_home = lies_in(str(getattr(found, "__module__", "")), (*PACKAGES[group], *trusted))
     if not (at_home and inspect.isclass(makes) and issubclass(makes, _kinds(group))):
         kinds = " or ".join(kind.__name__ for kind in _kinds(group))
@@ -199,7 +214,7 @@ def check_arguments(config: Mapping[str, Any]) -> None:
     Raises:
         UserError: names the key, the target and the nearest argument.
     """
-    nodes = [(group, config.get(group) or {}) for group in ("model", "data", "logger")]
+    nodes = [(group, config.get(group) or {}) for group in ("model", "data", "logger", "subject")]
     nodes += [
         (f"{group}.{name}", node) for group in ("metric", "probe") for name, node in config.get(group, {}).items()
     ]

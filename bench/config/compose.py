@@ -46,7 +46,7 @@ __all__ = [
 _OF_COMPOSING = (HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError, KeyError,
                  AssertionError, RecursionError, OSError)  # fmt: skip
 _GROUPS = ("model", "data", "trainer")  # whose chosen names are kept
-_PATHS = ("runs_dir", "results_dir", "samples", "out")
+_PATHS = ("runs_dir", "results_dir", "samples", "reference", "out")
 _SEARCHPATH = re.compile(r"\+{0,2}hydra\.searchpath=")
 _TRUST = re.compile(r"\+{0,2}trust=")
 _PLACES = {"runs_dir": "runs", "results_dir": "results"}  # with what stands in our own files

@@ -18,6 +18,7 @@ __all__ = ["PACKAGES", "announced", "check_targets", "lies_in", "look_here_too",
 PACKAGES = {
     "model": ("models", "torch.optim"),
     "data": ("bench.data",),
+    "subject": ("models",),  # a model of the user's own may be built around one of ours
     "metric": ("bench.metrics", "bench.features", "bench.data"),
     "probe": ("bench.training.probes",),
     # The loggers that write files and nothing else: others tell a server.

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Generator, Tensor
 
+from bench.data.formats.moments import Moments
 from bench.errors import UserError
 from bench.schema import DataSpec
 from bench.titles import TITLE_RULE, is_title
@@ -75,6 +76,9 @@ class Data:
         modes: The modes of the distribution, if they are known.
         valid: Which examples satisfy the constraint of the data, ``(N, *shape) -> (N,)`` bool, if there is one.
         notes: Lines for the user about data of the user's own: what is unusual and may be a mistake.
+        split: What rows call the test split.
+        moments: Mean and covariance of features that are known in place of the test split, which is then empty.
+        learned: The data that extractors are made for, where the test split is a reference in place of theirs.
     """
 
     spec: DataSpec
@@ -85,6 +89,9 @@ class Data:
     modes: Modes | ClassifiedModes | None = None
     valid: Callable[[Tensor], Tensor] | None = None
     notes: tuple[str, ...] = ()
+    split: str = "test"
+    moments: Moments | None = None
+    learned: "Data | None" = None
 
 
 def titled(kind: str, title: str | None) -> str:

@@ -139,7 +139,7 @@ def measure(
         for one in measurements:
             if beside is not None and estimates[one.name][0].status is Status.OK:
                 _keep(metrics[one.name], one, examples, beside)
-    return rows_of(estimates, measurements, subject.origin, data.spec), examples
+    return rows_of(estimates, measurements, subject.origin, data.spec, data.split), examples
 
 
 def _keep(metric: Metric, measurement: Measurement, examples: Examples, folder: Path) -> None:

@@ -14,26 +14,31 @@ _ESTIMATE = [item.name for item in fields(Estimate) if item.name != "info"]
 
 
 def rows_of(
-    estimates: Mapping[str, Sequence[Estimate]], measurements: Sequence[Measurement], origin: Origin, data: DataSpec
+    estimates: Mapping[str, Sequence[Estimate]],
+    measurements: Sequence[Measurement],
+    origin: Origin,
+    data: DataSpec,
+    split: str = "test",
 ) -> list[ResultRow]:
     """One row for each estimate.
 
     Arguments:
         estimates: By the name of the measurement that they are of.
+        split: What the test examples are.
     """
     return [
-        _row(estimate, measurement.key, origin, data)
+        _row(estimate, measurement.key, origin, data, split)
         for measurement in measurements
         for estimate in estimates[measurement.name]
     ]
 
 
-def _row(estimate: Estimate, key: str, origin: Origin, data: DataSpec) -> ResultRow:
+def _row(estimate: Estimate, key: str, origin: Origin, data: DataSpec, split: str) -> ResultRow:
     info = estimate.info
     return ResultRow(
         **{name: getattr(origin, name) for name in _ORIGIN},
         **{name: getattr(estimate, name) for name in _ESTIMATE},
-        dataset=data.name, data_revision=data.revision, split="test", measuring_key=key,
+        dataset=data.name, data_revision=data.revision, split=split, measuring_key=key,
         metric=info.name, metric_title=info.title, metric_version=info.version, rank=info.rank,
         unit=info.unit, higher_is_better=info.higher_is_better,
     )  # fmt: skip

@@ -112,9 +112,10 @@ class Copying(Metric):
         )
 
     def compute(self, examples: Examples) -> list[Estimate]:
+        of_training = examples.train
         sets = two_sets(examples, self.recipe, self.n_samples, least=20)
         extractor = examples.extractor(self.recipe)
-        train = examples.features(extractor, examples.data.train.x)
+        train = examples.features(extractor, of_training)
         if not bool(torch.isfinite(train).all()):
             raise BrokenError("features of training examples are not finite")
         of_fake, of_real = nearest(sets.fake, train), nearest(sets.real, train)

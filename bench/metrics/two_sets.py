@@ -37,9 +37,9 @@ def two_sets(examples: Examples, recipe: Recipe, n_samples: int, least: int = 2)
         BrokenError: A side has too few examples, or features that are not finite.
     """
     examples.need(recipe)
-    samples = examples.samples(n_samples)
+    test, samples = examples.real, examples.samples(n_samples)
     extractor = examples.extractor(recipe)
-    real, fake = examples.features(extractor, examples.real), examples.features(extractor, samples)
+    real, fake = examples.features(extractor, test), examples.features(extractor, samples)
     if min(len(real), len(fake)) < least:
         raise BrokenError(f"needs at least {least} real examples and {least} samples, not {len(real)} and {len(fake)}")
     if not bool(torch.isfinite(fake).all() and torch.isfinite(real).all()):

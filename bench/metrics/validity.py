@@ -51,7 +51,7 @@ class Validity(Metric):
             measured(share, p, draws=math.sqrt(p * (1 - p) / n), ci_low=low, ci_high=high, n_fake=n),
             *(
                 measured(info, count / n, n_fake=n)
-                for info, count in zip(others, distinct_and_new(valid, examples.data.train.x), strict=True)
+                for info, count in zip(others, distinct_and_new(valid, examples.train), strict=True)
             ),
         ]
 

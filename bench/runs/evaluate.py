@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from bench.checkpoint import load_checkpoint, stored_config
-from bench.config.build import build_data, build_metrics, check_arguments
+from bench.config.build import build_data, build_metrics, build_subject, check_arguments
 from bench.config.limits import LARGEST_FILE, check_sizes
 from bench.config.spec import (
     CHECKPOINTS,
@@ -29,16 +29,20 @@ from bench.config.spec import (
 )
 from bench.config.trust import check_targets, look_here_too
 from bench.data.base import Data
+from bench.data.reference import Reference, read_reference
 from bench.errors import UserError
-from bench.evaluation.given import given_samples
+from bench.evaluation.given import given_model, given_samples
 from bench.evaluation.measure import measure
 from bench.regular import read_regular
+from bench.rng import seeded
 from bench.runs.folder import Ended, Outcome, RunFolder
 from bench.runs.run import logged, measure_checkpoint, no_tf32
 from bench.schema import ResultRow
+from bench.seeds import derive_seed
+from bench.subjects.base import Subject
 from bench.training.console import Reporter
 
-__all__ = ["Asked", "Target", "evaluate_run", "evaluate_samples", "on_samples", "target_of"]
+__all__ = ["Asked", "Target", "evaluate_own", "evaluate_run", "evaluate_samples", "on_samples", "target_of"]
 
 log = logging.getLogger("genbench")
 
@@ -73,11 +77,13 @@ class Asked:
         compose: Makes the configuration of ``evaluate`` from the defaults of a target.
         keys: The keys that the user gave.
         data: Keys of the data's configuration to change, by name.
+        reference: Examples, or their mean and covariance, that are compared with in place of the test split.
     """
 
     compose: Callable[[list[str]], dict[str, Any]]
     keys: frozenset[str]
     data: Mapping[str, Any]
+    reference: Path | None = None
 
 
 class Identity(NamedTuple):
@@ -142,6 +148,10 @@ def evaluate_run(target: Target, asked: Asked) -> tuple[list[ResultRow], RunSpec
             say.warn(note)
         files = {name: target.checkpoint or folder.checkpoint(name) for name in spec.evaluation.checkpoints}
         measurements = _on_these_data(spec, asked, node, data, next(iter(files.values())))
+        if asked.reference is not None:
+            reference = read_reference(asked.reference, data.spec, lambda: data.spec)
+            data, others = reference.in_place_of_test(data), {**node, "reference": reference.revision}
+            measurements = tuple(dataclasses.replace(one, data=others) for one in measurements)
         known = set() if again else folder.measured(identity.training_key)
         folder.reopen()
         try:
@@ -246,21 +256,25 @@ def on_samples(config: Node) -> tuple[Measurement, ...]:
     if not config.get("metric"):
         raise UserError("metric: none is chosen; name at least one, as in metric=[fid]")
     check_sizes(config)
-    check_targets({key: config.get(key) for key in ("data", "metric", "trust")})
+    check_targets({key: config.get(key) for key in ("data", "metric", "subject", "trust")})
     check_arguments(config)
     build_metrics(config["metric"])
     return tuple(Measurement(name, node, "given") for name, node in config["metric"].items())
 
 
 def evaluate_samples(
-    config: Node, read: Callable[[Data], tuple[Tensor, str]], label: str
+    config: Node,
+    read: Callable[[Data], tuple[Tensor, str]],
+    label: str,
+    referred: Callable[[Data | None], Reference] | None = None,
 ) -> tuple[list[ResultRow], Path]:
-    """Measure samples of others; their rows are kept in a folder of their own under runs/.
+    """Measure samples of others, as ``_evaluate`` does.
 
     Arguments:
         config: Composed from conf/evaluate.yaml.
         read: Gives the samples and their hash, for data that say what they must be.
         label: What tables call them.
+        referred: Gives the reference in place of the test split, for the data set that is named besides.
 
     Returns:
         The rows asked for, and the folder.
@@ -268,28 +282,101 @@ def evaluate_samples(
     Raises:
         UserError: The configuration or the samples are wrong.
     """
-    check_name("label", label)
+    if not isinstance(config.get("data"), dict) and referred is None:
+        raise UserError("samples: name the data that they are samples of, as in data=mnist5k, or real examples to "
+                        "compare with, as in reference=FOLDER")  # fmt: skip
+    asked_for = typed(Evaluation, config["evaluate"], "evaluate").n_samples
+
+    def made(data: Data, node: Node, data_name: str) -> tuple[Subject, str]:
+        x, sha256 = read(data)
+        note = (f"{asked_for} of {len(x)} samples are measured, taken at random; evaluate.n_samples={len(x)} measures "
+                "all")  # fmt: skip
+        subject = given_samples(
+            x, sha256, label, data=node, data_name=data_name, revision=data.spec.revision, seed=config["seed"],
+            in_place=True,
+        )  # fmt: skip
+        return subject, note if len(x) > asked_for else ""
+
+    return _evaluate(config, made, label, referred)
+
+
+def evaluate_own(
+    config: Node, label: str, referred: Callable[[Data | None], Reference] | None = None
+) -> tuple[list[ResultRow], Path]:
+    """Measure a model of the user's own, as ``_evaluate`` does; again each time, because its code may have changed.
+
+    Arguments:
+        config: Composed from conf/evaluate.yaml; ``subject`` is what makes the model.
+        label, referred: As in ``evaluate_samples``.
+
+    Raises:
+        UserError: The configuration is wrong, or the model is none.
+    """
+    node = config["subject"]
+    if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
+        raise UserError("subject: name what makes the model, as in subject._target_=mypkg.Net")
     if not isinstance(config.get("data"), dict):
-        raise UserError("samples: name the data that they are samples of, as in data=mnist5k")
-    check_name("name", config["name"])
+        raise UserError("subject: name the data that it is a model of, as in data=mnist5k")
+
+    def made(data: Data, compared: Node, data_name: str) -> tuple[Subject, str]:
+        with seeded(derive_seed(config["seed"], "init")):
+            model = build_subject(node, data.spec)
+        return given_model(
+            model, node, label, data=compared, data_name=data_name, spec=data.spec, revision=data.spec.revision,
+            seed=config["seed"],
+        ), ""  # fmt: skip
+
+    return _evaluate({**config, "rerun": True}, made, label, referred)
+
+
+def _evaluate(
+    config: Node,
+    made: Callable[[Data, Node, str], tuple[Subject, str]],
+    label: str,
+    referred: Callable[[Data | None], Reference] | None,
+) -> tuple[list[ResultRow], Path]:
+    """Measure what is given; its rows are kept in a folder of their own under runs/.
+
+    Arguments:
+        made: Makes the subject for data, what stands for their configuration in its key, and their name; and says what
+            the user should know.
+
+    Returns:
+        The rows asked for, and the folder.
+    """
+    check_name("label", label)
+    named = isinstance(config.get("data"), dict)
     measurements = on_samples(config)
-    evaluation = typed(Evaluation, config["evaluate"], "evaluate")
-    data = build_data(config["data"])
-    x, sha256 = read(data)
-    subject = given_samples(
-        x, sha256, label, data=config["data"], data_name=called(config["data"], config["choices"]),
-        revision=data.spec.revision, seed=config["seed"],
-    )  # fmt: skip
-    folder = RunFolder(Path(config["runs_dir"]) / config["name"] / subject.origin.run_id)
+    typed(Evaluation, config["evaluate"], "evaluate")
+    data, node = _compared(config["data"] if named else None, referred)
+    name = config["name"] or data.spec.name
+    check_name("name", name)
+    subject, note = made(data, node, called(config["data"], config["choices"]) if named else data.spec.name)
+    folder = RunFolder(Path(config["runs_dir"]) / name / subject.origin.run_id)
     with folder.locked(), logged(folder), Reporter(subject.origin.run_id, log) as say:
         known = set() if config["rerun"] else folder.measured(subject.origin.training_key)
         missing = [one for one in measurements if one.key not in known]
         folder.reopen()
         if missing:
-            if len(x) > evaluation.n_samples:
-                say.note(f"{evaluation.n_samples} of {len(x)} samples are measured, taken at random; "
-                         f"evaluate.n_samples={len(x)} measures all")  # fmt: skip
+            if note:
+                say.note(note)
             rows, _ = measure(subject, data, missing, seed=config["seed"], report=say.evaluating, note=say.note)
             folder.add_rows(rows)
-        folder.end(Outcome(subject.origin.run_id, Ended.OK, "samples of others"))
+        folder.end(Outcome(subject.origin.run_id, Ended.OK, "measured as it was given"))
     return folder.rows_of(measurements, subject.origin.training_key), folder.path
+
+
+def _compared(node: Node | None, referred: Callable[[Data | None], Reference] | None) -> tuple[Data, Node]:
+    """The data to compare samples with, and what stands for their configuration in the key of the samples.
+
+    Arguments:
+        node: The configuration of a data set; None: a reference stands alone.
+    """
+    data = None if node is None else build_data(node)
+    reference = None if referred is None else referred(data)
+    if reference is None:
+        assert data is not None
+        assert node is not None
+        return data, node
+    whole = reference.as_data() if data is None else reference.in_place_of_test(data)
+    return whole, {**(node or {}), "reference": reference.revision}

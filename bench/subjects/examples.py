@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from bench.data.base import Data
+from bench.data.formats.moments import Moments
 from bench.errors import UnavailableError
 from bench.features.base import Classifier, Extractor, Note, Recipe
 from bench.schema import DataSpec
@@ -48,12 +49,35 @@ class Examples:
 
     @property
     def real(self) -> Tensor:
-        """The test split, ``(N, *shape)``, in the data's own dtype."""
+        """The test split, ``(N, *shape)``, in the data's own dtype.
+
+        Raises:
+            UnavailableError: Only its mean and covariance are known.
+        """
+        self._need_examples()
         return self.data.test.x
+
+    @property
+    def train(self) -> Tensor:
+        """The training split, ``(N, *shape)``, in the data's own dtype.
+
+        Raises:
+            UnavailableError: There is none: somebody's reference stands alone.
+        """
+        if len(self.data.train) == 0:
+            raise UnavailableError(f"{self.spec.name} has no training split, only examples to compare with; name the "
+                                   "data, too, if they are of a data set")  # fmt: skip
+        return self.data.train.x
+
+    @property
+    def moments(self) -> Moments | None:
+        """Mean and covariance of features, where nothing else is known of the test split."""
+        return self.data.moments
 
     @cached_property
     def held_out(self) -> Tensor:
         """Validation and test split together: real examples that no model was trained on."""
+        self._need_examples()
         return torch.cat([self.data.val.x, self.data.test.x])
 
     def samples(self, n: int) -> Tensor:
@@ -64,7 +88,7 @@ class Examples:
             ValueError: Its samples are of another shape or dtype than the data, or not finite.
         """
         if n not in self._samples:
-            made, real = self.subject.samples(n, self.report), self.real
+            made, real = self.subject.samples(n, self.report), self.data.test.x
             if made.dtype != real.dtype or made.shape[1:] != real.shape[1:]:
                 raise ValueError(f"the model's samples are {made.dtype} {tuple(made.shape)}, "
                                  f"the data {real.dtype} {tuple(real.shape)}")  # fmt: skip
@@ -92,19 +116,29 @@ class Examples:
 
     def need(self, recipe: Recipe, data: Data | None = None) -> None:
         """Raise UnavailableError where there is no such extractor for the data (the subject's, unless given)."""
-        reason = recipe.lacks(self.data if data is None else data)
+        reason = recipe.lacks(self._learned(data))
         if reason:
             raise UnavailableError(reason)
 
     def extractor(self, recipe: Recipe, data: Data | None = None) -> Extractor:
         """The extractor that a recipe makes for the data. Two equal recipes have one extractor."""
-        data = self.data if data is None else data
+        data = self._learned(data)
         self.need(recipe, data)
         for known, of, extractor in self._extractors:
             if _same(known, recipe) and of is data:
                 return extractor
         self._extractors.append((recipe, data, recipe.extractor(data, self._note)))
         return self._extractors[-1][2]
+
+    def _learned(self, data: Data | None) -> Data:
+        """The data that extractors are made for: beside a reference, those of the data set that it stands in."""
+        data = self.data if data is None else data
+        return data if data.learned is None else data.learned
+
+    def _need_examples(self) -> None:
+        if self.moments is not None:
+            raise UnavailableError(f"the reference {self.moments.name} is a mean and a covariance alone; this metric "
+                                   "needs its examples")  # fmt: skip
 
     def classifier(self, recipe: Recipe, data: Data | None = None) -> Classifier:
         """The same, where class probabilities are needed as well."""

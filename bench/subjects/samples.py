@@ -18,15 +18,20 @@ class GivenSamples(Subject):
     Arguments:
         x: ``(N, *shape)``.
         seed: Of the order.
+        in_place: Whether ``x`` itself is put into that order, so that the samples are in memory once.
     """
 
-    def __init__(self, x: Tensor, seed: int, origin: Origin) -> None:
+    def __init__(self, x: Tensor, seed: int, origin: Origin, *, in_place: bool = False) -> None:
         generator = Generator().manual_seed(derive_seed(seed, "given samples", "order"))
-        self.x = x[torch.randperm(len(x), generator=generator)]
+        self.order = torch.randperm(len(x), generator=generator)
+        self.x = x
         self.origin = origin
+        if in_place:
+            _put_in_order(x, self.order)
+            self.order = torch.arange(0)
 
     def samples(self, n: int, report: Report = silent) -> Tensor:
-        return self.x[:n]
+        return self.x[self.order[:n]] if len(self.order) else self.x[:n]
 
     def outside(self, n: int, report: Report = silent) -> Tensor:
         raise UnavailableError("only samples are given: what was clipped to the data's range is not known")
@@ -45,3 +50,16 @@ class GivenSamples(Subject):
 
     def costs(self, x: Tensor, n: int) -> dict[str, float]:
         raise UnavailableError("only samples are given: what they cost is not known")
+
+
+def _put_in_order(x: Tensor, order: Tensor) -> None:
+    """Make ``x`` what ``x[order]`` is, along the cycles of the permutation, with one row's worth of memory."""
+    rows, source = x.numpy(), order.tolist()
+    for start in range(len(source)):
+        place, first = start, None
+        while source[place] >= 0:
+            following, source[place] = source[place], -1
+            if first is None:
+                first = rows[start].copy()
+            rows[place] = first if following == start else rows[following]
+            place = following

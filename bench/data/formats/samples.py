@@ -20,22 +20,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.data.formats.image_files import PictureError, is_picture, opened_simple, orientation, upright
+from bench.data.formats.sample_values import as_levels, as_reals, check, one_line, views
 from bench.errors import UserError
 from bench.schema import DataSpec
 
-__all__ = ["as_array", "as_samples", "read_samples", "sha256_of"]
+__all__ = ["as_array", "as_samples", "described", "read_samples", "sha256_of", "spec_of"]
 
 _WANTED = "give a .npy, .npz, .pt or .pth file or a folder of PNG or JPEG pictures"
 _MAX_BYTES = 8 << 30  # limit for a file, for the unpacked array in it, and for all pictures of a folder together
 _MAX_PICTURE_BYTES = 64 << 20  # limit for the file of one picture
-_FEWEST = 2
 _NAMES = ("samples", "arr_0")  # names of the array to take if an npz has several
+_CHUNK = 1 << 18  # bytes that are turned at once
+_Header = tuple[tuple[int, ...], bool, np.dtype[Any]]  # shape, whether in Fortran's order, type
 _NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 # By number of channels: the mode, and the modes that are converted to it.
 _MODES = {1: ("L", {"1", "L", "LA", "RGB"}), 3: ("RGB", {"RGB", "RGBA", "P", "PA"})}
 
 
-def read_samples(path: str | Path, spec: DataSpec) -> Tensor:
+def read_samples(path: str | Path, spec: DataSpec, key: str = "samples") -> Tensor:
     """Return samples ``(N, *spec.shape)``: uint8 levels 0 .. L-1, or float32 for real-valued data.
 
     The suffix decides how the file is read:
@@ -54,18 +56,75 @@ def read_samples(path: str | Path, spec: DataSpec) -> Tensor:
     Arguments:
         path: The file or folder. ``~`` is the user's home.
         spec: Specification of the data that the samples imitate.
+        key: What messages call them.
 
     Raises:
         UserError: The file is missing, not a regular file, damaged, larger than 8 GiB or of another kind; it holds
             objects, another shape, fewer than two samples, or values outside the data's range.
     """
+    path, read, where = _found(path, key)
+    with _reading(where):
+        values = read(path, spec, where)
+    return as_samples(values, spec, where)
+
+
+def spec_of(path: str | os.PathLike[str], name: str, key: str = "samples") -> DataSpec:
+    """Return a specification ``name`` that samples at a path fit, for samples that imitate no known data set.
+
+    An array has the kind that ``described`` says; only its header is read. A folder has that of its first picture.
+
+    Raises:
+        UserError: As ``read_samples``, or the array is neither pictures nor vectors.
+    """
+    path, read, where = _found(path, key)
+    with _reading(where):
+        if read is _read_folder:
+            files = _picture_files(path, where)
+            if len(files) == 0:
+                raise UserError(f"{where} has no pictures (by their suffix or first bytes); {_WANTED}")
+            try:
+                of_first = _shape_of(_content(files[0]))
+            except PictureError as error:
+                raise UserError(f"{_key(where)} {one_line(str(files[0]))} {error}") from error
+            return DataSpec(name, "", of_first, 256, 0, 0, len(files))
+        if read is _read_torch:
+            values = _read_torch(path, None, where)
+            return described(values.shape, values.dtype, name, where)
+        with path.open("rb") as stream, _npy_in(path, stream, where) as (array, _):
+            shape, _, dtype = _header(array)
+            return described(shape, dtype, name, where)
+
+
+def described(shape: tuple[int, ...], dtype: np.dtype[Any], name: str, where: str) -> DataSpec:
+    """Return the specification of samples ``(N, ...)`` by their shape and type alone.
+
+    Arrays of three or four axes are pictures ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)`` with 256 levels; where
+    neither the second nor the last axis is 1 or 3, channels are first. Floats ``(N, D)`` are vectors.
+
+    Raises:
+        UserError: They are neither.
+    """
+    one: tuple[int, ...] = shape[1:]
+    if len(one) == 2:
+        one = (1, *one)
+    elif len(one) == 3 and one[0] not in _MODES and one[2] in _MODES:
+        one = (one[2], *one[:2])
+    is_pictures = len(one) == 3 and dtype.kind in "iuf"
+    if not is_pictures and not (len(one) == 1 and dtype.kind == "f"):
+        kind = one_line(str(dtype)[:60])
+        raise UserError(f"{where}: {kind} {shape}; wanted are uint8 pictures (N, C, H, W) or floats (N, D)")
+    return DataSpec(name, "", one, 256 if is_pictures else None, 0, 0, shape[0])
+
+
+def _found(path: str | os.PathLike[str], key: str) -> "tuple[Path, _Reader, str]":
+    """A path at home, its reader, and what messages call it."""
     path = Path(path)
-    where = f"samples {_line(str(path))}"
+    where = f"{key} {one_line(str(path))}"
     try:
         path = path.expanduser()
         status = os.stat(path)
     except (OSError, ValueError, RuntimeError) as error:  # a zero byte in the name; no home of this user
-        reason = _line(getattr(error, "strerror", None) or str(error))
+        reason = one_line(getattr(error, "strerror", None) or str(error))
         raise UserError(f"{where}: no such file or folder ({reason}); {_WANTED}") from error
     read = _READERS.get(path.suffix.lower())
     if stat.S_ISDIR(status.st_mode):
@@ -76,9 +135,7 @@ def read_samples(path: str | Path, spec: DataSpec) -> Tensor:
         raise UserError(f"{where} has the suffix {path.suffix!r}; {_WANTED}")
     elif status.st_size > _MAX_BYTES:
         raise UserError(f"{where} has {status.st_size} bytes, more than {_MAX_BYTES}; bring fewer samples")
-    with _reading(where):
-        values = read(path, spec, where)
-    return as_samples(values, spec, where)
+    return path, read, where
 
 
 def as_samples(values: NDArray[Any] | Tensor, spec: DataSpec, where: str = "samples") -> Tensor:
@@ -91,9 +148,9 @@ def as_samples(values: NDArray[Any] | Tensor, spec: DataSpec, where: str = "samp
         UserError: They have another shape or type, are fewer than two, or hold values that are not the data's.
     """
     values = as_array(values, where)
-    _check(values.shape, values.dtype, spec, where)
-    values = _views(spec)[values.shape[1:]](values)
-    made = _reals(values, where) if spec.levels is None else _levels(values, spec.levels, where)
+    check(values.shape, values.dtype, spec, where)
+    values = views(spec)[values.shape[1:]](values)
+    made = as_reals(values, where) if spec.levels is None else as_levels(values, spec.levels, where)
     return torch.from_numpy(made if made.flags.writeable else made.copy())  # torch warns of what it may not write
 
 
@@ -106,7 +163,7 @@ def as_array(values: NDArray[Any] | Tensor, where: str) -> NDArray[Any]:
     try:
         return _array(values) if isinstance(values, Tensor) else values
     except (TypeError, RuntimeError) as error:
-        reason = _line(" ".join(str(error).split())[:150])
+        reason = one_line(" ".join(str(error).split())[:150])
         raise UserError(
             f"{where}: the tensor cannot become an array ({reason}); give a dense one of numbers"
         ) from error
@@ -122,44 +179,67 @@ def sha256_of(samples: Tensor) -> str:
 # Array files
 
 
-def _read_npy(path: Path, spec: DataSpec, where: str) -> NDArray[Any]:
-    with path.open("rb") as stream:
-        _check_header(stream, path.stat().st_size, spec, where)
-        stream.seek(0)
-        return np.lib.format.read_array(stream, allow_pickle=False)
+def _read_array(path: Path, spec: DataSpec, where: str) -> NDArray[Any]:
+    with path.open("rb") as stream, _npy_in(path, stream, where) as (array, size):
+        shape, fortran, dtype = _check_header(array, size, spec, where)
+        if shape[1:] != spec.shape and len(shape) == len(spec.shape) + 1 and not fortran:
+            return _channels_moved(array, shape, dtype)
+    with path.open("rb") as stream, _npy_in(path, stream, where) as (array, _):
+        return np.lib.format.read_array(array, allow_pickle=False)
 
 
-def _read_npz(path: Path, spec: DataSpec, where: str) -> NDArray[Any]:
-    with zipfile.ZipFile(path) as archive:
+def _channels_moved(stream: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return the rest of an npy file of pictures ``(N, H, W, C)`` as a view of an array ``(N, C, H, W)``.
+
+    It is read and turned in chunks, so that the pictures are in memory once.
+    """
+    n, height, width, channels = shape
+    turned = np.empty((n, channels, height, width), dtype)
+    for part in np.split(turned, range(0, n, max(1, _CHUNK // (turned[:1].nbytes or 1)))[1:]):
+        content = stream.read(part.nbytes)
+        part[...] = np.moveaxis(np.frombuffer(content, dtype).reshape(len(part), height, width, channels), -1, 1)
+    return np.moveaxis(turned, 1, -1)
+
+
+@contextmanager
+def _npy_in(path: Path, stream: IO[bytes], where: str) -> Iterator[tuple[IO[bytes], int]]:
+    """The stream of the npy file that a ``.npy`` file is or a ``.npz`` file holds, and its size when unpacked."""
+    if path.suffix.lower() == ".npy":
+        yield stream, path.stat().st_size
+        return
+    with zipfile.ZipFile(stream) as archive:
         entries = {e.filename.removesuffix(".npy"): e for e in archive.infolist() if e.filename.endswith(".npy")}
         name = next(iter(entries)) if len(entries) == 1 else next((name for name in _NAMES if name in entries), None)
         if name is None:
-            there = _line(", ".join(sorted(entries))[:200]) or "none"
+            there = one_line(", ".join(sorted(entries))[:200]) or "none"
             raise UserError(f"{where} has the arrays: {there}; save the samples as the array named samples")
         entry = entries[name]
         if entry.file_size > _MAX_BYTES:
             raise UserError(f"{where} unpacks to {entry.file_size} bytes, more than {_MAX_BYTES}; bring fewer samples")
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise UserError(f"{where} is compressed in a way that numpy does not write; save it with numpy.savez")
-        with archive.open(entry) as stream:  # this unpacks only the header
-            _check_header(stream, entry.file_size, spec, where)
-        with archive.open(entry) as stream:
-            return np.lib.format.read_array(stream, allow_pickle=False)
+        with archive.open(entry) as unpacked:  # unpacks no more than is read
+            yield unpacked, entry.file_size
 
 
-def _check_header(stream: IO[bytes], size: int, spec: DataSpec, where: str) -> None:
-    """Check the header of an npy file of ``size`` bytes, before memory is allocated for the array."""
-    version = np.lib.format.read_magic(stream)
-    if version not in _NPY_HEADERS:
-        raise ValueError(f"npy format {version} is not known")
-    shape, _, dtype = _NPY_HEADERS[version](stream)
-    _check(shape, dtype, spec, where)
+def _check_header(stream: IO[bytes], size: int, spec: DataSpec, where: str) -> _Header:
+    """Return the header of an npy file of ``size`` bytes, checked before memory is allocated for the array."""
+    shape, fortran, dtype = _header(stream)
+    check(shape, dtype, spec, where)
     claimed = math.prod(shape) * dtype.itemsize
     if stream.tell() + claimed != size:
         raise ValueError(f"an array of {claimed} bytes in {size - stream.tell()} bytes")
+    return shape, fortran, dtype
 
 
-def _read_torch(path: Path, spec: DataSpec, where: str) -> NDArray[Any]:
+def _header(stream: IO[bytes]) -> _Header:
+    version = np.lib.format.read_magic(stream)
+    if version not in _NPY_HEADERS:
+        raise ValueError(f"npy format {version} is not known")
+    return _NPY_HEADERS[version](stream)
+
+
+def _read_torch(path: Path, spec: DataSpec | None, where: str) -> NDArray[Any]:
     from bench.checkpoint import load_tensors  # here because it imports Lightning, which takes seconds
 
     with zipfile.ZipFile(path) as archive:
@@ -169,10 +249,10 @@ def _read_torch(path: Path, spec: DataSpec, where: str) -> NDArray[Any]:
     try:
         payload = load_tensors(path)
     except UserError as error:
-        raise UserError(_line(str(error))) from error
+        raise UserError(one_line(str(error))) from error
     if isinstance(payload, dict):
         if "samples" not in payload:
-            there = _line(", ".join(map(str, payload))[:200]) or "none"
+            there = one_line(", ".join(map(str, payload))[:200]) or "none"
             raise UserError(f"{where} has the entries: {there}; save the samples as the entry named samples")
         payload = payload["samples"]
     if not isinstance(payload, Tensor):
@@ -187,7 +267,7 @@ def _array(tensor: Tensor) -> NDArray[Any]:
 
 
 _Reader = Callable[[Path, DataSpec, str], NDArray[Any]]
-_READERS: dict[str, _Reader] = {".npy": _read_npy, ".npz": _read_npz, ".pt": _read_torch, ".pth": _read_torch}
+_READERS: dict[str, _Reader] = {".npy": _read_array, ".npz": _read_array, ".pt": _read_torch, ".pth": _read_torch}
 
 
 @contextmanager
@@ -198,7 +278,7 @@ def _reading(where: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {_line(' '.join(str(error).split())[:150])}"
+        reason = f"{type(error).__name__}: {one_line(' '.join(str(error).split())[:150])}"
         raise UserError(f"{where} is damaged or of another kind ({reason}); {_WANTED}") from error
 
 
@@ -218,8 +298,13 @@ def _read_folder(folder: Path, spec: DataSpec, where: str) -> NDArray[np.uint8]:
         try:
             row[...] = _pixels(_content(file), spec)
         except PictureError as error:
-            raise UserError(f"samples {_line(str(file))} {error}") from error
+            raise UserError(f"{_key(where)} {one_line(str(file))} {error}") from error
     return pixels
+
+
+def _key(where: str) -> str:
+    """What messages call samples that ``where`` names."""
+    return where.partition(" ")[0]
 
 
 def _picture_files(folder: Path, where: str) -> list[Path]:
@@ -232,7 +317,9 @@ def _picture_files(folder: Path, where: str) -> list[Path]:
     for parent, subfolders, names in os.walk(folder, onerror=refuse):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         for link in (path for name in subfolders if (path := Path(parent, name)).is_symlink()):
-            raise UserError(f"samples {_line(str(link))} is a link; put the pictures themselves into the folder")
+            raise UserError(
+                f"{_key(where)} {one_line(str(link))} is a link; put the pictures themselves into the folder"
+            )
         paths = [Path(parent, name) for name in names if not name.startswith(".")]
         found += [path for path in paths if is_picture(path.suffix, b"") or is_picture("", _head(path))]
     return sorted(found)
@@ -285,73 +372,8 @@ def _pixels(content: bytes, spec: DataSpec) -> NDArray[np.uint8]:
         return np.asarray(seen.convert(mode)).reshape(height, width, channels).transpose(2, 0, 1)
 
 
-# Shapes and values
-
-
-def _views(spec: DataSpec) -> dict[tuple[int, ...], Callable[[NDArray[Any]], NDArray[Any]]]:
-    """Return functions that view an array as ``(N, *spec.shape)``, keyed by the array's shape of one example."""
-    views: dict[tuple[int, ...], Callable[[NDArray[Any]], NDArray[Any]]] = {}
-    if spec.shape[0] == 1:
-        views[spec.shape[1:]] = lambda values: values[:, None]
-    if spec.is_image:
-        views[(*spec.shape[1:], spec.shape[0])] = lambda values: np.moveaxis(values, -1, 1)
-    views[spec.shape] = lambda values: values  # last, so that channels first wins if both fit
-    return views
-
-
-def _check(shape: tuple[int, ...], dtype: np.dtype[Any], spec: DataSpec, where: str) -> None:
-    """Raise UserError if an array of this shape and dtype cannot be samples of the data."""
-    kinds = "biuf" if spec.levels == 2 else "iuf"
-    if dtype.kind not in kinds:
-        wanted = "real numbers" if spec.levels is None else f"levels 0..{spec.levels - 1}"
-        raise UserError(f"{where} has entries of type {_line(str(dtype)[:60])}; {spec.name} wants {wanted}")
-    views = _views(spec)
-    if len(shape) == 0 or shape[1:] not in views:
-        wanted = " or ".join("(" + ", ".join(["N", *map(str, view)]) + ")" for view in reversed(views))
-        raise UserError(f"{where} has the shape {shape}; {spec.name} wants {wanted}")
-    if shape[0] < _FEWEST:
-        raise UserError(f"{where} has {shape[0]} samples; bring at least {_FEWEST}, and as many as there are")
-
-
-def _reals(values: NDArray[Any], where: str) -> NDArray[np.float32]:
-    with np.errstate(over="ignore"):
-        reals = np.ascontiguousarray(values, dtype=np.float32)
-    _finite_range(reals, where)
-    return reals
-
-
-def _levels(values: NDArray[Any], levels: int, where: str) -> NDArray[np.uint8]:
-    top = levels - 1
-    low, high = _finite_range(values, where)
-    stored_as_floats = values.dtype.kind == "f"
-    looks_scaled = stored_as_floats and high <= 1 < top
-    if low >= 0 and high <= top and not looks_scaled:
-        whole = np.ascontiguousarray(values, dtype=np.uint8)
-        if not stored_as_floats or bool((whole == values).all()):
-            return whole
-    given = f"{where} has {values.dtype} values from {low:g} to {high:g}; levels 0..{top} are wanted"
-    if not stored_as_floats:
-        raise UserError(f"{given}; bring the samples as the data's own levels")
-    from_unit, from_symmetric = f"(x * {top}).round()", f"((x + 1) / 2 * {top}).round()"
-    if low >= 0 and high <= 1:
-        advice = f"store {from_unit} if x are in [0, 1]"
-    elif low >= -1 and high <= 1:
-        advice = f"store {from_symmetric} if x are in [-1, 1]"
-    elif low >= 0 and high <= top:
-        advice = "they are not all whole; store x.round() if x are levels"
-    else:
-        advice = f"store {from_unit} of x in [0, 1], or {from_symmetric} of x in [-1, 1]"
-    raise UserError(f"{given}; {advice}")
-
-
-def _finite_range(values: NDArray[Any], where: str) -> tuple[float, float]:
-    """Return the smallest and the largest value. Raises UserError if a value is NaN or infinite."""
-    low, high = float(values.min()), float(values.max())
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise UserError(f"{where} has NaN or infinite values (or some beyond float32); every value must be finite")
-    return low, high
-
-
-def _line(text: str) -> str:
-    """Return the text on one line, with unprintable characters escaped."""
-    return text if text.isprintable() else ascii(text)
+def _shape_of(content: bytes) -> tuple[int, int, int]:
+    """Return the shape ``(C, H, W)`` of a picture from its header."""
+    with opened_simple(content) as picture:
+        width, height = picture.size[::-1] if orientation(picture, content) >= 5 else picture.size
+        return (1 if picture.mode in ("1", "L", "LA") else 3, height, width)

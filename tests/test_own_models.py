@@ -1,0 +1,180 @@
+"""Models of the user's own under ``genbench evaluate``: what they must have, what is measured, what is refused."""
+
+import itertools
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bench.cli.main import main
+from bench.data.toy import two_moons
+from bench.rows.store import read_rows
+from bench.schema import ResultRow, Status
+
+SMALL = ["data=two_moons", "data.n_train=512", "data.n_val=64", "data.n_test=64", "evaluate.n_samples=301"]
+NORMAL = torch.distributions.Normal(0.0, 1.5)
+CODE = """
+import torch
+from torch import nn
+
+
+class Plain:
+    def __init__(self, scale):
+        self.normal = torch.distributions.Normal(0.0, scale)
+
+    def sample(self, n):
+        return self.normal.sample((n, 2))
+
+    def log_prob(self, x):
+        return self.normal.log_prob(x).sum(1)
+
+
+class Net(nn.Module):
+    '''Loads its own weights, and refuses to work while training.'''
+
+    def __init__(self, weights, shape):
+        super().__init__()
+        self.scale = nn.Parameter(torch.empty(()))
+        self.drop = nn.Dropout(0.5)
+        self.shape = shape
+        self.load_state_dict(torch.load(weights, weights_only=True))
+
+    def sample(self, n, generator):
+        assert not self.training and not torch.is_grad_enabled()
+        return self.drop(torch.randn(n, *self.shape, generator=generator) * self.scale)
+
+
+class Odd(Plain):
+    def sample(self, n):
+        return {"many": super().sample(n + 1), "flat": super().sample(n)[:, 0], "list": [1.0] * n}[self.how]
+
+    def log_prob(self, x):
+        return super().log_prob(x).mean()
+
+    def __init__(self, how):
+        super().__init__(1.0)
+        self.how = how
+
+
+class Nothing:
+    pass
+
+
+def load(scale=1.5):
+    return Plain(scale)
+
+
+def broken():
+    raise RuntimeError("no weights here")
+"""
+count = itertools.count()
+
+
+@pytest.fixture
+def package(workplace: Path) -> str:
+    """A module in the working folder, by a name that no test before had: Python imports a name once."""
+    name = f"own_models_{next(count)}"
+    Path(f"{name}.py").write_text(CODE)
+    return name
+
+
+def measured(package: str, *arguments: str) -> dict[str, ResultRow]:
+    assert main(["evaluate", *SMALL, f"trust=[{package}]", *arguments, "out=out.jsonl"]) in (0, 1)
+    return {row.metric: row for row in read_rows(Path("out.jsonl"))}
+
+
+def fid(package: str, target: str, *arguments: str) -> ResultRow:
+    return measured(
+        package, f"subject._target_={package}.{target}", "metric=[fid]", "metric.fid.features=pixels", *arguments
+    )["fid[pixels]"]
+
+
+def test_an_object_that_samples_and_has_a_likelihood(package: str) -> None:
+    state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    rows = measured(package, f"subject._target_={package}.Plain", "subject.scale=1.5", "metric=[likelihood,fid,latent]",
+                    "metric.fid.features=pixels")  # fmt: skip
+    assert torch.equal(state[0], torch.get_rng_state())
+    assert np.array_equal(state[1], np.random.get_state()[1])
+    likelihood = rows["log_likelihood"]
+    expected = NORMAL.log_prob(two_moons(512, 64, 64).test.x).sum(1).double().mean().item()
+    assert (likelihood.value, likelihood.relation, likelihood.n_draws) == (pytest.approx(expected), "exact", 1)
+    assert (rows["fid[pixels]"].n_fake, rows["fid[pixels]"].status) == (301, Status.OK)
+    assert (likelihood.model, likelihood.model_family, likelihood.checkpoint) == ("Plain", "own", "given")
+    assert rows["elbo"].reason == "the model has no approximate posterior"
+    again = fid(package, "Plain", "subject.scale=1.5")
+    assert again.value == rows["fid[pixels]"].value, "the same seed gives the same samples"
+    assert fid(package, "Plain", "subject.scale=1.5", "seed=1").value != again.value
+    assert fid(package, "load", "label=other").value == again.value, "a function may make it"
+
+
+def test_a_module_with_its_own_weights_is_known_by_them(package: str) -> None:
+    rows = []
+    for scale in (1.0, 3.0):
+        torch.save({"scale": torch.tensor(scale)}, "net.pt")
+        rows.append(fid(package, "Net", "subject.weights=net.pt"))
+    assert [(row.status, row.n_params) for row in rows] == [(Status.OK, 1)] * 2
+    assert rows[0].group != rows[1].group
+    assert rows[0].value != rows[1].value
+    lacking = measured(package, f"subject._target_={package}.Net", "subject.weights=net.pt", "metric=[likelihood]")
+    assert lacking["log_likelihood"].reason == "the model has no likelihood: it has no log_prob(x)"
+
+
+def test_changed_code_is_measured_again(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = fid(package, "load")
+    monkeypatch.setattr(sys.modules[package], "load", lambda scale=9.0: sys.modules[package].Plain(9.0))
+    monkeypatch.setattr(sys.modules[package].load, "__module__", package)
+    after = fid(package, "load")
+    assert after.value is not None
+    assert before.value is not None
+    assert after.value > before.value + 10
+
+
+@pytest.mark.parametrize(
+    ("how", "metric", "reason"),
+    [
+        ("many", "fid", "ValueError: sample(151) returned 152 samples"),
+        ("flat", "fid", "subject: sample(n) has the shape (151,); two_moons wants (N, 2)"),
+        ("list", "fid", "TypeError: sample returned a list; wanted is a torch.Tensor"),
+        ("many", "likelihood", "ValueError: log_prob returned shape () for 64 examples"),
+    ],
+)
+def test_what_a_model_does_wrong_fails_its_metric(how: str, metric: str, reason: str, package: str) -> None:
+    more = ["metric.fid.features=pixels"] if metric == "fid" else []
+    rows = measured(package, f"subject._target_={package}.Odd", f"subject.how={how}", f"metric=[{metric}]", *more)
+    failed = [row for row in rows.values() if row.status is Status.FAILED]
+    assert failed
+    assert reason in failed[0].reason
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["subject._target_=PACKAGE.Plain"], "if you trust it, add trust=[PACKAGE]"),
+        (["subject._target_=os.system", "subject.command=ls"], "'os.system' is not in the packages allowed there"),
+        (["subject._target_=PACKAGE.nn.Linear", "TRUST"], "cannot be imported"),
+        (["subject._target_=PACKAGE.torch", "TRUST"], "is not a"),
+        (["subject._target_=PACKAGE.Plain", "subject.size=3", "TRUST"], "subject.size: PACKAGE.Plain takes no such"),
+        (["subject._target_=PACKAGE.Plain", "TRUST"], "subject: PACKAGE.Plain could not be made"),
+        (["subject._target_=PACKAGE.broken", "TRUST"], "subject: PACKAGE.broken could not be made: no weights here"),
+        (["subject._target_=PACKAGE.Nothing", "TRUST"], "a Nothing has neither sample(n) nor log_prob(x)"),
+        (["subject.weights=x.pt", "TRUST"], "name what makes the model, as in subject._target_=mypkg.Net"),
+        (["subject=null"], "name what makes the model"),
+        (["subject._target_=PACKAGE.Plain", "samples=x.npy"], "either samples=... or subject=..."),
+    ],
+)
+def test_mistakes_are_one_line_and_strangers_are_not_imported(
+    arguments: list[str], said: str, package: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = [f"trust=[{package}]" if text == "TRUST" else text.replace("PACKAGE", package) for text in arguments]
+    assert main(["evaluate", *SMALL, "metric=[likelihood]", *known]) == 2
+    told = capsys.readouterr().err
+    assert len(told.splitlines()) == 1
+    assert said.replace("PACKAGE", package) in told
+    assert "TRUST" in arguments or package not in sys.modules
+
+
+def test_a_model_without_data_is_refused(package: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", f"subject._target_={package}.load", f"trust=[{package}]"]) == 2
+    assert "name the data that it is a model of, as in data=mnist5k" in capsys.readouterr().err
