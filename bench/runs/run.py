@@ -16,7 +16,7 @@ from bench.checkpoint import Progress, load_checkpoint
 from bench.config.build import build_data, build_logger, build_metrics, build_model, build_probes
 from bench.config.spec import Measurement, RunSpec
 from bench.data.base import Data
-from bench.errors import BusyError, DivergedError, UserError, is_out_of_memory
+from bench.errors import BusyError, DivergedError, UnavailableError, UserError, is_out_of_memory
 from bench.evaluation.measure import (
     failed_run,
     known_density,
@@ -44,7 +44,7 @@ from bench.training.diagnostics import Diagnostics
 from bench.training.fit import fit
 from bench.training.select import validation_score
 
-__all__ = ["execute", "logged", "measure_checkpoint", "no_tf32"]
+__all__ = ["execute", "logged", "measure_checkpoint", "no_tf32", "note_end"]
 
 log = logging.getLogger("genbench")
 
@@ -72,7 +72,9 @@ def execute(spec: RunSpec, stage: Stage | None = None) -> Outcome:
         if stage is None:
             reporter = Reporter(spec.run_id, log, spec.schedule)
         else:
-            reporter = Reporter(stage.words + spec.run_id, log, spec.schedule, own=stage.own, rest=stage.rest)
+            reporter = Reporter(
+                stage.words + spec.run_id, log, spec.schedule, own=stage.own, rest=stage.rest, hear=stage.hear
+            )
         with folder.locked(follower=_is_follower(), owner=_owner()), logged(folder), reporter as say:
             outcome = _guarded(spec, folder, say)
             say.ended = "failed" if outcome.exit_code else "done"
@@ -83,6 +85,22 @@ def execute(spec: RunSpec, stage: Stage | None = None) -> Outcome:
         return Outcome(spec.run_id, Ended.BUSY, str(error))
     except UserError as error:  # the folder cannot be written: nothing is left there
         return Outcome(spec.run_id, Ended.REFUSED, str(error))
+
+
+def note_end(spec: RunSpec, outcome: Outcome, *, with_data: bool = True) -> None:
+    """Write rows and a marker for a run that another process left without a word.
+
+    Arguments:
+        with_data: Whether to read the data set, from which the rows take what they say of it.
+
+    Raises:
+        UserError: Another process is at work there, or the folder cannot be written.
+    """
+    folder = RunFolder(spec.folder)
+    with folder.locked(), logged(folder):
+        log.error(outcome.reason)
+        _write_failure(spec, folder, outcome.reason, with_data=with_data)
+        folder.end(outcome)
 
 
 def _guarded(spec: RunSpec, folder: RunFolder, say: Reporter) -> Outcome:
@@ -225,7 +243,7 @@ def measure_checkpoint(
     return rows, subject, examples
 
 
-def _write_failure(spec: RunSpec, folder: RunFolder, reason: str) -> None:
+def _write_failure(spec: RunSpec, folder: RunFolder, reason: str, *, with_data: bool = True) -> None:
     """Rows that say why there is nothing else. What was measured before on a model that is trained stands."""
     try:
         trained = folder.trained(spec)
@@ -236,6 +254,8 @@ def _write_failure(spec: RunSpec, folder: RunFolder, reason: str) -> None:
         }
         rows: list[ResultRow] = []
         try:
+            if not with_data:
+                raise UnavailableError("the data set is not read again")
             data = build_data(spec.data)
             for checkpoint, ones in asked.items():
                 rows += measure(failed_run(spec, data, checkpoint, reason), data, ones, seed=spec.seed)[0]
