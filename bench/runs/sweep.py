@@ -137,11 +137,27 @@ def report(specs: Sequence[RunSpec], seen: Mapping[str, Outcome]) -> int:
                 )
             elif outcome.exit_code:
                 print(f"genbench: {outcome.run_id} failed: {plain(outcome.reason)}", file=sys.stderr)
+        summary = _summary(outcomes)
+        if summary:
+            print(summary, file=sys.stderr)
     codes = {outcome.exit_code for outcome in outcomes} - {Ended.OK.exit_code}
     busy = Ended.BUSY.exit_code
     if codes <= {busy} or len(outcomes) == 1:
         return codes.pop() if codes else 0
     return 1
+
+
+def _summary(outcomes: Sequence[Outcome]) -> str:
+    """How many runs of a sweep failed, and how; empty where none did, or where there is one run only."""
+    ended = [str(outcome.ended) for outcome in outcomes if outcome.exit_code and outcome.ended is not Ended.BUSY]
+    if not ended or len(outcomes) == 1:
+        return ""
+    done = sum(not outcome.exit_code for outcome in outcomes)
+    ways = ", ".join(f"{ended.count(way)} {way}" for way in sorted(set(ended)))
+    return (
+        f"genbench: of {len(outcomes)} runs {done} {'is' if done == 1 else 'are'} done, {len(ended)} failed ({ways});"
+        " the same command runs those again"
+    )
 
 
 def _has_numbers(spec: RunSpec, outcome: Outcome) -> bool:
