@@ -121,6 +121,10 @@ def _jobs(specs: list[RunSpec], arguments: list[str]) -> int:
         raise UserError(f"{hydra}: launches the runs itself; leave out jobs, timeout and launcher")
     if hydra is not None:
         return 0
+    if launching.engine != "local":
+        from bench.runs.engines import check_engine
+
+        check_engine(launching.engine)
     if launching.jobs is None:
         return 1 if asked or (is_command() and len(specs) > 1) else 0
     if launching.jobs == 0 and (launching.timeout is not None or launching.engine != "local"):
@@ -129,11 +133,17 @@ def _jobs(specs: list[RunSpec], arguments: list[str]) -> int:
 
 
 def _side_by_side(specs: list[RunSpec], left: list[RunSpec], jobs: int) -> dict[str, Outcome]:
-    """The runs in processes of their own."""
+    """The runs in processes of their own, here or where an engine puts them."""
     from bench.runs.board import Board
-    from bench.runs.jobs import run_jobs
+    from bench.runs.jobs import run_jobs, threads_of
 
-    return run_jobs(left, jobs, Board(specs, left, jobs))
+    launching = specs[0].launching
+    board = Board(specs, left, jobs)
+    if launching.engine == "local":
+        return run_jobs(left, jobs, board)
+    from bench.runs.engines import run_elsewhere
+
+    return run_elsewhere(left, launching.jobs, threads_of(jobs), board)
 
 
 def _here(specs: list[RunSpec], left: list[RunSpec], arguments: list[str]) -> dict[str, Outcome]:

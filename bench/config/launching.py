@@ -3,7 +3,6 @@
 Nothing of this changes what a run computes, so it is part of no key, and no run stores it.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -59,16 +58,16 @@ class Launching:
         node = {key: config.get(key, value) for key, value in DEFAULTS.items()}
         jobs, per_gpu, timeout, launcher = (node[key] for key in ("jobs", "jobs_per_gpu", "timeout", "launcher"))
         if jobs is not None and (type(jobs) is not int or not 0 <= jobs <= 1024):
-            raise UserError(f"jobs={jobs!r}: a whole number from 0 to 1024 is expected, as in jobs=2")
+            raise UserError(f"jobs={_shown(jobs)}: a whole number from 0 to 1024 is expected, as in jobs=2")
         if type(per_gpu) is not int or per_gpu < 1:
-            raise UserError(f"jobs_per_gpu={per_gpu!r}: a whole number from 1 is expected")
-        if timeout is not None and (type(timeout) not in (int, float) or not 0 < timeout < math.inf):
-            raise UserError(f"timeout={timeout!r}: seconds greater than 0 are expected, as in timeout=3600")
+            raise UserError(f"jobs_per_gpu={_shown(per_gpu)}: a whole number from 1 is expected")
+        if timeout is not None and (type(timeout) not in (int, float) or not 0 < timeout < 1e9):
+            raise UserError(f"timeout={_shown(timeout)}: seconds greater than 0 are expected, as in timeout=3600")
         if not isinstance(launcher, Mapping):
-            raise UserError(f"launcher={launcher!r}: a name is expected, as in launcher=slurm")
+            raise UserError(f"launcher={_shown(launcher)}: a name is expected, as in launcher=slurm")
         engine, settings = launcher.get("engine"), {key: value for key, value in launcher.items() if key != "engine"}
         if engine not in ENGINES:
-            raise UserError(f"launcher.engine={engine!r}: the engines are {', '.join(ENGINES)}; write launcher=NAME")
+            raise UserError(f"launcher.engine={_shown(engine)}: the engines are {', '.join(ENGINES)}; write launcher=NAME")
         for key, value in settings.items():
             _check_setting(engine, key, value)
         return cls(jobs, per_gpu, timeout, engine, settings)
@@ -82,6 +81,11 @@ def _check_setting(engine: str, key: str, value: object) -> None:
         return
     kind = known[key]
     if kind is str and not (isinstance(value, str | int) and _WORD.fullmatch(str(value))):
-        raise UserError(f"launcher.{key}={value!r}: a name is expected")
+        raise UserError(f"launcher.{key}={_shown(value)}: a name is expected")
     if kind is not str and (type(value) not in (int, kind) or not 0 <= value < 1e6):  # type: ignore[operator]
-        raise UserError(f"launcher.{key}={value!r}: a number is expected")
+        raise UserError(f"launcher.{key}={_shown(value)}: a number is expected")
+
+
+def _shown(value: object) -> str:
+    """A value in an error; of a number with thousands of digits Python makes no text."""
+    return "(a large number)" if isinstance(value, int) and value.bit_length() > 100 else repr(value)[:80]

@@ -4,12 +4,15 @@ A process that raises tells so itself. Of one that is killed, hangs beyond its t
 the rows and the marker, so that the sweep has a row for it and the same command runs it again.
 """
 
+import contextlib
 import os
 import signal
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from rich.console import Console
 
 from bench.config.spec import RunSpec
 from bench.durations import duration
@@ -18,7 +21,7 @@ from bench.runs.board import Board
 from bench.runs.folder import Ended, Outcome, RunFolder
 from bench.runs.pool import Pool, PoolLost
 
-__all__ = ["run_jobs", "threads_of"]
+__all__ = ["note_ends", "run_jobs", "threads_of"]
 
 POLL_SECONDS = 0.2
 NOTE_SECONDS = 120.0  # to write why a run ended
@@ -55,12 +58,15 @@ class _Sweep:
     started: int = 0
 
 
-def run_jobs(specs: Sequence[RunSpec], jobs: int, board: Board) -> dict[str, Outcome]:
+def run_jobs(
+    specs: Sequence[RunSpec], jobs: int, board: Board, threads: int | None = None
+) -> dict[str, Outcome]:
     """Run every specification in a process of its own, ``jobs`` at a time.
 
     Arguments:
         specs: They share their launching.
         jobs: Processes at the same time.
+        threads: Of each; None: the cores shared out.
 
     Returns:
         How each run ended, by run_id.
@@ -72,7 +78,7 @@ def run_jobs(specs: Sequence[RunSpec], jobs: int, board: Board) -> dict[str, Out
     sweep = _Sweep(deque(specs))
     devices: list[str] | None = None
     while sweep.waiting or sweep.running or devices is None:
-        with Pool(threads_of(jobs)) as pool:
+        with Pool(threads or threads_of(jobs)) as pool:
             try:
                 devices = _checked(pool, specs) if devices is None else devices
                 with board:
@@ -85,6 +91,19 @@ def run_jobs(specs: Sequence[RunSpec], jobs: int, board: Board) -> dict[str, Out
                 for job in sweep.running.values():  # the next pool notes why
                     job.outcome = job.outcome or Outcome(job.spec.run_id, Ended.KILLED, f"ended with its parent, {lost}")
     return sweep.ended
+
+
+def note_ends(ends: Sequence[tuple[RunSpec, Outcome]]) -> None:
+    """Write rows and markers for runs that ended without a word, one after another."""
+    if not ends:
+        return
+    sweep = _Sweep(deque())
+    board = Board([spec for spec, _ in ends], [spec for spec, _ in ends], 1, Console(quiet=True))
+    sweep.running = {-2 - number: _Job(spec, 0.0, outcome=outcome) for number, (spec, outcome) in enumerate(ends)}
+    for spec, _ in ends:
+        board.begin(spec)
+    with contextlib.suppress(PoolLost), Pool(1) as pool:
+        _work(pool, sweep, 1, [], board)
 
 
 def threads_of(jobs: int) -> int:

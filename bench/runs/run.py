@@ -179,7 +179,11 @@ def _with_workers(spec: RunSpec, folder: RunFolder) -> Outcome:
     if told.ended.exit_code == exit_code and folder.ended:
         return told
     ended = Ended.of(exit_code)
-    return Outcome(spec.run_id, Ended.FAILED if ended is Ended.OK else ended, reason)
+    outcome = Outcome(spec.run_id, Ended.FAILED if ended is Ended.OK else ended, reason)
+    if outcome.ended is Ended.FAILED and not folder.ended:  # a process was killed, and the first one, too
+        with contextlib.suppress(UserError):
+            note_end(spec, outcome)
+    return outcome
 
 
 def _train(spec: RunSpec, folder: RunFolder, data: Data, say: Reporter) -> str:
