@@ -33,6 +33,9 @@ REASONS = {
 }
 
 
+pytestmark = pytest.mark.slow  # every command imports torch; tests/test_jobs.py has the same without
+
+
 def markers(folder: Path) -> dict[str, str]:
     """How the runs below a folder ended, by what their model does."""
     ended = {}
@@ -63,7 +66,9 @@ def test_whatever_happens_to_one_run_the_others_finish(workplace: Path) -> None:
             assert rows[0].model_family == "baseline"
         assert "unruly-s0" in (run / "run.log").read_text()
     assert "Fatal Python error: Aborted" in "".join(log.read_text() for log in workplace.glob("runs/*/*/run.log"))
-    assert "genbench: of 7 runs 1 is done, 6 failed (1 diverged, 1 failed, 2 killed, 1 out of memory, 1 timed out)" in said
+    assert (
+        "genbench: of 7 runs 1 is done, 6 failed (1 diverged, 1 failed, 2 killed, 1 out of memory, 1 timed out)" in said
+    )
     # What the cause is removed of goes on by the same command, and what is done is not done again.
     (workplace / "healed").touch()
     done = genbench(*command, cwd=workplace)

@@ -67,7 +67,9 @@ class Launching:
             raise UserError(f"launcher={_shown(launcher)}: a name is expected, as in launcher=slurm")
         engine, settings = launcher.get("engine"), {key: value for key, value in launcher.items() if key != "engine"}
         if engine not in ENGINES:
-            raise UserError(f"launcher.engine={_shown(engine)}: the engines are {', '.join(ENGINES)}; write launcher=NAME")
+            raise UserError(
+                f"launcher.engine={_shown(engine)}: the engines are {', '.join(ENGINES)}; write launcher=NAME"
+            )
         for key, value in settings.items():
             _check_setting(engine, key, value)
         return cls(jobs, per_gpu, timeout, engine, settings)

@@ -33,10 +33,10 @@ class Board:
     def __init__(
         self, specs: Sequence[RunSpec], left: Sequence[RunSpec], jobs: int, console: Console | None = None
     ) -> None:
-        self._numbers = {spec.run_id: number for number, spec in enumerate(specs, 1)}
+        self._numbers = {id(spec): number for number, spec in enumerate(specs, 1)}
         self._total, self._jobs = len(specs), jobs
-        self._waiting = {spec.run_id: spec for spec in left}
-        self._running: dict[str, tuple[RunSpec, float, TaskID]] = {}
+        self._waiting = {id(spec): spec for spec in left}  # two may share a run_id, under two names
+        self._running: dict[int, tuple[RunSpec, float, TaskID]] = {}
         self._took: list[tuple[tuple[str, str], float]] = []
         self._failed = 0
         self._ended = len(specs) - len(left)
@@ -60,19 +60,19 @@ class Board:
     def begin(self, spec: RunSpec) -> None:
         """A run has begun."""
         task = self._view.add_task(self._title(spec), total=None, state="starting")
-        self._running[spec.run_id] = (spec, time.monotonic(), task)
-        del self._waiting[spec.run_id]
+        self._running[id(spec)] = (spec, time.monotonic(), task)
+        del self._waiting[id(spec)]
         if not self.console.is_terminal:
             self._print(f"{self._title(spec)}: starts")
 
     def progress(self, spec: RunSpec, state: str, done: Any, total: Any) -> None:
         """A run says how far it is."""
-        if spec.run_id in self._running:
-            self._view.update(self._running[spec.run_id][2], total=total, completed=done, state=plain(state))
+        if id(spec) in self._running:
+            self._view.update(self._running[id(spec)][2], total=total, completed=done, state=plain(state))
 
     def end(self, spec: RunSpec, outcome: Outcome) -> None:
         """A run has ended."""
-        _, start, task = self._running.pop(spec.run_id)
+        _, start, task = self._running.pop(id(spec))
         took = time.monotonic() - start
         self._view.remove_task(task)
         self._took.append((kind_of(spec), took))
@@ -103,7 +103,9 @@ class Board:
         now, means = time.monotonic(), self._means()
         mean = sum(seconds for _, seconds in self._took) / len(self._took)
         waiting = [means.get(kind_of(spec), mean) for spec in self._waiting.values()]
-        running = [max(0.0, means.get(kind_of(spec), mean) - (now - start)) for spec, start, _ in self._running.values()]
+        running = [
+            max(0.0, means.get(kind_of(spec), mean) - (now - start)) for spec, start, _ in self._running.values()
+        ]
         # Not sooner than the longest of them, nor than all slots at work until the end.
         return max([sum(waiting + running) / self._jobs, *running, *waiting])
 
@@ -114,7 +116,7 @@ class Board:
         return {kind: sum(seconds) / len(seconds) for kind, seconds in took.items()}
 
     def _title(self, spec: RunSpec) -> str:
-        place = f"run {self._numbers[spec.run_id]} of {self._total}: " if self._total > 1 else ""
+        place = f"run {self._numbers[id(spec)]} of {self._total}: " if self._total > 1 else ""
         return place + plain(spec.run_id)
 
     def _print(self, text: str) -> None:

@@ -113,7 +113,9 @@ def run_elsewhere(specs: Sequence[RunSpec], jobs: int | None, threads: int, boar
 
 def _lost(spec: RunSpec, error: Exception) -> Outcome:
     words = " ".join(str(error).split())[-300:]
-    reason = f"launcher={spec.launching.engine}: {type(error).__name__}: {words} (details in {RunFolder(spec.folder).log})"
+    reason = (
+        f"launcher={spec.launching.engine}: {type(error).__name__}: {words} (details in {RunFolder(spec.folder).log})"
+    )
     return Outcome(spec.run_id, Ended.KILLED, reason)
 
 

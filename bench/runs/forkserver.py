@@ -167,9 +167,7 @@ def _run(request: dict[str, Any], reports: Reports) -> None:
         outcome = execute(spec, Stage(hear=reports.progress))
     except UserError as error:
         outcome = Outcome("", Ended.REFUSED, str(error))
-    reports.send(
-        outcome={"ended": outcome.ended, "reason": outcome.reason[:LONGEST_REASON], "before": outcome.before}
-    )
+    reports.send(outcome={"ended": outcome.ended, "reason": outcome.reason[:LONGEST_REASON], "before": outcome.before})
 
 
 def _note(request: dict[str, Any], reports: Reports) -> None:

@@ -58,9 +58,7 @@ class _Sweep:
     started: int = 0
 
 
-def run_jobs(
-    specs: Sequence[RunSpec], jobs: int, board: Board, threads: int | None = None
-) -> dict[str, Outcome]:
+def run_jobs(specs: Sequence[RunSpec], jobs: int, board: Board, threads: int | None = None) -> dict[str, Outcome]:
     """Run every specification in a process of its own, ``jobs`` at a time.
 
     Arguments:
@@ -89,7 +87,9 @@ def run_jobs(
                         f"run: the process that starts the runs ended at its start ({lost}); try jobs=0"
                     ) from lost
                 for job in sweep.running.values():  # the next pool notes why
-                    job.outcome = job.outcome or Outcome(job.spec.run_id, Ended.KILLED, f"ended with its parent, {lost}")
+                    job.outcome = job.outcome or Outcome(
+                        job.spec.run_id, Ended.KILLED, f"ended with its parent, {lost}"
+                    )
     return sweep.ended
 
 
@@ -126,7 +126,9 @@ def _checked(pool: Pool, specs: Sequence[RunSpec]) -> list[str]:
                 gpus = (named or [str(number) for number in range(report["gpus"])])[: report["gpus"]]
             if "status" in report:
                 if gpus is None:
-                    raise UserError(f"run: the configurations could not be checked ({_how(report['status'])}); try jobs=0")
+                    raise UserError(
+                        f"run: the configurations could not be checked ({_how(report['status'])}); try jobs=0"
+                    )
                 return gpus
 
 
@@ -135,12 +137,8 @@ def _work(pool: Pool, sweep: _Sweep, jobs: int, devices: Sequence[str], board: B
     for number in list(sweep.running):  # those of a pool that was lost
         _note_or_end(pool, sweep, number, board)
     while sweep.waiting or sweep.running:
-        while sweep.waiting and len(sweep.running) < jobs:
-            spec = sweep.waiting[0]
-            mine = _free(devices, sweep, spec)
-            if mine is None:
-                break
-            sweep.waiting.popleft()
+        while len(sweep.running) < jobs and (startable := _next(devices, sweep)) is not None:
+            spec, mine = startable
             board.begin(spec)
             _start(pool, sweep, spec, mine)
         for report in pool.reports(POLL_SECONDS):
@@ -154,6 +152,17 @@ def _work(pool: Pool, sweep: _Sweep, jobs: int, devices: Sequence[str], board: B
                 job.until = float("inf")
                 pool.kill(number)
         board.refresh()
+
+
+def _next(devices: Sequence[str], sweep: _Sweep) -> tuple[RunSpec, tuple[str, ...]] | None:
+    """Take the first waiting run that can start now, with its GPUs: one whose folder no other is at work in."""
+    busy = {job.spec.folder for job in sweep.running.values()}
+    for number, spec in enumerate(sweep.waiting):
+        mine = _free(devices, sweep, spec)
+        if mine is not None and spec.folder not in busy:
+            del sweep.waiting[number]
+            return spec, mine
+    return None
 
 
 def _start(pool: Pool, sweep: _Sweep, spec: RunSpec, devices: tuple[str, ...]) -> None:
@@ -215,7 +224,9 @@ def _note_or_end(pool: Pool, sweep: _Sweep, number: int, board: Board) -> None:
             with_data=attempt == 1,
         )  # fmt: skip
         return
-    sweep.ended[job.spec.run_id] = job.outcome
+    before = sweep.ended.get(job.spec.run_id)
+    if before is None or not before.exit_code:  # of several with one run_id, what failed counts
+        sweep.ended[job.spec.run_id] = job.outcome
     board.end(job.spec, job.outcome)
 
 
