@@ -217,7 +217,7 @@ class RunSpec:
     runs_dir: Path
     results_dir: Path
     config: Node
-    launching: Launching = Launching()
+    launching: Launching = field(default_factory=Launching)
 
     @classmethod
     def parse(cls, config: Node) -> "RunSpec":

@@ -67,7 +67,8 @@ class Reports:
 def main() -> int:
     """Fork a process for each request until the parent closes the pipe; end all that still run then."""
     requests, reports = map(int, sys.argv[1:])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):  # Ctrl-C, and what Slurm sends: the parent's
+        signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
     woken, wake = os.pipe()
     os.set_blocking(wake, False)

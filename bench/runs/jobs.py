@@ -19,7 +19,7 @@ from bench.durations import duration
 from bench.errors import UserError
 from bench.runs.board import Board
 from bench.runs.folder import Ended, Outcome, RunFolder
-from bench.runs.pool import Pool, PoolLost
+from bench.runs.pool import Pool, PoolLostError
 
 __all__ = ["note_ends", "run_jobs", "threads_of"]
 
@@ -81,7 +81,7 @@ def run_jobs(specs: Sequence[RunSpec], jobs: int, board: Board, threads: int | N
                 devices = _checked(pool, specs) if devices is None else devices
                 with board:
                     _work(pool, sweep, jobs, devices, board)
-            except PoolLost as lost:
+            except PoolLostError as lost:
                 if devices is None:
                     raise UserError(
                         f"run: the process that starts the runs ended at its start ({lost}); try jobs=0"
@@ -102,7 +102,7 @@ def note_ends(ends: Sequence[tuple[RunSpec, Outcome]]) -> None:
     sweep.running = {-2 - number: _Job(spec, 0.0, outcome=outcome) for number, (spec, outcome) in enumerate(ends)}
     for spec, _ in ends:
         board.begin(spec)
-    with contextlib.suppress(PoolLost), Pool(1) as pool:
+    with contextlib.suppress(PoolLostError), Pool(1) as pool:
         _work(pool, sweep, 1, [], board)
 
 
@@ -147,7 +147,8 @@ def _work(pool: Pool, sweep: _Sweep, jobs: int, devices: Sequence[str], board: B
             if time.monotonic() > job.until and (job.noting or job.outcome is None):
                 timeout = job.spec.launching.timeout
                 if not job.noting and timeout is not None:
-                    reason = f"timed out after {duration(timeout)} (timeout={timeout:g}; details in {RunFolder(job.spec.folder).log})"
+                    details = f"timeout={timeout:g}; details in {RunFolder(job.spec.folder).log}"
+                    reason = f"timed out after {duration(timeout)} ({details})"
                     job.outcome = Outcome(job.spec.run_id, Ended.TIMED_OUT, reason)
                 job.until = float("inf")
                 pool.kill(number)

@@ -13,13 +13,13 @@ from typing import Any, Self
 from bench.ours import python_path
 from bench.runs.ddp import signals_blocked
 
-__all__ = ["Pool", "PoolLost"]
+__all__ = ["Pool", "PoolLostError"]
 
 SERVER = "bench.runs.forkserver"
 END_SECONDS = 1.5  # less than the grace of bench.stopping
 
 
-class PoolLost(Exception):
+class PoolLostError(Exception):
     """The process that starts the runs has ended, and the runs with it."""
 
 
@@ -66,7 +66,7 @@ class Pool:
         """Let a process do something: ``run``, ``check`` or ``note`` (bench.runs.forkserver).
 
         Raises:
-            PoolLost: Nothing can be started any more.
+            PoolLostError: Nothing can be started any more.
         """
         self._send({"job": job, "do": do, "environment": dict(environment or {}), **request})
 
@@ -78,16 +78,16 @@ class Pool:
         """What the processes report, after at most ``seconds`` of waiting.
 
         Raises:
-            PoolLost: The server has ended, and reports nothing more.
+            PoolLostError: The server has ended, and reports nothing more.
         """
         if not select.select([self._reports], [], [], seconds)[0]:
             if self._server.poll() is not None:
-                raise PoolLost(f"exit code {self._server.returncode}")
+                raise PoolLostError(f"exit code {self._server.returncode}")
             return []
         read = os.read(self._reports, 1 << 16)
         if not read:
             self._server.wait()
-            raise PoolLost(f"exit code {self._server.returncode}")
+            raise PoolLostError(f"exit code {self._server.returncode}")
         *lines, self._text = (self._text + read).split(b"\n")
         return [json.loads(line) for line in lines]
 
@@ -98,4 +98,4 @@ class Pool:
                 while line:
                     line = line[os.write(self._requests, line) :]
             except BrokenPipeError as error:
-                raise PoolLost("it reads no more") from error
+                raise PoolLostError("it reads no more") from error
