@@ -20,8 +20,9 @@ PACKAGES = {
     "data": ("bench.data",),
     "metric": ("bench.metrics", "bench.features"),
     "probe": ("bench.training.probes",),
-    # The loggers that write files and nothing else: others tell a server.
+    # The loggers that write files, and those that tell a server only if the user's own variables name it.
     "logger": (
+        "bench.training.trackers",
         "pytorch_lightning.loggers.CSVLogger",
         "pytorch_lightning.loggers.TensorBoardLogger",
         "pytorch_lightning.loggers.csv_logs",

@@ -43,6 +43,7 @@ from bench.training.console import Reporter
 from bench.training.diagnostics import Diagnostics
 from bench.training.fit import fit
 from bench.training.select import validation_score
+from bench.training.trackers import Forgiving
 
 __all__ = ["execute", "logged", "measure_checkpoint", "no_tf32", "note_end"]
 
@@ -136,7 +137,7 @@ def _run(spec: RunSpec, folder: RunFolder, say: Reporter) -> Outcome:
     if _is_follower():
         return Outcome(spec.run_id, Ended.OK)
     if not folder.logged(spec):
-        say.tell(_log_history(spec, folder))
+        say.tell(_log_history(spec, folder, say))
     rows: list[ResultRow] = []
     missing = folder.missing(spec)
     for checkpoint in spec.evaluation.checkpoints:
@@ -199,7 +200,7 @@ def _train(spec: RunSpec, folder: RunFolder, data: Data, say: Reporter) -> str:
         progress = fit(
             model, data, spec.schedule, spec.hardware, seed=spec.seed, folder=folder.path, config=spec.config,
             validate=validation_score(data, spec.seed, say.note), probes=[say, diagnostics],
-            logger=build_logger(spec.logger, str(folder.path)), say=say.warn,
+            logger=_tracker(spec, folder, say), say=say.warn,
         )  # fmt: skip
     if not _is_follower():
         folder.note_trained(spec, data.spec.revision)
@@ -215,11 +216,17 @@ def _train(spec: RunSpec, folder: RunFolder, data: Data, say: Reporter) -> str:
     return progress.finished
 
 
-def _log_history(spec: RunSpec, folder: RunFolder) -> str:
+def _tracker(spec: RunSpec, folder: RunFolder, say: Reporter) -> Forgiving | None:
+    """The tracker that the configuration names; its errors end no run."""
+    logger = build_logger(spec.logger, str(folder.path))
+    return None if logger is None else Forgiving(logger, say.warn)
+
+
+def _log_history(spec: RunSpec, folder: RunFolder, say: Reporter) -> str:
     """Write the curve of a training that has ended, as its checkpoint holds it; return what was written."""
     history = Progress.of(load_checkpoint(folder.checkpoint("final"))["progress"]).history
     if history:
-        logger = build_logger(spec.logger, str(folder.path))
+        logger = _tracker(spec, folder, say)
         assert logger is not None
         for seen, score in history:
             logger.log_metrics({"validation_score": score}, step=int(seen))
