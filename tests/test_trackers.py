@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -18,7 +18,7 @@ TINY = ["run", "model=realnvp", "model.couplings=1", "data=two_moons", "data.n_t
 class Client:
     """Stands for mlflow's client: keeps what it is told, in the place of a database."""
 
-    told: list[Any] = []
+    told: ClassVar[list[Any]] = []
 
     def __init__(self, tracking_uri: str) -> None:
         self.told.append(tracking_uri)

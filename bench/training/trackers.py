@@ -1,4 +1,4 @@
-"""Trackers of experiments: MLflow and Weights & Biases. Neither is imported before a run that asked for it has a number.
+"""Trackers of experiments: MLflow and Weights & Biases. Neither is imported unless a run asks for it.
 
 Where they send what they get is the user's to say, by the variables of the trackers' own (``MLFLOW_TRACKING_URI``,
 ``WANDB_MODE``, ...): no key of a configuration, which may be a stranger's, leads to another machine. Without them
@@ -61,7 +61,7 @@ class _Tracker(Logger):
 class MLflow(_Tracker):
     """Writes the curves to MLflow: to the server that ``MLFLOW_TRACKING_URI`` names, else to ``mlflow.db`` (sqlite).
 
-    The file lies beside the folders of the comparison's runs: ``mlflow ui --backend-store-uri sqlite:///PATH`` shows it.
+    It lies beside the folders of the comparison's runs; ``mlflow ui --backend-store-uri sqlite:///PATH`` shows it.
     """
 
     package = "mlflow"
