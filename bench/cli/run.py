@@ -92,11 +92,12 @@ def run_missing(specs: list[RunSpec], arguments: list[str]) -> dict[str, Outcome
     left = [spec for spec in specs if spec.run_id not in done]
     if not left:
         return done
-    _check_named(specs[0], arguments)
     jobs = _jobs(specs, arguments)
-    if jobs == 0:
-        _check(left)
     _check_folders(left)
+    if jobs == 0:  # else the process that imports torch checks the same
+        _check(left)
+    _check_named(specs[0], arguments)
+    _make_folders(left)
     seen = _here(specs, left, arguments) if jobs == 0 else _side_by_side(specs, left, jobs)
     for spec in left:
         outcome = seen.get(spec.run_id)
@@ -189,12 +190,16 @@ def _check(specs: list[RunSpec]) -> None:
 
 
 def _check_folders(specs: list[RunSpec]) -> None:
-    """Make the folders of runs and results."""
     for key in ("runs_dir", "results_dir"):
         for folder in {getattr(spec, key) for spec in specs}:
             there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
             if there.exists() and not there.is_dir():
                 raise UserError(f"{key}={folder}: Not a directory; give another folder")
+
+
+def _make_folders(specs: list[RunSpec]) -> None:
+    for key in ("runs_dir", "results_dir"):
+        for folder in {getattr(spec, key) for spec in specs}:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:

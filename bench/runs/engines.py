@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +215,7 @@ def _ray(
                 running[remote.remote(*next(given))] = waiting.popleft()
             ended, _ = ray.wait(list(running), timeout=POLL_SECONDS)
             for reference in ended:
-                yield running.pop(reference), _result(lambda reference=reference: ray.get(reference))
+                yield running.pop(reference), _result(partial(ray.get, reference))
     finally:
         ray.shutdown()
 
