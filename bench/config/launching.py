@@ -65,7 +65,8 @@ class Launching:
             raise UserError(f"timeout={_shown(timeout)}: seconds greater than 0 are expected, as in timeout=3600")
         if not isinstance(launcher, Mapping):
             raise UserError(f"launcher={_shown(launcher)}: a name is expected, as in launcher=slurm")
-        engine, settings = launcher.get("engine", "local"), {key: value for key, value in launcher.items() if key != "engine"}
+        engine = launcher.get("engine", "local")
+        settings = {key: value for key, value in launcher.items() if key != "engine"}
         if not isinstance(engine, str) or engine not in ENGINES:
             raise UserError(
                 f"launcher.engine={_shown(engine)}: the engines are {', '.join(ENGINES)}; write launcher=NAME"

@@ -111,7 +111,7 @@ class WandB(_Tracker):
 
             project = os.environ.get("WANDB_PROJECT", self.comparison)
             mode = os.environ.get("WANDB_MODE", "offline")
-            self._run = wandb.init(project=project, name=self.name, dir=str(self.folder), mode=mode)  # type: ignore[arg-type]
+            self._run = wandb.init(project=project, name=self.name, dir=str(self.folder), mode=mode)
         self._run.log(dict(metrics), step=step)
 
     @rank_zero_only
