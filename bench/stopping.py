@@ -16,7 +16,7 @@ import time
 from types import FrameType
 from typing import NoReturn
 
-__all__ = ["GRACE_SECONDS", "end_by_signals", "end_now", "is_stopping", "stopped"]
+__all__ = ["GRACE_SECONDS", "end_by_signals", "end_now", "is_command", "is_stopping", "stopped"]
 
 GRACE_SECONDS = 2.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -24,6 +24,7 @@ MESSAGE = "genbench: interrupted; the same command goes on where it stopped"
 
 _received: list[int] = []  # the signal that ends this process, once it has arrived
 _told = threading.Event()
+_commands: list[int] = []  # the process that is a command's
 
 
 def end_by_signals() -> None:
@@ -32,6 +33,7 @@ def end_by_signals() -> None:
     Signals that this process was started to ignore (a job in the background of a script) stay ignored. Call it once,
     in the main thread of a process that belongs to the command.
     """
+    _commands.append(os.getpid())
     numbers = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     heard, hear = os.pipe()
     os.set_blocking(hear, False)
@@ -40,6 +42,11 @@ def end_by_signals() -> None:
         signal.signal(number, _interrupt)
     os.register_at_fork(after_in_child=_leave_to_parent)
     threading.Thread(target=_watch, args=(heard, numbers), daemon=True).start()
+
+
+def is_command() -> bool:
+    """Return whether this process is a command's, and not one that called a command's function."""
+    return os.getpid() in _commands
 
 
 def is_stopping() -> bool:

@@ -10,6 +10,7 @@ from bench.config.trust import check_targets
 from bench.errors import UserError
 from bench.runs.folder import Ended, Outcome, RunFolder
 from bench.runs.sweep import Sweep, report
+from bench.stopping import is_command
 
 __all__ = ["main", "run_missing", "specs_of"]
 
@@ -91,9 +92,63 @@ def run_missing(specs: list[RunSpec], arguments: list[str]) -> dict[str, Outcome
     left = [spec for spec in specs if spec.run_id not in done]
     if not left:
         return done
-    _check(left)
+    jobs = _jobs(specs, arguments)
+    _check_folders(left)
+    if jobs == 0:  # else the process that imports torch checks the same
+        _check(left)
     _check_named(specs[0], arguments)
     _make_folders(left)
+    seen = _here(specs, left, arguments) if jobs == 0 else _side_by_side(specs, left, jobs)
+    for spec in left:
+        outcome = seen.get(spec.run_id)
+        busy = outcome is not None and outcome.ended is Ended.BUSY
+        if busy and not spec.rerun and RunFolder(spec.folder).finished(spec):
+            seen[spec.run_id] = Outcome(spec.run_id, Ended.OK)  # the other process has come to its end meanwhile
+    return {**done, **seen}
+
+
+def _jobs(specs: list[RunSpec], arguments: list[str]) -> int:
+    """How many processes work at the same time; 0 where this process does everything itself.
+
+    Raises:
+        UserError: The launching of the runs differs, or cannot be done.
+    """
+    launching = specs[0].launching
+    if any(spec.launching != launching for spec in specs):
+        raise UserError("jobs, jobs_per_gpu, timeout and launcher: one value for the whole sweep is expected")
+    hydra = next((text for text in arguments if re.match(r"\+{0,2}hydra/(launcher|sweeper)=", text)), None)
+    asked = launching.jobs is not None or launching.timeout is not None or launching.engine != "local"
+    if hydra is not None and asked:
+        raise UserError(f"{hydra}: launches the runs itself; leave out jobs, timeout and launcher")
+    if hydra is not None:
+        return 0
+    if launching.engine != "local":
+        from bench.runs.engines import check_engine
+
+        check_engine(launching.engine)
+    if launching.jobs is None:
+        return 1 if asked or (is_command() and len(specs) > 1) else 0
+    if launching.jobs == 0 and (launching.timeout is not None or launching.engine != "local"):
+        raise UserError("jobs=0: a run in this process cannot be ended from outside; write jobs=1")
+    return launching.jobs
+
+
+def _side_by_side(specs: list[RunSpec], left: list[RunSpec], jobs: int) -> dict[str, Outcome]:
+    """The runs in processes of their own, here or where an engine puts them."""
+    from bench.runs.board import Board
+    from bench.runs.jobs import run_jobs, threads_of
+
+    launching = specs[0].launching
+    board = Board(specs, left, jobs)
+    if launching.engine == "local":
+        return run_jobs(left, jobs, board)
+    from bench.runs.engines import run_elsewhere
+
+    return run_elsewhere(left, launching.jobs, threads_of(jobs), board)
+
+
+def _here(specs: list[RunSpec], left: list[RunSpec], arguments: list[str]) -> dict[str, Outcome]:
+    """The runs in this process, one after another, or wherever a launcher of Hydra's goes."""
     seen: dict[str, Outcome] = {}
     sweep = Sweep(specs, {spec.run_id for spec in left})
 
@@ -107,12 +162,7 @@ def run_missing(specs: list[RunSpec], arguments: list[str]) -> dict[str, Outcome
             seen[spec.run_id] = execute(spec, stage)
 
     launch(arguments, task)
-    for spec in left:
-        outcome = seen.get(spec.run_id)
-        busy = outcome is not None and outcome.ended is Ended.BUSY
-        if busy and not spec.rerun and RunFolder(spec.folder).finished(spec):
-            seen[spec.run_id] = Outcome(spec.run_id, Ended.OK)  # the other process has come to its end meanwhile
-    return {**done, **seen}
+    return seen
 
 
 def _check_named(spec: RunSpec, arguments: list[str]) -> None:
@@ -137,6 +187,9 @@ def _check(specs: list[RunSpec]) -> None:
 
     for spec in specs:
         check_arguments(spec.config)
+
+
+def _check_folders(specs: list[RunSpec]) -> None:
     for key in ("runs_dir", "results_dir"):
         for folder in {getattr(spec, key) for spec in specs}:
             there = next((path for path in (folder, *folder.parents) if path.exists()), folder)

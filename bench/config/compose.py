@@ -297,6 +297,10 @@ def _check_origin(composed: list[DictConfig], overrides: list[str]) -> None:
             if there != ours and not any(re.match(rf"\+{{0,2}}{key}=", text) for text in overrides):
                 raise UserError(f"{key}={there!r}: set by a configuration file, and only you say where results go: add "
                                 f"{key}=FOLDER")  # fmt: skip
+        engine = (config.get("launcher") or {}).get("engine", "local")
+        if engine != "local" and not any(re.match(r"\+{0,2}launcher[=.]", text) for text in overrides):
+            raise UserError(f"launcher={engine!r}: set by a configuration file, and only you say where runs go: add "
+                            f"launcher={engine}")  # fmt: skip
         parts = {part: config.hydra.get(part) for part in ("callbacks", "launcher", "sweeper")}
         node = {part: OmegaConf.to_container(value, resolve=True) for part, value in parts.items() if value is not None}
         check_targets({"hydra": node, "trust": config.get("trust")})

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bench.config.launching import DEFAULTS, Launching
 from bench.config.limits import check_sizes
 from bench.did_you_mean import nearest
 from bench.errors import UserError
@@ -200,6 +201,7 @@ class RunSpec:
         model, data, logger: Configurations with a ``_target_``; ``logger`` may be None.
         metrics, probes: The same by name.
         config: The whole configuration as it is stored beside the checkpoints.
+        launching: How it is launched, which is not stored.
     """
 
     name: str
@@ -218,6 +220,7 @@ class RunSpec:
     runs_dir: Path
     results_dir: Path
     config: Node
+    launching: Launching = field(default_factory=Launching)
 
     @classmethod
     def parse(cls, config: Node) -> "RunSpec":
@@ -226,7 +229,9 @@ class RunSpec:
         Raises:
             UserError: A key is unknown or missing, or holds what it may not; names the key.
         """
-        config = {**_SINCE, **config} if isinstance(config, Mapping) else config
+        if isinstance(config, Mapping):
+            launching = Launching.parse(config)
+            config = {key: value for key, value in {**_SINCE, **config}.items() if key not in DEFAULTS}
         check_sizes(config)
         _check_keys(config)
         _check_kinds(config)
@@ -237,6 +242,7 @@ class RunSpec:
             schedule=typed(Schedule, config["train"], "train"), hardware=typed(Hardware, config["trainer"], "trainer"),
             evaluation=typed(Evaluation, config["evaluate"], "evaluate"), trust=tuple(config["trust"]),
             runs_dir=Path(config["runs_dir"]), results_dir=Path(config["results_dir"]), config=config,
+            launching=launching,
         )  # fmt: skip
 
     @cached_property

@@ -21,8 +21,9 @@ PACKAGES = {
     "subject": ("models",),  # a model of the user's own may be built around one of ours
     "metric": ("bench.metrics", "bench.features", "bench.data"),
     "probe": ("bench.training.probes",),
-    # The loggers that write files and nothing else: others tell a server.
+    # The loggers that write files, and those that tell a server only if the user's own variables name it.
     "logger": (
+        "bench.training.trackers",
         "pytorch_lightning.loggers.CSVLogger",
         "pytorch_lightning.loggers.TensorBoardLogger",
         "pytorch_lightning.loggers.csv_logs",

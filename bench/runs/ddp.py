@@ -33,7 +33,7 @@ from bench.processes import place
 if TYPE_CHECKING:
     from torch.distributed import TCPStore
 
-__all__ = ["follow_parent", "run_workers", "tell_parent"]
+__all__ = ["follow_parent", "run_workers", "signals_blocked", "tell_parent"]
 
 WORKER = "bench.runs.worker"  # the module that each process runs
 POLL_SECONDS = 0.2
@@ -93,7 +93,7 @@ def run_workers(config: Path, processes: int) -> tuple[int, str]:
             for rank in range(processes):
                 numbers = map(str, (tell, rank, processes, store.port))
                 command = [sys.executable, "-P", "-m", WORKER, str(config), *numbers]
-                with _signals_blocked():
+                with signals_blocked():
                     workers.append(subprocess.Popen(command, env=environment, stdin=life, pass_fds=[tell]))
             codes = [worker.poll() for worker in workers]
             while None in codes and not any(codes):
@@ -125,7 +125,7 @@ def _store() -> "TCPStore":
 
 
 @contextmanager
-def _signals_blocked() -> Iterator[None]:
+def signals_blocked() -> Iterator[None]:
     """Let a new process inherit blocked signals: until ``follow_parent`` they would end it with a traceback."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:

@@ -37,6 +37,7 @@ class Ended(StrEnum):
     DIVERGED = "diverged"
     FAILED = "failed"
     KILLED = "killed"
+    TIMED_OUT = "timed out"
     OUT_OF_MEMORY = "out of memory"
     INTERRUPTED = "interrupted"
     REFUSED = "refused"  # a mistake that the user can mend; nothing was measured

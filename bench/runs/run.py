@@ -16,7 +16,7 @@ from bench.checkpoint import Progress, load_checkpoint
 from bench.config.build import build_data, build_logger, build_metrics, build_model, build_probes
 from bench.config.spec import Measurement, RunSpec
 from bench.data.base import Data
-from bench.errors import BusyError, DivergedError, UserError, is_out_of_memory
+from bench.errors import BusyError, DivergedError, UnavailableError, UserError, is_out_of_memory
 from bench.evaluation.measure import (
     failed_run,
     known_density,
@@ -43,8 +43,9 @@ from bench.training.console import Reporter
 from bench.training.diagnostics import Diagnostics
 from bench.training.fit import fit
 from bench.training.select import validation_score
+from bench.training.trackers import Forgiving
 
-__all__ = ["execute", "logged", "measure_checkpoint", "no_tf32"]
+__all__ = ["execute", "logged", "measure_checkpoint", "no_tf32", "note_end"]
 
 log = logging.getLogger("genbench")
 
@@ -72,7 +73,9 @@ def execute(spec: RunSpec, stage: Stage | None = None) -> Outcome:
         if stage is None:
             reporter = Reporter(spec.run_id, log, spec.schedule)
         else:
-            reporter = Reporter(stage.words + spec.run_id, log, spec.schedule, own=stage.own, rest=stage.rest)
+            reporter = Reporter(
+                stage.words + spec.run_id, log, spec.schedule, own=stage.own, rest=stage.rest, hear=stage.hear
+            )
         with folder.locked(follower=_is_follower(), owner=_owner()), logged(folder), reporter as say:
             outcome = _guarded(spec, folder, say)
             say.ended = "failed" if outcome.exit_code else "done"
@@ -83,6 +86,22 @@ def execute(spec: RunSpec, stage: Stage | None = None) -> Outcome:
         return Outcome(spec.run_id, Ended.BUSY, str(error))
     except UserError as error:  # the folder cannot be written: nothing is left there
         return Outcome(spec.run_id, Ended.REFUSED, str(error))
+
+
+def note_end(spec: RunSpec, outcome: Outcome, *, with_data: bool = True) -> None:
+    """Write rows and a marker for a run that another process left without a word.
+
+    Arguments:
+        with_data: Whether to read the data set, from which the rows take what they say of it.
+
+    Raises:
+        UserError: Another process is at work there, or the folder cannot be written.
+    """
+    folder = RunFolder(spec.folder)
+    with folder.locked(), logged(folder):
+        log.error(outcome.reason)
+        _write_failure(spec, folder, outcome.reason, with_data=with_data)
+        folder.end(outcome)
 
 
 def _guarded(spec: RunSpec, folder: RunFolder, say: Reporter) -> Outcome:
@@ -118,7 +137,7 @@ def _run(spec: RunSpec, folder: RunFolder, say: Reporter) -> Outcome:
     if _is_follower():
         return Outcome(spec.run_id, Ended.OK)
     if not folder.logged(spec):
-        say.tell(_log_history(spec, folder))
+        say.tell(_log_history(spec, folder, say))
     rows: list[ResultRow] = []
     missing = folder.missing(spec)
     for checkpoint in spec.evaluation.checkpoints:
@@ -163,7 +182,11 @@ def _with_workers(spec: RunSpec, folder: RunFolder) -> Outcome:
     if told.ended.exit_code == exit_code and folder.ended:
         return told
     ended = Ended.of(exit_code)
-    return Outcome(spec.run_id, Ended.FAILED if ended is Ended.OK else ended, reason)
+    outcome = Outcome(spec.run_id, Ended.FAILED if ended is Ended.OK else ended, reason)
+    if outcome.ended is Ended.FAILED and not folder.ended:  # a process was killed, and the first one, too
+        with contextlib.suppress(UserError):
+            note_end(spec, outcome)
+    return outcome
 
 
 def _train(spec: RunSpec, folder: RunFolder, data: Data, say: Reporter) -> str:
@@ -179,7 +202,7 @@ def _train(spec: RunSpec, folder: RunFolder, data: Data, say: Reporter) -> str:
         progress = fit(
             model, data, spec.schedule, spec.hardware, seed=spec.seed, folder=folder.path, config=spec.config,
             validate=validation_score(data, spec.seed, say.note), probes=[say, diagnostics],
-            logger=build_logger(spec.logger, str(folder.path)), say=say.warn,
+            logger=_tracker(spec, folder, say), say=say.warn,
         )  # fmt: skip
     if not _is_follower():
         folder.note_trained(spec, data.spec.revision)
@@ -195,11 +218,17 @@ def _train(spec: RunSpec, folder: RunFolder, data: Data, say: Reporter) -> str:
     return progress.finished
 
 
-def _log_history(spec: RunSpec, folder: RunFolder) -> str:
+def _tracker(spec: RunSpec, folder: RunFolder, say: Reporter) -> Forgiving | None:
+    """The tracker that the configuration names; its errors end no run."""
+    logger = build_logger(spec.logger, str(folder.path))
+    return None if logger is None else Forgiving(logger, say.warn)
+
+
+def _log_history(spec: RunSpec, folder: RunFolder, say: Reporter) -> str:
     """Write the curve of a training that has ended, as its checkpoint holds it; return what was written."""
     history = Progress.of(load_checkpoint(folder.checkpoint("final"))["progress"]).history
     if history:
-        logger = build_logger(spec.logger, str(folder.path))
+        logger = _tracker(spec, folder, say)
         assert logger is not None
         for seen, score in history:
             logger.log_metrics({"validation_score": score}, step=int(seen))
@@ -230,7 +259,7 @@ def measure_checkpoint(
     return rows, subject, examples
 
 
-def _write_failure(spec: RunSpec, folder: RunFolder, reason: str) -> None:
+def _write_failure(spec: RunSpec, folder: RunFolder, reason: str, *, with_data: bool = True) -> None:
     """Rows that say why there is nothing else. What was measured before on a model that is trained stands."""
     try:
         trained = folder.trained(spec)
@@ -241,6 +270,8 @@ def _write_failure(spec: RunSpec, folder: RunFolder, reason: str) -> None:
         }
         rows: list[ResultRow] = []
         try:
+            if not with_data:
+                raise UnavailableError("the data set is not read again")
             data = build_data(spec.data)
             for checkpoint, ones in asked.items():
                 rows += measure(failed_run(spec, data, checkpoint, reason), data, ones, seed=spec.seed)[0]

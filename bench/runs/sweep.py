@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from bench.runs.folder import Ended, Outcome, RunFolder
 from bench.schema import Status
 from bench.tables.leaderboard import publish
 
-__all__ = ["Stage", "Sweep", "outcomes_of", "report"]
+__all__ = ["Stage", "Sweep", "kind_of", "outcomes_of", "report"]
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,15 @@ class Stage:
         alike: Seconds that those runs after it are expected to take whose model and data set were run before.
         others: How many more there are after it.
         took: Seconds of the runs that have ended.
+        hear: Receives the progress of the run in place of a terminal, as ``bench.training.console.Reporter`` tells it.
     """
 
-    words: str
-    own: float | None
-    alike: float
-    others: int
-    took: tuple[float, ...]
+    words: str = ""
+    own: float | None = None
+    alike: float = 0.0
+    others: int = 0
+    took: tuple[float, ...] = ()
+    hear: Callable[[str, float, float | None], None] | None = None
 
     def rest(self, own: float) -> float | None:
         """Seconds that the runs after this one are expected to take; None while no run has ended.
@@ -79,10 +81,10 @@ class Sweep:
         start = time.perf_counter()
         yield Stage(words, own, sum(alike), len(after) - len(alike), took)
         if spec.run_id in self._left:
-            self._took.append((_kind(spec), time.perf_counter() - start))
+            self._took.append((kind_of(spec), time.perf_counter() - start))
 
     def _expected(self, spec: RunSpec) -> float | None:
-        alike = [seconds for kind, seconds in self._took if kind == _kind(spec)]
+        alike = [seconds for kind, seconds in self._took if kind == kind_of(spec)]
         return _mean(alike) if alike else None
 
 
@@ -90,7 +92,8 @@ def _mean(seconds: Sequence[float]) -> float:
     return sum(seconds) / len(seconds)
 
 
-def _kind(spec: RunSpec) -> tuple[str, str]:
+def kind_of(spec: RunSpec) -> tuple[str, str]:
+    """What runs that take about as long have in common."""
     return spec.choices["model"], spec.choices["data"]
 
 
@@ -134,11 +137,27 @@ def report(specs: Sequence[RunSpec], seen: Mapping[str, Outcome]) -> int:
                 )
             elif outcome.exit_code:
                 print(f"genbench: {outcome.run_id} failed: {plain(outcome.reason)}", file=sys.stderr)
+        summary = _summary(outcomes)
+        if summary:
+            print(summary, file=sys.stderr)
     codes = {outcome.exit_code for outcome in outcomes} - {Ended.OK.exit_code}
     busy = Ended.BUSY.exit_code
     if codes <= {busy} or len(outcomes) == 1:
         return codes.pop() if codes else 0
     return 1
+
+
+def _summary(outcomes: Sequence[Outcome]) -> str:
+    """How many runs of a sweep failed, and how; empty where none did, or where there is one run only."""
+    ended = [str(outcome.ended) for outcome in outcomes if outcome.exit_code and outcome.ended is not Ended.BUSY]
+    if not ended or len(outcomes) == 1:
+        return ""
+    done = sum(not outcome.exit_code for outcome in outcomes)
+    ways = ", ".join(f"{ended.count(way)} {way}" for way in sorted(set(ended)))
+    return (
+        f"genbench: of {len(outcomes)} runs {done} {'is' if done == 1 else 'are'} done, {len(ended)} failed ({ways});"
+        " the same command runs those again"
+    )
 
 
 def _has_numbers(spec: RunSpec, outcome: Outcome) -> bool:

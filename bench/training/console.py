@@ -13,11 +13,12 @@ from torch import Tensor
 
 from bench.checkpoint import Progress as Training
 from bench.config.spec import Schedule
+from bench.durations import duration
 from bench.plain import plain
 from bench.probe import Probe
 from models.base import GenerativeModel
 
-__all__ = ["Reporter", "duration"]
+__all__ = ["Reporter"]
 
 REFRESH_SECONDS = 0.2  # not at every step, because reading the loss waits for the device
 PLAIN_SECONDS = 30.0  # between two lines without a terminal
@@ -33,11 +34,14 @@ class Reporter(Probe):
         own: Seconds that this run is expected to take; None if unknown.
         rest: Seconds that the runs after it are expected to take if this one takes so many; None if unknown.
         console: Console that shows the progress; standard error by default.
+        hear: Receives the progress in place of a console: the state in words, how much is done, and of how much (None
+            if unknown).
     """
 
     def __init__(
         self, title: str, log: logging.Logger, schedule: Schedule | None = None, console: Console | None = None,
         *, own: float | None = None, rest: Callable[[float], float | None] = lambda own: 0.0,
+        hear: Callable[[str, float, float | None], None] | None = None,
     ) -> None:  # fmt: skip
         self.title = plain(title)
         self.own, self.rest = own, rest
@@ -45,7 +49,8 @@ class Reporter(Probe):
         self._start = time.perf_counter()
         self.schedule = schedule
         self.log = log
-        self.console = console or Console(stderr=True)
+        self.console = console or Console(stderr=True, quiet=hear is not None)
+        self._hear = hear
         self._bar = Progress(
             TextColumn("{task.description}", markup=False), BarColumn(bar_width=24),
             TextColumn("{task.fields[state]}", markup=False),
@@ -81,7 +86,6 @@ class Reporter(Probe):
         if now < self._next_look:
             return
         self._next_look = now + REFRESH_SECONDS
-        assert self._task is not None
         assert self.schedule is not None
         left = _seconds_left(progress, self.schedule)
         after = self.rest(now - self._start + left)
@@ -90,7 +94,7 @@ class Reporter(Probe):
             total = f" (all: about {duration(left + after)})"
         rate = progress.examples_seen / max(progress.train_seconds, 1e-9)
         state = f"loss {float(outputs['loss']):.4g}, {rate:,.0f} examples/s, {duration(left)} left{total}"
-        self._bar.update(self._task, total=self.schedule.examples, completed=progress.examples_seen, state=state)
+        self._show(state, progress.examples_seen, self.schedule.examples)
         self._plain(f"{progress.examples_seen} examples, {state}")
 
     def validated(self, model: GenerativeModel, progress: Training, score: float | None) -> dict[str, float]:
@@ -104,16 +108,14 @@ class Reporter(Probe):
 
     def evaluating(self, what: str, done: int, total: int) -> None:
         """Show which metric is being computed, and how far."""
-        assert self._task is not None
-        self._bar.update(self._task, total=total or None, completed=done, state=f"evaluating: {what}")
+        self._show(f"evaluating: {what}", done, total or None)
         self._plain(f"evaluating: {what}")
 
     def note(self, text: str) -> None:
         """Announce a long operation: log it and show it as the bar's state."""
         text = plain(text)
         self.log.info(text)
-        assert self._task is not None
-        self._bar.update(self._task, total=None, state=text)
+        self._show(text, None, None)
         self._plain(text)
 
     def warn(self, text: str) -> None:
@@ -126,6 +128,12 @@ class Reporter(Probe):
         self.log.info(text)
         self._print(f"{self.title}: {text}")
 
+    def _show(self, state: str, done: float | None, total: float | None) -> None:
+        assert self._task is not None
+        self._bar.update(self._task, total=total, completed=done, state=state)
+        if self._hear is not None:
+            self._hear(state, done or 0.0, total)
+
     def _plain(self, text: str) -> None:
         """Without a terminal, print a line at most every 30 seconds."""
         now = time.perf_counter()
@@ -135,20 +143,6 @@ class Reporter(Probe):
 
     def _print(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True, markup=False)
-
-
-def duration(seconds: float) -> str:
-    """A time in the two largest units that it has.
-
-    >>> duration(8.4), duration(148), duration(8880), duration(200_000)
-    ('8 s', '2 min 28 s', '2 h 28 min', '2 d 7 h')
-    """
-    whole = max(0, round(seconds))
-    for size, unit, smaller, name in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s")):
-        if whole >= size:
-            rest = whole % size // smaller
-            return f"{whole // size} {unit}" + (f" {rest} {name}" if rest else "")
-    return f"{whole} s"
 
 
 def _seconds_left(progress: Training, schedule: Schedule) -> float:
