@@ -79,7 +79,7 @@ class FakeSubject(Subject):
         made: Tensor = self.given["class_log_weights"]
         return made
 
-    def costs(self, x: Tensor) -> dict[str, float]:
+    def costs(self, x: Tensor, n: int) -> dict[str, float]:
         made: dict[str, float] = self.given.get("costs", {})
         return made
 

@@ -199,6 +199,7 @@ def test_costs_are_passed_on_or_skipped() -> None:
     estimates = {estimate.info.name: estimate for estimate in Cost(ALL).compute(context)}
     assert estimates["parameters"].value == 12
     assert estimates["samples_per_second"].value == 3.5
+    assert [estimate.n_fake for estimate in Cost(ALL).compute(context)] == [None] * 4 + [ALL]
     assert estimates["train_seconds"].status is Status.SKIPPED
     assert estimates["train_seconds"].reason
     assert [estimate.info for estimate in Cost(ALL).compute(context)] == list(Cost(ALL).infos(context))

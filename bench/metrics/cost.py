@@ -54,9 +54,10 @@ class Cost(Metric):
     def compute(self, examples: Examples) -> list[Estimate]:
         with contextlib.suppress(UnavailableError):  # the other costs do not need samples
             examples.samples(self.n_samples)  # the time of sampling is one of the costs
-        costs, loads = examples.subject.costs(examples.real), examples.subject.loads()
+        costs, loads = examples.subject.costs(examples.real, self.n_samples), examples.subject.loads(self.n_samples)
+        drawn = {"samples_per_second": self.n_samples}  # the first batches cost more than later ones
         return [
-            Estimate(info, costs[info.name], load=loads.get(info.name))
+            Estimate(info, costs[info.name], load=loads.get(info.name), n_fake=drawn.get(info.name))
             if info.name in costs
             else Estimate(info, status=Status.SKIPPED, reason="was not measured in this run")
             for info in self.infos(examples)

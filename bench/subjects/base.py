@@ -128,14 +128,19 @@ class Subject(ABC):
         """The model's decoder."""
         raise UnavailableError("the model has no decoder of standard normal codes")
 
-    def costs(self, x: Tensor) -> dict[str, float]:
+    def costs(self, x: Tensor, n: int) -> dict[str, float]:
         """Costs by name, those known: parameters, seconds, speeds, and the counts of ``cost_names``.
 
         Arguments:
             x: Examples on which calls are counted.
+            n: The speed of sampling is that of ``samples(n)``.
         """
         raise UnavailableError("there is no model")
 
-    def loads(self) -> dict[str, float]:
-        """The load under which costs were timed on the CPU, by their names; as in ``bench.schema.Estimate``."""
+    def loads(self, n: int) -> dict[str, float]:
+        """The load under which costs were timed on the CPU, by their names; as in ``bench.schema.Estimate``.
+
+        Arguments:
+            n: As for ``costs``.
+        """
         return {}

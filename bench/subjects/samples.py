@@ -43,5 +43,5 @@ class GivenSamples(Subject):
     def elbo_terms(self, x: Tensor, draws: int, report: Report = silent) -> tuple[Tensor, Tensor, Tensor]:
         raise UnavailableError("only samples are given: they have no approximate posterior")
 
-    def costs(self, x: Tensor) -> dict[str, float]:
+    def costs(self, x: Tensor, n: int) -> dict[str, float]:
         raise UnavailableError("only samples are given: what they cost is not known")

@@ -46,8 +46,7 @@ class TrainedModel(Subject):
         self.caveat = model.caveat if isinstance(model, HasLikelihood) else ""
         self.solves_ode = isinstance(model, SolvesODE)
         self.cost_names = model.cost_names if isinstance(model, ReportsCost) else ()
-        self._samples_per_second: float | None = None
-        self._sampling_load: float | None = None
+        self._sampling: dict[int, tuple[float, float | None]] = {}  # samples/s and load, by the number of samples
 
     @property
     def shown_relation(self) -> str:
@@ -59,9 +58,8 @@ class TrainedModel(Subject):
         start, cpu = time.perf_counter(), time.process_time()
         drawn = draw_samples(self.model, n, self._generator("samples"), lambda done: report("sampling", done, n))
         seconds, cpu = max(time.perf_counter() - start, 1e-9), time.process_time() - cpu
-        self._samples_per_second = n / seconds
-        if self.model.device.type == "cpu":
-            self._sampling_load = cpu / (seconds * torch.get_num_threads())
+        load = cpu / (seconds * torch.get_num_threads()) if self.model.device.type == "cpu" else None
+        self._sampling[n] = n / seconds, load
         return drawn
 
     def outside(self, n: int, report: Report = silent) -> Tensor:
@@ -136,8 +134,8 @@ class TrainedModel(Subject):
             raise UnavailableError(f"the model cannot decode: {model.cannot_decode}")
         return Decoder(model.latent_dim, lambda z: model.decoder_mean(z.to(self.model.device)).to(z.device))
 
-    def costs(self, x: Tensor) -> dict[str, float]:
-        """Samples per second are those of the last ``samples``; a batch of up to 250 of ``x`` is counted."""
+    def costs(self, x: Tensor, n: int) -> dict[str, float]:
+        """A batch of up to 250 of ``x`` is counted."""
         progress = self.progress
         costs = {"parameters": float(self.model.n_parameters)}
         if progress is not None:
@@ -146,20 +144,20 @@ class TrainedModel(Subject):
                 costs["train_examples_per_second"] = progress.examples_seen / progress.train_seconds
             if progress.best_seconds is not None:
                 costs["seconds_to_best"] = progress.best_seconds
-        if self._samples_per_second is not None:
-            costs["samples_per_second"] = self._samples_per_second
+        if n in self._sampling:
+            costs["samples_per_second"], _ = self._sampling[n]
         if isinstance(self.model, ReportsCost):
             batch = x[:CHUNK].to(self.model.device)
             with torch.no_grad():
                 costs |= self.model.cost_report(batch, generator=self._generator("costs"))
         return costs
 
-    def loads(self) -> dict[str, float]:
+    def loads(self, n: int) -> dict[str, float]:
         trained = None if self.progress is None else self.progress.load
         loads: dict[str, float | None] = dict.fromkeys(
             ("train_seconds", "seconds_to_best", "train_examples_per_second"), trained
         )
-        loads["samples_per_second"] = self._sampling_load
+        _, loads["samples_per_second"] = self._sampling.get(n, (None, None))
         return {name: load for name, load in loads.items() if load is not None}
 
     def _chunks(self, x: Tensor) -> Iterator[Tensor]:
@@ -234,7 +232,7 @@ class FailedModel(Subject):
         _with_decoder(self.model)
         raise BrokenError(self.reason)
 
-    def costs(self, x: Tensor) -> dict[str, float]:
+    def costs(self, x: Tensor, n: int) -> dict[str, float]:
         raise BrokenError(self.reason)
 
 
