@@ -1,4 +1,4 @@
-r"""General statistics of repeated runs: variance components, degrees of freedom, many tests at once, detectable effects.
+r"""Statistics of repeated runs: variance components, degrees of freedom, many tests at once, detectable effects.
 
 Nothing here knows of rows or metrics.
 """
@@ -15,7 +15,7 @@ __all__ = [
     "t_tail", "two_way_components",
 ]  # fmt: skip
 
-_NODES = 2000
+_NODES = 100
 
 
 @dataclass(frozen=True)
@@ -152,27 +152,36 @@ def t_quantile(level: float, df: float) -> float:
     return -float(stdtrit(df, level))
 
 
-def detectable(stderr: float, df: float, level: float, power: float = 0.8) -> float:
+def detectable(stderr: float, df: float, level: float, power: float = 0.8, *, known: bool = False) -> float:
     r"""The smallest true effect that a one-sided t test at ``level`` finds with the chance ``power``.
 
     It is :math:`\lambda\, se` with the :math:`\lambda` that solves
 
-    .. math:: P(Z + \lambda > t_{1-\text{level}, f}\, \sqrt{\chi^2_f / f}) = \text{power}.
+    .. math:: P(Z + \lambda\, U > t_{1-\text{level}, f}\, V) = \text{power}, \qquad f U^2,\, f V^2 \sim \chi^2_f,
+
+    where V is the error of the standard error in the test, and U that of ``stderr`` here: of few seeds a standard error
+    is often too small by chance, and so would be the effect.
+
+    Arguments:
+        stderr: Standard error, estimated with ``df`` degrees of freedom from a sample like the one to be tested.
+        known: Whether it is the true one instead; then U = 1.
     """
-    return _noncentrality(df, level, power) * stderr
+    return _noncentrality(df, level, power, known) * stderr
 
 
 @functools.lru_cache(4096)
-def _noncentrality(df: float, level: float, power: float) -> float:
+def _noncentrality(df: float, level: float, power: float, known: bool) -> float:
     """By bisection over quantiles of the chi-square; scipy's own inverse of the noncentral t does not always end."""
     from scipy.special import chdtri, ndtr
 
     chances = (np.arange(_NODES) + 0.5) / _NODES
-    needed = t_quantile(level, df) * np.sqrt(chdtri(df, chances) / df)
-    low, high = 0.0, float(needed.max()) + 10.0
+    errors = np.sqrt(chdtri(df, chances) / df)
+    needed = t_quantile(level, df) * errors[:, None]
+    factor = np.ones(1) if known else errors
+    low, high = 0.0, float(needed.max() + 10.0) / float(factor.min())
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (low, middle) if ndtr(middle - needed).mean() > power else (middle, high)
+        low, high = (low, middle) if ndtr(middle * factor - needed).mean() > power else (middle, high)
     return high
 
 
