@@ -151,14 +151,20 @@ def matched(base: Iterable[Line], new: Iterable[Line]) -> dict[Line, Line | None
     It is the one with the same group. Where a model has one line that is left on either side, its configuration has
     changed, and these are compared.
     """
-    base, new = list(base), list(new)
-    pairs: dict[Line, Line | None] = {line: line if line in new else None for line in base}
-    for line in base:
-        lost = [one for one in base if one.place == line.place and pairs[one] is None]
-        added = [one for one in new if one.place == line.place and one not in base]
-        if lost == [line] and len(added) == 1:
-            pairs[line] = added[0]
+    base, new = set(base), set(new)
+    lost, added = _by_place(base - new), _by_place(new - base)
+    pairs: dict[Line, Line | None] = {}
+    for line in sorted(base):
+        is_replaced = len(lost[line.place]) == len(added[line.place]) == 1
+        pairs[line] = line if line in new else added[line.place][0] if is_replaced else None
     return pairs
+
+
+def _by_place(lines: Iterable[Line]) -> dict[tuple[str, str, str], list[Line]]:
+    found = defaultdict(list)
+    for line in lines:
+        found[line.place].append(line)
+    return found
 
 
 def changed(base: Item, new: Item) -> str:

@@ -27,8 +27,9 @@ def margins_of(declared: Iterable[str], base: Items) -> dict[str, float]:
         if not sign or not amount:
             raise UserError(f"--margin {text}: give METRIC=NUMBER, for example fid=1.5")
         if not names:
+            short = {metric.split("[", 1)[0] for metric in rows}
             raise UserError(
-                f"--margin {text}: the baseline has no metric {name!r}{nearest(name, rows)}; "
+                f"--margin {text}: the baseline has no metric {name!r}{nearest(name, short)}; "
                 f"there are {', '.join(sorted(rows))}"
             )
         number, _, unit = amount.partition(" ")
