@@ -156,7 +156,7 @@ def matched(base: Iterable[Line], new: Iterable[Line]) -> dict[Line, Line | None
     pairs: dict[Line, Line | None] = {}
     for line in sorted(base):
         is_replaced = len(lost[line.place]) == len(added[line.place]) == 1
-        pairs[line] = line if line in new else added[line.place][0] if is_replaced else None
+        pairs[line] = line if line in new else (added[line.place][0] if is_replaced else None)
     return pairs
 
 

@@ -17,7 +17,7 @@ from bench.gate.verdict import LEVEL
 from bench.seeds import derive_seed
 from bench.statistics import detectable
 
-__all__ = ["Calibration", "calibrate", "false_alarms_and_power", "to_text"]
+__all__ = ["Calibration", "calibrate", "false_alarms_and_power", "smoothed", "to_text"]
 
 REPETITIONS = 4000
 
@@ -56,7 +56,7 @@ def calibrate(base: Items, repetitions: int = REPETITIONS) -> list[Calibration]:
             rng = np.random.default_rng(derive_seed(0, "gate", "self-test", *line.place, metric))
 
             def draw(size: tuple[int, int], values: Floats = values, rng: np.random.Generator = rng) -> Floats:
-                return _smoothed(values, size, rng)
+                return smoothed(values, size, rng)
 
             rates = false_alarms_and_power(paired, draw, draw, len(values), len(values), repetitions)
             found.setdefault(metric, []).append((len(values), *rates))
@@ -109,7 +109,8 @@ def to_text(calibrations: list[Calibration]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _smoothed(values: Floats, size: tuple[int, int], rng: np.random.Generator) -> Floats:
+def smoothed(values: Floats, size: tuple[int, int], rng: np.random.Generator) -> Floats:
+    """Draws from the smoothed bootstrap of a few values: their mean, their variance, nearly their shape."""
     mean, spread = values.mean(), values.std(ddof=1)
     width = 1.06 * spread * len(values) ** -0.2
     drawn = rng.choice(values, size) - mean + width * rng.normal(size=size)
