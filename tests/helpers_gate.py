@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from helpers_rows import FAILED, make_row
 
+from bench.gate.finding import Finding
 from bench.gate.items import items_of
-from bench.gate.verdict import Finding, judge
+from bench.gate.verdict import judge
 from bench.schema import Relation, ResultRow
 
 __all__ = ["board", "failed", "judged", "one_of", "rows_of"]

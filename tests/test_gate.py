@@ -10,11 +10,12 @@ from scipy import stats
 
 from bench.errors import UserError
 from bench.gate.compare import p_value, paired, unpaired, upper_bound
+from bench.gate.finding import FAILURES, Verdict
 from bench.gate.items import items_of
 from bench.gate.margins import margins_of
 from bench.gate.report import exit_code
 from bench.gate.sequential import LOOKS, in_turn, spent
-from bench.gate.verdict import FAILURES, Verdict, seeds_needed
+from bench.gate.verdict import seeds_needed
 from bench.schema import Relation, Source
 
 BASE = [20.1, 19.4, 20.8, 19.9, 20.3]
@@ -247,6 +248,18 @@ def test_a_metric_that_moves_alone_on_reproduced_trainings_is_blamed() -> None:
     flat = {"metric": "kid[mnist-cnn]"}
     trivial = judged([*rows_of(BASE), *rows_of([1.0] * 5, **flat)], [*rows_of(WORSE), *rows_of([1.0] * 5, **flat)])
     assert one_of(trivial).verdict is Verdict.REGRESSION
+
+
+def test_a_likelihood_above_that_of_the_datas_own_density_is_a_regression() -> None:
+    about = {"metric": "log_likelihood", "higher_is_better": True, "relation": Relation.EXACT, "n_draws": 1}
+    oracle = rows_of([-2.4], model="oracle", model_family="data", group="o", stderr=0.01, **about)
+    base = [*oracle, *rows_of(np.linspace(-2.8, -2.7, 5), **about)]
+    better = judged(base, [*oracle, *rows_of(np.linspace(-2.5, -2.41, 5), **about)])
+    assert {one.line.model: one.verdict for one in better} == {"oracle": "pass", "dcgan": "improved"}
+    beyond = judged(base, [*oracle, *rows_of(np.linspace(-1.9, -1.8, 5), **about)])
+    (found,) = [one for one in beyond if one.line.model == "dcgan"]
+    assert found.verdict is Verdict.REGRESSION
+    assert "better than the data's own density (-2.4)" in found.reason
 
 
 # Bad input

@@ -15,8 +15,8 @@ from bench.paths import at_home
 from bench.regular import check_output
 
 if TYPE_CHECKING:
+    from bench.gate.finding import Finding
     from bench.gate.items import Items
-    from bench.gate.verdict import Finding
     from bench.schema import ResultRow
 
 __all__ = ["add_arguments", "main"]

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from xml.etree import ElementTree as Xml
 
-from bench.gate.verdict import FAILURES, Finding, Verdict
+from bench.gate.finding import FAILURES, Finding, Verdict
 from bench.plain import plain
 
 __all__ = ["exit_code", "to_junit", "to_summary", "to_text", "totals"]

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.gate.compare import Shift, p_value, paired
+from bench.gate.compare import Shift, effect, p_value, paired
+from bench.gate.finding import LEVEL
 from bench.gate.items import Items
-from bench.gate.verdict import LEVEL
 from bench.seeds import derive_seed
-from bench.statistics import detectable
 
 __all__ = ["Calibration", "calibrate", "false_alarms_and_power", "smoothed", "to_text"]
 
@@ -91,9 +90,9 @@ def false_alarms_and_power(
     base, new, later = draw_base((repetitions, m)), draw_new((repetitions, n)), draw_new((repetitions, n))
     found = test(new, base)
     df = np.round(found.df, 2)
-    ratio = {one: detectable(1.0, one, LEVEL) for one in np.unique(df)}
-    effect = np.array([ratio[one] for one in df]) * found.stderr
-    again = test(later + effect[:, None], base)
+    ratio = {one: effect(1.0, one, LEVEL) for one in np.unique(df)}
+    worse = np.array([ratio[one] for one in df]) * found.stderr
+    again = test(later + worse[:, None], base)
     return float((p_value(found) <= LEVEL).mean()), float((p_value(again) <= LEVEL).mean())
 
 

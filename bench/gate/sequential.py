@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from bench.gate.finding import LEVEL, Finding, Verdict
 from bench.gate.items import Item, Items
-from bench.gate.verdict import LEVEL, Finding, Verdict, judge
+from bench.gate.verdict import judge
 from bench.statistics import t_quantile
 
 __all__ = ["LOOKS", "Look", "in_turn", "spent"]

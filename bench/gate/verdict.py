@@ -10,11 +10,12 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
 import numpy as np
 
-from bench.gate.compare import Shift, design_df, p_value, paired, unpaired, upper_bound
+from bench.gate.blame import beyond_the_data, metrics_apart
+from bench.gate.compare import Shift, design_df, effect, p_value, paired, unpaired, upper_bound
+from bench.gate.finding import FAILURES, LEVEL, SPREADS, TOLERANCE, Finding, Verdict, joined
 from bench.gate.items import Item, Items, Key, Line, changed, matched
 from bench.statistics import (
     benjamini_hochberg,
@@ -25,73 +26,7 @@ from bench.statistics import (
     two_way_components,
 )
 
-__all__ = ["FAILURES", "LEVEL", "SPREADS", "TOLERANCE", "Finding", "Verdict", "judge", "seeds_needed"]
-
-LEVEL = 0.05
-"""The chance that anything blocking is called a regression where nothing changed."""
-
-TOLERANCE = 1e-8
-"""Relative difference of numbers that are the same."""
-
-SPREADS = 5.0
-"""Without a margin, too few seeds are those with which a worsening by this many seed spreads would often be missed."""
-
-FAILURES = "failed runs"
-"""The name of the test of how many runs fail, where others have a metric's name."""
-
-_MOVED = 1e-6  # a reproduced run whose metric moved more than this was measured by another metric
-
-
-class Verdict(StrEnum):
-    """What the gate says of one metric of one model."""
-
-    REGRESSION = "regression"
-    METRIC_CHANGED = "metric changed"
-    PROTOCOL_CHANGED = "protocol changed"
-    MISSING = "missing"
-    INCONCLUSIVE = "inconclusive"
-    IMPROVED = "improved"
-    PASS = "pass"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A verdict with the numbers behind it.
-
-    Attributes:
-        line, metric, unit: What was compared.
-        blocking: Whether it can fail the gate.
-        verdict, reason: What is said, and why in words.
-        tier: ``exact``, ``paired``, ``seeds``, ``failures``, or empty where nothing could be compared.
-        base, new: Means of the baseline and of the new rows.
-        n_base, n_new: Seeds behind them.
-        worse: By how much the new mean is worse; negative where it is better. In the metric's unit, as what follows.
-        stderr, df: Standard error of ``worse`` and its degrees of freedom.
-        margin: Worsening that is tolerated.
-        detectable: The worsening that would be called a regression in 80 of 100 cases; None where there is no test.
-        p, p_adjusted: Of the worsening being at most the margin; adjusted for all comparisons of its kind.
-        key: Of the metric's item in the baseline; None for failures.
-    """
-
-    line: Line
-    metric: str
-    unit: str
-    blocking: bool
-    verdict: Verdict
-    reason: str = ""
-    tier: str = ""
-    base: float | None = None
-    new: float | None = None
-    n_base: int = 0
-    n_new: int = 0
-    worse: float | None = None
-    stderr: float | None = None
-    df: float | None = None
-    margin: float | None = None
-    detectable: float | None = None
-    p: float | None = None
-    p_adjusted: float | None = None
-    key: Key | None = None
+__all__ = ["judge", "seeds_needed"]
 
 
 @dataclass(frozen=True)
@@ -127,7 +62,7 @@ def judge(base: Items, new: Items, margins: Mapping[str, float] | None = None, l
         if failures is not None:
             tests.append(failures)
     judged = _decided(tests, level, blocking=True) + _decided(tests, level, blocking=False)
-    return _metrics_apart([*done, *judged], base)
+    return beyond_the_data(metrics_apart([*done, *judged], base), new)
 
 
 def seeds_needed(count: int, level: float = LEVEL) -> int:
@@ -186,7 +121,7 @@ def _compared(
         return replace(finding, verdict=Verdict.METRIC_CHANGED, tier="exact", reason=said)
     if min(len(seeds), len(new.seeds)) < 2:
         said = f"one seed says nothing of how much seeds differ ({len(seeds)} before, {len(new.seeds)} now)"
-        return replace(finding, verdict=Verdict.INCONCLUSIVE, reason=_joined(said, note))
+        return replace(finding, verdict=Verdict.INCONCLUSIVE, reason=joined(said, note))
     return _tested(finding, base, new, keys, margin, note)
 
 
@@ -270,18 +205,18 @@ def _decided_one(test: _Test, p: float, better: float, level: float, count: int)
         return _decided_failures(finding, level)
     at = level / count if finding.blocking else level
     margin = finding.margin or 0.0
-    finding = replace(finding, detectable=margin + detectable(finding.stderr or 0.0, finding.df or 1.0, at))
+    finding = replace(finding, detectable=margin + effect(finding.stderr or 0.0, finding.df or 1.0, at))
     if p <= level:
         return replace(finding, verdict=Verdict.REGRESSION)
     if test.declared and not upper_bound(test.shift, level) < margin:
         need = _for_margin(test, margin, level)
         said = f"neither within the margin nor beyond it for certain; {need}"
-        return replace(finding, verdict=Verdict.INCONCLUSIVE, reason=_joined(said, finding.reason))
+        return replace(finding, verdict=Verdict.INCONCLUSIVE, reason=joined(said, finding.reason))
     unsure = finding.blocking and not test.declared and (finding.stderr or 0) > 0
     if unsure and _is_blind(test.spreads, test.design, at):
         suffice = f"{seeds_needed(count, level)} a side suffice"
         said = f"too few seeds for {_count(count, 'blocking comparison')}: {suffice}"
-        return replace(finding, verdict=Verdict.INCONCLUSIVE, reason=_joined(said, finding.reason))
+        return replace(finding, verdict=Verdict.INCONCLUSIVE, reason=joined(said, finding.reason))
     return replace(finding, verdict=Verdict.IMPROVED if better <= level else Verdict.PASS)
 
 
@@ -302,41 +237,6 @@ def _for_margin(test: _Test, margin: float, level: float) -> str:
         if detectable(spread * math.sqrt(2 / n), n - 1, level, known=True) <= margin:
             return f"about {n} seeds a side tell" if n > test.finding.n_new else "more seeds tell"
     return "the margin is too small for any number of seeds up to 200"
-
-
-def _metrics_apart(findings: list[Finding], base: Items) -> list[Finding]:
-    """Blame the metric, not the model, where the numbers of unchanged trainings or of stored samples moved."""
-    blamed = {one.metric for one in findings if one.verdict is Verdict.METRIC_CHANGED}
-    items = {id(one): base[one.line][one.key] for one in findings if one.key is not None}
-    reproduced = {
-        (one.line, items[id(one)].row.n_fake is None)
-        for one in findings
-        if one.tier == "exact" and one.verdict is Verdict.PASS and _tells_trainings_apart(items[id(one)])
-    }
-    made = []
-    for one in findings:
-        if one.verdict in (Verdict.MISSING, Verdict.PROTOCOL_CHANGED, Verdict.METRIC_CHANGED) or one.tier in (
-            "exact", "failures",
-        ):  # fmt: skip
-            made.append(one)
-        elif one.metric in blamed:
-            said = "of the same stored samples it is another number now, so this says nothing of the model"
-            made.append(replace(one, verdict=Verdict.METRIC_CHANGED, reason=_joined(said, one.reason)))
-        elif (
-            one.blocking
-            and (one.line, items[id(one)].row.n_fake is None) in reproduced
-            and abs(one.worse or 0.0) > _MOVED * abs(one.base or 0.0)
-        ):
-            said = "the trainings are reproduced, other metrics give the same numbers again; this metric does not"
-            made.append(replace(one, verdict=Verdict.METRIC_CHANGED, reason=_joined(said, one.reason)))
-        else:
-            made.append(one)
-    return made
-
-
-def _tells_trainings_apart(item: Item) -> bool:
-    """Whether a metric depends on the weights: it is no cost, and seeds differ in it."""
-    return item.is_blocking and len({value for draws in item.values.values() for value in draws.values()}) > 1
 
 
 def _configuration(before: str, now: str) -> str:
@@ -371,7 +271,3 @@ def _same(a: "np.ndarray", b: "np.ndarray") -> bool:
 
 def _count(n: int, what: str) -> str:
     return f"{n} {what}{'' if n == 1 else 's'}"
-
-
-def _joined(*texts: str) -> str:
-    return "; ".join(text for text in texts if text)

@@ -5,9 +5,9 @@
 The comparisons at the level of 5 %: on values of known distributions, and on the committed rows, whose seeds are drawn
 again by the smoothed bootstrap. The whole gate: on boards of 2 models x 2 metrics, all seeds at once and in turn.
 
-Means are equal in every case. ``ratio`` is the spread of the new values over that of the baseline. Where ``promised`` is
-no, values are skewed *and* their spreads differ: with few seeds no test of means holds its level there (R. R. Bahadur,
-L. J. Savage 1956), because the rare bad seeds that make the one mean are usually not among those that were run.
+Means are equal in every case. ``ratio`` is the spread of the new values over that of the baseline. Where ``promised``
+is no, values are skewed *and* their spreads differ: with few seeds no test of means holds its level there (R. R.
+Bahadur, L. J. Savage 1956), because the rare bad seeds that make the one mean are usually not among those that ran.
 """
 
 import argparse
@@ -24,11 +24,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from helpers_gate import board
 
 from bench.gate.compare import paired, unpaired
+from bench.gate.finding import Verdict
 from bench.gate.items import items_of
 from bench.gate.report import exit_code
 from bench.gate.selftest import false_alarms_and_power, smoothed
 from bench.gate.sequential import in_turn
-from bench.gate.verdict import Verdict, judge
+from bench.gate.verdict import judge
 from bench.rows.store import read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,9 +99,9 @@ def real(repetitions: int) -> Iterator[dict[str, object]]:
             rates.append(false_alarms_and_power(test, draw, draw, n, n, repetitions))
         alarms, power = np.array(rates).T
         yield {
-            "values": f"{metric}, {len(lines)} lines of results/rows", "ratio": 1.0, "tier": tier, "n_new": n, "n_base": n,
-            "promised": "yes", "repetitions": repetitions * len(lines), "false_alarms": float(alarms.mean()),
-            "power": float(power.mean()),
+            "values": f"{metric}, {len(lines)} lines of results/rows", "ratio": 1.0, "tier": tier, "n_new": n,
+            "n_base": n, "promised": "yes", "repetitions": repetitions * len(lines),
+            "false_alarms": float(alarms.mean()), "power": float(power.mean()),
         }  # fmt: skip
 
 
@@ -122,9 +123,7 @@ def whole() -> Iterator[dict[str, object]]:
                 found.append(Verdict.REGRESSION in {one.verdict for one in look.findings})
                 if by == 0:
                     seeds.append(look.seeds)
-        said = (
-            f"2 models x 2 metrics, seeds in turn; unchanged ones took {np.mean(seeds):.1f} seeds; power at 3 spreads"
-        )
+        said = f"2 models x 2 metrics, in turn; unchanged ones took {np.mean(seeds):.1f} seeds; power at 3 spreads"
         yield _line(said, tier, 8, alarms, caught)
 
 
