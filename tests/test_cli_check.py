@@ -1,19 +1,23 @@
 """genbench check as it is typed: files, exit codes, reports, and what strangers' files do."""
 
+import argparse
 import csv
 import fcntl
 import io
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import yaml
 from helpers_gate import board, failed, rows_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bench.cli.check import add_arguments
 from bench.cli.main import main
 from bench.errors import UserError
 from bench.gate.as_csv import from_csv, to_csv
@@ -203,3 +207,33 @@ def test_it_starts_without_torch(base: Path) -> None:
 def test_committed_rows_pass_against_themselves() -> None:
     for file in sorted((ROOT / "results" / "rows").glob("*.jsonl")):
         assert check(str(file), "--baseline", str(file)) == 0, file.name
+
+
+def test_the_projects_own_baseline_is_green_on_itself_and_small() -> None:
+    file = str(ROOT / "results" / "baselines" / "gate.csv")
+    assert check(file, "--baseline", file) == 0
+    assert len({row.seed for row in from_csv(Path(file))}) >= 5
+
+
+@pytest.mark.parametrize("file", [".github/workflows/gate.yml", "docs/gate_workflow.yml"])
+def test_workflows_are_safe_and_their_commands_exist(file: str) -> None:
+    text = (ROOT / file).read_text()
+    flow = yaml.safe_load(text)
+    assert list(flow[True]) == ["pull_request"]  # YAML reads ``on`` as true
+    assert flow["permissions"] == {"contents": "read"}
+    assert "secrets." not in text
+    steps = {name: job["steps"] for name, job in flow["jobs"].items()}
+    assert all("@v" in step["uses"] for job in steps.values() for step in job if "uses" in step)
+    assert all(step["with"]["persist-credentials"] is False for job in steps.values() for step in job
+               if step.get("uses", "").startswith("actions/checkout"))  # fmt: skip
+    checkout = next(step for step in steps["gate"] if step.get("uses", "").startswith("actions/checkout"))
+    assert checkout["with"]["ref"] == "${{ github.event.pull_request.base.sha }}"
+    commands = [line.strip() for job in steps.values() for step in job for line in step.get("run", "").splitlines()]
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    (judge_command,) = [line for line in commands if line.startswith("genbench check")]
+    arguments = parser.parse_args(shlex.split(judge_command)[2:])
+    assert (arguments.junit, arguments.summary) == ("gate.xml", "gate.md")
+    (sweep,) = [line for line in commands if line.startswith("genbench run")]
+    assert "name=gate" in sweep
+    assert "seed=0,1,2,3,4" in sweep

@@ -72,7 +72,7 @@ def p_value(found: Shift, margin: ArrayLike = 0.0) -> Floats:
     """The chance of a shift as bad if the true one is ``margin``. Without any spread it is 0 or 1."""
     from scipy.special import stdtr
 
-    excess = found.shift - margin
+    excess = found.shift - np.asarray(margin, np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         t = excess / found.stderr
     p = stdtr(found.df, -np.where(np.isfinite(t), t, 0.0))

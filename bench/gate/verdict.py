@@ -160,7 +160,7 @@ def _with_shared_draws(shift: Shift, panels: "list[np.ndarray]") -> Shift:
     return shift._replace(stderr=total, df=np.float64(satterthwaite(variances, degrees)))  # type: ignore[arg-type]
 
 
-def _failures(line: Line, base: Mapping[object, Item], new: Mapping[object, Item]) -> _Test | None:
+def _failures(line: Line, base: Mapping[Key, Item], new: Mapping[Key, Item]) -> _Test | None:
     """The test of how many runs failed. Where none did on either side there is nothing to test (Tarone 1990)."""
     failed, of, failed_before, of_before = *_failed(new), *_failed(base)
     if failed + failed_before == 0 or of == 0 or of_before == 0:
@@ -177,7 +177,7 @@ def _failures(line: Line, base: Mapping[object, Item], new: Mapping[object, Item
     return _Test(finding, Shift(nothing, nothing, nothing), False, 0.0, 0.0)  # type: ignore[arg-type]
 
 
-def _failed(items: Mapping[object, Item]) -> tuple[int, int]:
+def _failed(items: Mapping[Key, Item]) -> tuple[int, int]:
     """Runs that failed, and all runs."""
     failed = set().union(*(item.failed for item in items.values()))
     return len(failed), len(failed.union(*(set(item.values) | set(item.reasons) for item in items.values())))
