@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import yaml
 from helpers_gate import board, failed, rows_of
@@ -21,6 +22,7 @@ from bench.cli.check import add_arguments
 from bench.cli.main import main
 from bench.errors import UserError
 from bench.gate.as_csv import from_csv, to_csv
+from bench.gate.history import change_point
 from bench.gate.items import items_of
 from bench.gate.report import MOST_BYTES, to_summary
 from bench.gate.verdict import judge
@@ -213,6 +215,31 @@ def test_the_projects_own_baseline_is_green_on_itself_and_small() -> None:
     file = str(ROOT / "results" / "baselines" / "gate.csv")
     assert check(file, "--baseline", file) == 0
     assert len({row.seed for row in from_csv(Path(file))}) >= 5
+
+
+def test_drift_over_past_rows_is_advisory(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for k in range(12):
+        write_rows(f"past{k:02}.jsonl", board(1, 5, 3.0 * (k >= 7), stream=10 + k))
+    write_rows("now.jsonl", board(1, 5, 3.0, stream=30))
+    write_rows("base.jsonl", board(1, 5, 3.0, stream=40))
+    assert check("now.jsonl", "--baseline", "base.jsonl", "--history", "past*.jsonl") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("advisory: drift")]
+    assert len(lines) == 2
+    assert all("since past07.jsonl" in line for line in lines)
+    assert check("now.jsonl", "--baseline", "base.jsonl", "--history", "past0[0-6].jsonl", "--margin", "fid=5") in (
+        0,
+        3,
+    )
+    assert check("now.jsonl", "--baseline", "base.jsonl", "--history", "past00.jsonl") == 2
+
+
+def test_a_history_without_a_change_rarely_shows_one() -> None:
+    rng = np.random.default_rng(0)
+    false = [change_point(rng.standard_exponential(9), rng)[1] <= 0.05 for _ in range(200)]
+    assert np.mean(false) <= 0.09  # 0.05 and three standard errors
+    steps = np.repeat([0.0, 4.0], [4, 6])
+    found = [change_point(steps + rng.normal(size=10), rng) for _ in range(20)]
+    assert np.mean([k == 4 and p <= 0.05 for k, p in found]) >= 0.8
 
 
 @pytest.mark.parametrize("file", [".github/workflows/gate.yml", "docs/gate_workflow.yml"])

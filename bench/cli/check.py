@@ -12,6 +12,7 @@ from bench.errors import BusyError, UserError
 from bench.files import durable_write
 from bench.locks import hold
 from bench.paths import at_home
+from bench.plain import plain
 from bench.regular import check_output
 
 if TYPE_CHECKING:
@@ -38,6 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-inconclusive", action="store_true", help="exit with 0 also where seeds are too few or rows are missing"
     )
     parser.add_argument("--sequential", action="store_true", help="look at 3, 5 and 8 seeds, and stop when it is clear")
+    parser.add_argument(
+        "--history", action="append", default=[], metavar="PATH",
+        help="rows of past commits, the oldest first; can be repeated. Prints where a level changed, advisory",
+    )  # fmt: skip
     parser.add_argument("--self-test", action="store_true", help="resample the baseline: false alarms and power")
     parser.add_argument("--update", action="store_true", help="say what moved, then make ROWS the new baseline")
 
@@ -65,7 +70,7 @@ def main(args: argparse.Namespace) -> int:
     if len({path.resolve() for path in outputs.values()}) < len(outputs):
         raise UserError("--junit and --summary name the same file; give two")
     if args.self_test:
-        if args.rows or args.update or args.sequential or outputs:
+        if args.rows or args.update or args.sequential or args.history or outputs:
             raise UserError("check --self-test: needs --baseline alone; leave the other arguments out")
         calibrations = calibrate(items_of(_read([baseline]), f"--baseline {args.baseline}"))
         if not calibrations:
@@ -77,8 +82,25 @@ def main(args: argparse.Namespace) -> int:
     if args.update:
         return _update(args, baseline)
     base = items_of(_read([baseline]), f"--baseline {args.baseline}")
-    findings = _checked(args, base, _read(args.rows))
+    rows = _read(args.rows)
+    findings = _checked(args, base, rows)
+    if args.history:
+        _print(_drifts(args.history, rows))
     return _reported(args, findings, outputs)
+
+
+def _drifts(paths: list[str], rows: "list[ResultRow]") -> str:
+    """Lines for what drifted over the rows of past commits and these."""
+    from bench.gate.history import FEWEST, drifts
+    from bench.gate.items import items_of
+    from bench.rows.store import find_files
+
+    files = [file for path in paths for file in find_files([path])]
+    history = [(file.name, items_of(_read([file]), f"--history {file.name}")) for file in files]
+    if len(history) + 1 < FEWEST:
+        raise UserError(f"--history: {len(history)} files of past rows are too few; give at least {FEWEST - 1}")
+    found = drifts([*history, ("ROWS", items_of(rows, "ROWS"))])
+    return "".join(f"{plain(str(drift))}\n" for drift in found) or "advisory: no drift\n"
 
 
 def _checked(args: argparse.Namespace, base: "Items", rows: "list[ResultRow]") -> "list[Finding]":
@@ -123,8 +145,8 @@ def _update(args: argparse.Namespace, baseline: Path) -> int:
     from bench.rows.store import find_files, write_rows
     from bench.schema import Status
 
-    if args.sequential or args.junit or args.summary:
-        raise UserError("check --update: --sequential, --junit and --summary do not go with it; check first")
+    if args.sequential or args.junit or args.summary or args.history:
+        raise UserError("check --update: takes ROWS, --baseline and --margin alone; check first")
     if baseline.suffix not in (".csv", ".jsonl"):
         raise UserError(f"--baseline {args.baseline}: give a name that ends in .jsonl or .csv")
     check_output("--baseline", baseline, find_files(args.rows))
