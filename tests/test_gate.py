@@ -14,6 +14,7 @@ from bench.gate.finding import FAILURES, Verdict
 from bench.gate.items import items_of
 from bench.gate.margins import margins_of
 from bench.gate.report import exit_code
+from bench.gate.selftest import false_alarms_and_power
 from bench.gate.sequential import LOOKS, in_turn, spent
 from bench.gate.verdict import seeds_needed
 from bench.schema import Relation, Source
@@ -52,6 +53,26 @@ def test_few_seeds_against_many_are_no_more_certain_than_welchs() -> None:
     welch = stats.ttest_ind(new, base, axis=1, equal_var=False)
     assert (found.df <= welch.df + 1e-9).all()
     assert (found.stderr >= np.sqrt(new.var(1, ddof=1) / 3 + base.var(1, ddof=1) / 8) - 1e-12).all()
+
+
+def test_few_skewed_seeds_against_many_raise_no_more_false_alarms_than_promised() -> None:
+    rng = np.random.default_rng(0)
+    new, base = 1 - rng.exponential(size=(20_000, 3)), 1 - rng.exponential(size=(20_000, 8))
+    welch = stats.ttest_ind(new, base, axis=1, equal_var=False, alternative="greater").pvalue
+    assert (welch <= 0.05).mean() > 0.08
+    assert (p_value(unpaired(new, base)) <= 0.05).mean() <= 0.06
+    assert (p_value(unpaired(base, new)) <= 0.05).mean() <= 0.06
+
+
+def test_the_printed_effect_is_found_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+
+    def draw(size: tuple[int, int]) -> "np.ndarray":
+        return rng.normal(size=size) * np.where(rng.random(size) < 0.1, 10.0, 1.0)
+
+    alarms, power = false_alarms_and_power(paired, draw, draw, 5, 5, 5000)
+    assert alarms <= 0.06
+    assert power >= 0.75
 
 
 def test_a_sample_shows_at_least_the_spread_of_its_own_draws() -> None:
