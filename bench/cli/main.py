@@ -27,8 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Dispatch a command line.
 
     Returns:
-        0 for success, 1 for a failed run, 2 for a mistake of the user's, 75 where what is left is being run by
-        another process, 130 after Ctrl-C, 141 where the reader of the output has gone, 143 after SIGTERM.
+        0 for success, 1 for a failed run or a regression, 2 for a mistake of the user's, 3 for a check without a clear
+        verdict, 75 where what is left is being run by another process, 130 after Ctrl-C, 141 where the reader of the
+        output has gone, 143 after SIGTERM.
     """
     if arguments is None:  # this process is the command's
         end_by_signals()
@@ -62,7 +63,7 @@ def _main(arguments: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from bench.cli import compare, court, data, new, properties, table
+    from bench.cli import check, compare, court, data, new, properties, table
 
     parser = argparse.ArgumentParser(
         prog="genbench", description="Compare generative models on equal terms.", epilog=EPILOG,
@@ -74,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("evaluate", help="measure more: runs, checkpoints, or samples of others", add_help=False)
     table.add_arguments(commands.add_parser("table", help="rows to a table: text, csv, markdown or latex"))
     compare.add_arguments(commands.add_parser("compare", help="which of two models has the higher likelihood, paired"))
+    check.add_arguments(commands.add_parser("check", help="compare rows with a baseline: what became worse"))
     listing = commands.add_parser("list", help="models, data sets and metrics, a line each")
     listing.add_argument("asked", nargs="*", metavar="GROUP", help="models, data, metrics, ...; or KEY=VALUE")
     new.add_arguments(commands.add_parser("new", help="the files of a new model, to begin from"))
@@ -94,6 +96,10 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from bench.cli import compare
 
         return compare.main(arguments)
+    if arguments.command == "check":
+        from bench.cli import check
+
+        return check.main(arguments)
     if arguments.command == "data":
         from bench.cli import data
 
