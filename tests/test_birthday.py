@@ -14,17 +14,15 @@ from bench.data.digits import mnist5k
 from bench.errors import UserError
 from bench.evaluation.evaluate import evaluate
 from bench.features.pixels import Pixels
-from bench.metrics import birthday
-from bench.metrics.birthday import (
-    Birthday,
-    Support,
+from bench.metrics import birthday, near_duplicates
+from bench.metrics.birthday import Birthday, Support, near_duplicate_support, renyi2_support
+from bench.metrics.near_duplicates import (
     closest_distances,
+    closest_pairs,
     collision_degrees,
     distinct,
     local_radius,
-    near_duplicate_support,
     reference_radius,
-    renyi2_support,
 )
 from bench.schema import Relation, Status
 
@@ -36,8 +34,8 @@ def one_thread() -> None:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(birthday, "BLOCK", 32)
-    monkeypatch.setattr(birthday, "PIECE", 2**14)
+    monkeypatch.setattr(near_duplicates, "BLOCK", 32)
+    monkeypatch.setattr(near_duplicates, "PIECE", 2**14)
 
 
 def generator(seed: int = 0) -> Generator:
@@ -63,6 +61,26 @@ def test_degrees_and_closest_are_those_of_brute_force(n: int, offset: float) -> 
     assert torch.allclose(closest_distances(x, radius, 40), pairs[:40], rtol=1e-12, atol=0)
     for threshold in (0.0, pairs[5].item() * (1 + 1e-12), 0.7, 100.0):
         assert torch.equal(collision_degrees(x, radius, threshold), (scaled <= threshold).sum(dim=1) - 1)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("m", [1, 40, 10_000])
+def test_closest_pairs_are_those_of_brute_force(m: int) -> None:
+    x = torch.randn(70, 3, generator=generator()) + 1e3
+    radius = 0.5 + torch.rand(70, generator=generator(1)).double()
+    scaled = brute(x) / torch.outer(radius, radius).sqrt()
+    first, second = torch.triu_indices(70, 70, 1)
+    order = scaled[first, second].argsort()[:m]
+    i, j, distance = closest_pairs(x, radius, m)
+    assert (i.tolist(), j.tolist()) == (first[order].tolist(), second[order].tolist())
+    assert torch.allclose(distance, scaled[i, j], rtol=1e-12, atol=0)
+
+
+def test_closest_pairs_of_copies_are_pairs_of_different_rows() -> None:
+    i, j, distance = closest_pairs(torch.ones(3000, 2), torch.ones(3000).double(), 20)
+    assert len({*zip(i.tolist(), j.tolist(), strict=True)}) == 20
+    assert bool((i < j).all())
+    assert distance.tolist() == [0] * 20
 
 
 @pytest.mark.usefixtures("small_blocks")

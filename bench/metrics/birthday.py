@@ -18,10 +18,8 @@ that the real ones have over all entries. Of vectors the scale is kept: points t
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from scipy import special
 from torch import Generator, Tensor
@@ -30,27 +28,23 @@ from bench.errors import BrokenError, UnavailableError, UserError
 from bench.features.base import Recipe
 from bench.metrics.base import Metric
 from bench.metrics.intervals import Z975
+from bench.metrics.near_duplicates import (
+    as_contrasted,
+    closest_distances,
+    collision_degrees,
+    distinct,
+    local_radius,
+    neighbour_rank,
+    reference_radius,
+    rows_at_a_time,
+)
 from bench.schema import Estimate, MetricInfo, Relation, Status
 from bench.seeds import derive_seed
 from bench.subjects.examples import Examples
 
-__all__ = [
-    "Birthday",
-    "Support",
-    "closest_distances",
-    "collision_degrees",
-    "distinct",
-    "local_radius",
-    "near_duplicate_support",
-    "neighbour_rank",
-    "reference_radius",
-    "renyi2_support",
-]
+__all__ = ["Birthday", "Support", "near_duplicate_support", "renyi2_support"]
 
-BLOCK = 1024  # rows at a time; gives 8 MB of distances
-PIECE = 2**20  # float64 numbers at a time; 8 MB
 FEWEST = 50  # with fewer real examples no threshold can be calibrated
-ROUNDING = 64 * torch.finfo(torch.float64).eps  # error of squared distances, relative to the squared norms
 
 
 @dataclass(frozen=True)
@@ -113,7 +107,7 @@ class Birthday(Metric):
         real, fake = (examples.features(extractor, x) for x in (examples.held_out, samples))
         fake = fake[:s]
         for whose, x in (("the samples", fake), ("real examples", real)):
-            if not all(bool(torch.isfinite(piece).all()) for piece in x.split(_piece(x))):
+            if not all(bool(torch.isfinite(piece).all()) for piece in x.split(rows_at_a_time(x))):
                 return [Estimate(info, status=Status.FAILED, reason=f"features of {whose} are not finite")]
         support = near_duplicate_support(fake, real, order, self.false_pairs, pictures=len(examples.spec.shape) == 3)
         return [
@@ -147,7 +141,7 @@ def near_duplicate_support(
     s = len(fake)
     k = neighbour_rank(s)
     held = real[order[:s]]
-    gain, offset = _as_contrasted(fake, real) if pictures else (1.0, 0.0)
+    gain, offset = as_contrasted(fake, real) if pictures else (1.0, 0.0)
     candidates = [
         reference_radius(held, real, order, k, itself=True),
         reference_radius(fake, real, order, k, gain=gain, offset=offset),
@@ -160,121 +154,6 @@ def near_duplicate_support(
         raise BrokenError("distances between samples overflow")
     threshold = closest_distances(held, radius[0], false_pairs)[-1].item()
     return renyi2_support(collision_degrees(fake, radius[1], threshold), false_pairs)
-
-
-def neighbour_rank(s: int) -> int:
-    """Return the rank k of the neighbour whose distance is the local radius: 20, but at most 2 % of the batch."""
-    return max(1, min(20, s // 50))
-
-
-def distinct(x: Tensor) -> Tensor:
-    """Return one index for each different example of ``(N, *shape)``, in lexicographic order: ``(n,)`` int64.
-
-    Only indices are sorted. Examples are copied only while they are compared.
-    """
-    rows = x.flatten(1).contiguous()
-    array = rows.numpy()  # (N, F)
-    # uint8 rows sort by their bytes. Other rows are sorted by columns; lexsort takes the first column last.
-    by_bytes = array.dtype == np.uint8
-    order = array.view(f"V{array.shape[1]}")[:, 0].argsort() if by_bytes else np.lexsort(array.T[::-1])
-    index = torch.from_numpy(order)
-    neighbours = zip(index[:-1].split(BLOCK), index[1:].split(BLOCK), strict=True)
-    return index[torch.cat([index[:1] >= 0, *((rows[i] != rows[j]).any(dim=1) for i, j in neighbours)])]
-
-
-def reference_radius(
-    x: Tensor, reference: Tensor, order: Tensor, k: int, *, itself: bool = False, gain: float = 1.0, offset: float = 0.0
-) -> Tensor:
-    """Return the distance of each of ``x`` (s, F) to its k-th neighbour in ``reference[order]``: ``(s,)`` float64.
-
-    Arguments:
-        order: Indices ``(n,)`` of the rows of ``reference`` (N, F) to use.
-        itself: Whether ``x`` is the beginning of ``reference[order]``. Then no example counts as its own neighbour.
-        gain, offset: ``gain * x + offset`` is compared in place of x. The distance is returned in units of x.
-    """
-    frame = _frame(reference)
-    moved = _moved(x, (frame.centre - offset) / gain, frame.unit / gain)
-    squares = _squares(moved)  # (s,)
-    nearest = torch.full((len(x), k), math.inf, dtype=torch.float64)
-    for column in range(0, len(order), BLOCK):
-        columns = _moved(reference[order[column : column + BLOCK]], frame.centre, frame.unit)
-        column_squares = _squares(columns)
-        for row in range(0, len(x), BLOCK):
-            rows = slice(row, row + BLOCK)
-            distance = _squared(moved[rows], squares[rows], columns, column_squares)
-            if itself and row == column:
-                distance.fill_diagonal_(math.inf)
-            nearest[rows] = _smallest(nearest[rows], distance)
-    return nearest[:, -1].sqrt() * (frame.unit / gain)
-
-
-def local_radius(x: Tensor, near: float, candidate_radius: Tensor, k: int) -> Tensor:
-    r"""Return the distance of each of ``x`` (N, F) to its k-th neighbour in ``x`` that is not a likely copy: ``(N,)``.
-
-    Pairs with :math:`\|x_i - x_j\| \le near \sqrt{c_i c_j}` are likely copies, where c is the ``candidate_radius``
-    (N,). They are skipped: in a batch with repetitions the nearest neighbours are copies, and their distance does not
-    tell how far apart different examples are. If fewer than k others remain, the radius is the candidate radius.
-    """
-    frame = _frame(x)
-    moved = _moved(x, frame.centre, frame.unit)
-    squares = _squares(moved)  # (N,)
-    candidates = near * candidate_radius / frame.unit
-    nearest = torch.full((len(x), k), math.inf, dtype=torch.float64)
-    for row in range(0, len(x), BLOCK):
-        rows = slice(row, row + BLOCK)
-        for column in range(0, len(x), BLOCK):
-            columns = slice(column, column + BLOCK)
-            distance = _squared(moved[rows], squares[rows], moved[columns], squares[columns])
-            distance[distance <= candidates[rows, None] * candidates[columns]] = math.inf  # the example itself as well
-            nearest[rows] = _smallest(nearest[rows], distance)
-    found = nearest[:, -1].sqrt() * frame.unit
-    return torch.where(found.isinf(), candidate_radius, found)
-
-
-def collision_degrees(x: Tensor, radius: Tensor, threshold: float) -> Tensor:
-    r"""Return the number of other examples that each example coincides with: ``(N,)`` int64. Their sum is 2 C.
-
-    A pair coincides if :math:`\|x_i - x_j\| \le t \sqrt{r_i r_j}`, so exact copies always coincide. C is the number of
-    such pairs. Distances come from inner products; pairs within rounding error of the threshold are compared again by
-    their differences. The N x N distances are computed in blocks.
-
-    Arguments:
-        x: Examples ``(N, F)``, any dtype.
-        radius: r, ``(N,)`` float64.
-        threshold: t >= 0.
-    """
-    degrees = torch.zeros(len(x), dtype=torch.int64)
-    frame = _frame(x)
-    radius = radius / frame.unit
-    for row, column, distance, rounding in _pairs(x, frame):
-        limit = threshold**2 * torch.outer(radius[row : row + len(distance)], radius[column : column + BLOCK])
-        found = distance < limit - rounding
-        i, j = ((distance <= limit + rounding) & ~found).nonzero().unbind(dim=1)
-        found[i, j] = _exact(x, i + row, j + column, frame) <= limit[i, j]
-        degrees[row : row + BLOCK] += found.sum(dim=1)
-        degrees[column : column + BLOCK] += found.sum(dim=0)
-    return degrees
-
-
-def closest_distances(x: Tensor, radius: Tensor, m: int) -> Tensor:
-    r"""Return the m smallest values of :math:`\|x_i - x_j\| / \sqrt{r_i r_j}`, i < j, ascending: ``(m,)`` float64.
-
-    Arguments:
-        x: Examples ``(N, F)``, any dtype, with at least m pairs.
-        radius: r > 0, ``(N,)`` float64.
-    """
-    frame = _frame(x)
-    inverse = frame.unit / radius  # (N,)
-    best = torch.full((m,), math.inf, dtype=torch.float64)
-    for row, column, distance, rounding in _pairs(x, frame):
-        scale = torch.outer(inverse[row : row + BLOCK], inverse[column : column + BLOCK])
-        # Compute exactly only the pairs that can be among the best within the rounding error.
-        worst = ((distance + rounding) * scale).flatten().topk(min(m, scale.numel()), largest=False).values[-1]
-        bound = min(best[-1].item(), worst.item() if scale.numel() >= m else math.inf)
-        i, j = (((distance - rounding) * scale <= bound * (1 + 1e-5)) & distance.isfinite()).nonzero().unbind(dim=1)
-        exact = _exact(x, i + row, j + column, frame) * inverse[i + row] * inverse[j + column]
-        best = torch.cat([best, exact]).sort().values[:m]
-    return best.sqrt()
 
 
 def renyi2_support(degrees: Tensor, false_pairs: int) -> Support:
@@ -310,96 +189,3 @@ def renyi2_support(degrees: Tensor, false_pairs: int) -> Support:
     relative = math.sqrt(variance) / p2
     factor = math.exp(Z975 * relative)
     return Support(1 / p2, Relation.ESTIMATE, 1 / p2 / factor, factor / p2, relative / p2, collisions)
-
-
-def _piece(x: Tensor) -> int:
-    """Return how many rows of ``x`` to convert to float64 at a time, because a whole split could take gigabytes."""
-    return max(1, PIECE // x.shape[1])
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """Where a batch lies, ``(F,)`` float64, and a power of two about as large as it is: to divide by it rounds nothing.
-
-    Both are medians, so that no single example moves them far: near all others little is lost to rounding.
-    """
-
-    centre: Tensor
-    unit: float
-
-
-def _frame(x: Tensor) -> _Frame:
-    """Return the median of each coordinate, and the median of the distances from it that are not 0 (or 1)."""
-    width = max(1, PIECE // len(x))
-    centre = torch.cat([columns.double().median(dim=0).values for columns in x.split(width, dim=1)])
-    distance = torch.cat([(piece.double() - centre).norm(dim=1) for piece in x.split(_piece(x))])
-    distance = distance[distance > 0]
-    spread = distance.median().item() if len(distance) > 0 else 1.0
-    return _Frame(centre, math.ldexp(0.5, math.frexp(spread)[1]) if math.isfinite(spread) else math.inf)
-
-
-def _as_contrasted(x: Tensor, reference: Tensor) -> tuple[float, float]:
-    """Return a and b with which ``a x + b`` has the mean and the standard deviation of ``reference`` over all entries.
-
-    Where all entries of x are equal, a is 1.
-    """
-    (mean, std), (their_mean, their_std) = _moments(x), _moments(reference)
-    gain = their_std / std if std > 0 else 1.0
-    return gain, their_mean - gain * mean
-
-
-def _moments(x: Tensor) -> tuple[float, float]:
-    """Return the mean and the standard deviation of all entries of ``(N, F)``."""
-    parts = x.split(_piece(x))
-    mean = sum(piece.double().sum().item() for piece in parts) / x.numel()
-    square = sum((piece.double() - mean).square().sum().item() for piece in parts) / x.numel()
-    return mean, math.sqrt(square)
-
-
-def _moved(x: Tensor, centre: Tensor, unit: float) -> Tensor:
-    """Return ``(x - centre) / unit`` in float64."""
-    moved = torch.empty(x.shape, dtype=torch.float64)
-    for target, piece in zip(moved.split(_piece(x)), x.split(_piece(x)), strict=True):
-        target.copy_((piece.double() - centre) / unit)
-    return moved
-
-
-def _squares(x: Tensor) -> Tensor:
-    """Return the squared norms of the rows, ``(N,)``."""
-    return torch.cat([piece.square().sum(dim=1) for piece in x.split(_piece(x))])
-
-
-def _squared(a: Tensor, a_squares: Tensor, b: Tensor, b_squares: Tensor) -> Tensor:
-    """Return the squared distances ``(A, B)`` between rows. Rows about a centre avoid cancellation of large squares."""
-    return torch.addmm(a_squares[:, None] + b_squares, a, b.T, alpha=-2).clamp_min_(0)
-
-
-def _smallest(nearest: Tensor, distance: Tensor) -> Tensor:
-    """Return the k smallest values of each row of ``nearest`` (b, k) and ``distance`` (b, B), ascending: ``(b, k)``."""
-    return torch.cat([nearest, distance], dim=1).topk(nearest.shape[1], largest=False).values
-
-
-def _pairs(x: Tensor, frame: _Frame) -> Iterator[tuple[int, int, Tensor, Tensor]]:
-    """Yield all pairs i < j in blocks.
-
-    Each block is its first row, its first column, the squared distances in units of ``frame.unit`` (infinite for i >=
-    j) and the bound on their rounding errors.
-    """
-    moved = _moved(x, frame.centre, frame.unit)
-    squares = _squares(moved)  # (N,)
-    for row in range(0, len(x), BLOCK):
-        rows = slice(row, row + BLOCK)
-        for column in range(row, len(x), BLOCK):
-            columns = slice(column, column + BLOCK)
-            distance = _squared(moved[rows], squares[rows], moved[columns], squares[columns])
-            if column == row:
-                distance.masked_fill_(torch.ones_like(distance, dtype=torch.bool).tril(), math.inf)
-            yield row, column, distance, ROUNDING * (squares[rows, None] + squares[columns])
-
-
-def _exact(x: Tensor, i: Tensor, j: Tensor, frame: _Frame) -> Tensor:
-    """Return the squared distances of the pairs (x_i, x_j) from their differences, in units of ``frame.unit``."""
-    parts = [torch.zeros(0, dtype=torch.float64)]
-    for a, b in zip(i.split(_piece(x)), j.split(_piece(x)), strict=True):
-        parts.append(((x[a].double() - x[b].double()) / frame.unit).square().sum(dim=1))
-    return torch.cat(parts)
