@@ -13,7 +13,18 @@ import msgspec
 from bench.errors import UserError
 from bench.regular import read_regular
 
-__all__ = ["ANSWERS", "Answer", "Answers", "Key", "Kind", "Shown", "read_answers", "read_key", "sealed"]
+__all__ = [
+    "ANSWERS",
+    "Answer",
+    "Answers",
+    "Key",
+    "Kind",
+    "Shown",
+    "check_answers",
+    "read_answers",
+    "read_key",
+    "sealed",
+]
 
 ANSWERS = "genbench birthday answers 1"
 """The format of a file of answers, as the page writes it."""
@@ -100,22 +111,32 @@ def read_key(path: Path) -> Key:
     return key
 
 
-def read_answers(path: Path, key: Key) -> Answers:
-    """The answers of one judge to the pairs of a page.
+def read_answers(path: Path) -> Answers:
+    """The answers of one judge.
 
     Raises:
-        UserError: It is no file of answers, or it answers another page or other pairs.
+        UserError: It is no file of answers.
     """
     found: Answers = _read(path, Answers, "the answers that a page exported")
+    return found
+
+
+def check_answers(path: Path, found: Answers, key: Key) -> None:
+    """Refuse answers to another page, or to pairs that the page does not show.
+
+    Raises:
+        UserError: As it says.
+    """
     if found.page != key.page:
         raise UserError(
-            f"{path}: answers another page ({found.page[:8]}) than this key's ({key.page[:8]}); give its own key with "
+            f"{path}: answers page {found.page[:8]}, and this is the key of page {key.page[:8]}; give its own with "
             "--key FILE"
         )
     unknown = sorted(found.answers.keys() - {shown.hash for shown in key.pairs})
     if unknown:
-        raise UserError(f"{path}: answers {unknown[0]}, which the page does not show; export it again from the page")
-    return found
+        raise UserError(f"{path}: answers {unknown[0]}, which the page does not show; save the answers again there")
+    if not found.answers:
+        raise UserError(f"{path}: holds no answer yet; judge some pairs on the page and save the answers again")
 
 
 def _read(path: Path, kind: Any, what: str) -> Any:

@@ -62,7 +62,7 @@ def _main(arguments: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from bench.cli import court, data, new, properties, table
+    from bench.cli import birthday, court, data, new, properties, table
 
     parser = argparse.ArgumentParser(
         prog="genbench", description="Compare generative models on equal terms.", epilog=EPILOG,
@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser("properties", help="what families are like, measured, beside what the literature says")
     )
     court.add_arguments(commands.add_parser("court", help="put every metric through known ways of being bad"))
+    birthday.add_arguments(commands.add_parser("birthday", help="judge by eye whether a model repeats itself"))
     data.add_arguments(commands.add_parser("data", help="fetch data sets, verify them, say where they are"))
     return parser
 
@@ -101,6 +102,10 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from bench.cli import court
 
         return court.main(arguments)
+    if arguments.command == "birthday":
+        from bench.cli import birthday
+
+        return birthday.main(arguments)
     if arguments.command == "new":
         from bench.cli import new
 

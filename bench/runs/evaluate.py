@@ -31,14 +31,19 @@ from bench.config.trust import check_targets, look_here_too
 from bench.data.base import Data
 from bench.errors import UserError
 from bench.evaluation.given import given_samples
-from bench.evaluation.measure import measure
+from bench.evaluation.measure import measure, trained_model
 from bench.regular import read_regular
 from bench.runs.folder import Ended, Outcome, RunFolder
 from bench.runs.run import logged, measure_checkpoint, no_tf32
 from bench.schema import ResultRow
+from bench.subjects.samples import GivenSamples
+from bench.subjects.trained import TrainedModel
 from bench.training.console import Reporter
 
-__all__ = ["Asked", "Target", "evaluate_run", "evaluate_samples", "on_samples", "target_of"]
+__all__ = [
+    "Asked", "Target", "evaluate_run", "evaluate_samples", "on_samples", "subject_of_run", "subject_of_samples",
+    "target_of",
+]  # fmt: skip
 
 log = logging.getLogger("genbench")
 
@@ -268,19 +273,10 @@ def evaluate_samples(
     Raises:
         UserError: The configuration or the samples are wrong.
     """
-    check_name("label", label)
-    if not isinstance(config.get("data"), dict):
-        raise UserError("samples: name the data that they are samples of, as in data=mnist5k")
-    check_name("name", config["name"])
+    subject, data, path = subject_of_samples(config, read, label)
     measurements = on_samples(config)
     evaluation = typed(Evaluation, config["evaluate"], "evaluate")
-    data = build_data(config["data"])
-    x, sha256 = read(data)
-    subject = given_samples(
-        x, sha256, label, data=config["data"], data_name=called(config["data"], config["choices"]),
-        revision=data.spec.revision, seed=config["seed"],
-    )  # fmt: skip
-    folder = RunFolder(Path(config["runs_dir"]) / config["name"] / subject.origin.run_id)
+    x, folder = subject.x, RunFolder(path)
     with folder.locked(), logged(folder), Reporter(subject.origin.run_id, log) as say:
         known = set() if config["rerun"] else folder.measured(subject.origin.training_key)
         missing = [one for one in measurements if one.key not in known]
@@ -293,3 +289,42 @@ def evaluate_samples(
             folder.add_rows(rows)
         folder.end(Outcome(subject.origin.run_id, Ended.OK, "samples of others"))
     return folder.rows_of(measurements, subject.origin.training_key), folder.path
+
+
+def subject_of_samples(
+    config: Node, read: Callable[[Data], tuple[Tensor, str]], label: str
+) -> tuple[GivenSamples, Data, Path]:
+    """The subject, the data and the folder of samples of others. Arguments and errors as for ``evaluate_samples``."""
+    check_name("label", label)
+    if not isinstance(config.get("data"), dict):
+        raise UserError("samples: name the data that they are samples of, as in data=mnist5k")
+    check_name("name", config["name"])
+    on_samples(config)
+    data = build_data(config["data"])
+    x, sha256 = read(data)
+    subject = given_samples(
+        x, sha256, label, data=config["data"], data_name=called(config["data"], config["choices"]),
+        revision=data.spec.revision, seed=config["seed"],
+    )  # fmt: skip
+    return subject, data, Path(config["runs_dir"]) / config["name"] / subject.origin.run_id
+
+
+def subject_of_run(target: Target, asked: Asked) -> tuple[TrainedModel, Data, RunSpec]:
+    """The trained model of a run's first checkpoint, or of the checkpoint that was named, with its data.
+
+    Raises:
+        UserError: As for ``evaluate_run``.
+    """
+    spec, _ = _spec(target, asked)
+    node = {**spec.data, **asked.data}
+    check_arguments({**spec.config, "data": node})
+    look_here_too(spec.trust)
+    no_tf32()
+    if target.path is not None and not RunFolder(target.path).complete:
+        raise UserError(
+            f"{target.path}: is not trained to its end; `genbench run` goes on, or name one of its .ckpt files"
+        )
+    data, checkpoint = build_data(node), spec.evaluation.checkpoints[0]
+    file = target.checkpoint or RunFolder(target.path or Path()).checkpoint(checkpoint)
+    _on_these_data(spec, asked, node, data, file)
+    return trained_model(spec, data, checkpoint, file), data, spec
