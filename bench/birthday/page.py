@@ -22,6 +22,8 @@ __all__ = ["LARGEST", "make_page"]
 LARGEST = 5_000_000
 """Bytes of a page at most."""
 
+_WIDEST = 320  # pixels; no picture is shown larger
+
 # The first with which the page is small enough is taken, for all pictures: one encoding tells nothing about a pair.
 _ENCODINGS: Sequence[tuple[str, Mapping[str, Any]]] = (
     ("png", {"optimize": True}),
@@ -49,9 +51,10 @@ def make_page(chosen: Chosen, key: Key, levels: int, name: str) -> bytes:
         page = _assembled(chosen, key, levels, name, kind, settings)
         if len(page) <= LARGEST:
             return page
+    candidates = sum(shown.kind == "candidate" for shown in key.pairs)
     raise UserError(
-        f"birthday page: {len(chosen.shown)} pairs of these pictures take {len(page) / 1e6:.0f} MB, and at most "
-        f"{LARGEST / 1e6:.0f} MB are written; show fewer, as in pairs=20"
+        f"birthday page: {len(key.pairs)} pairs of these pictures take {len(page) / 1e6:.1f} MB, and at most "
+        f"{LARGEST / 1e6:.1f} MB are written; show fewer, as in pairs={max(1, candidates // 2)}"
     )
 
 
@@ -89,5 +92,6 @@ def _encoded(x: Tensor, levels: int, kind: str, settings: Mapping[str, Any]) -> 
 def _uri(picture: np.ndarray[Any, Any], kind: str, settings: Mapping[str, Any]) -> str:
     file = io.BytesIO()
     image = Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture)
+    image.thumbnail((_WIDEST, _WIDEST))  # only larger ones change
     image.save(file, format=kind.upper(), **settings)
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
