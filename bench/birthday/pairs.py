@@ -154,7 +154,7 @@ def _candidates_and_decoys(
 def _each_once(i: Tensor, j: Tensor, distance: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the first ``n`` pairs, or fewer, in which no example occurs twice."""
     used: set[int] = set()
-    kept = []
+    kept: list[int] = []
     for position, (first, second) in enumerate(zip(i.tolist(), j.tolist(), strict=True)):
         if not used & {first, second} and len(kept) < n:
             used |= {first, second}
