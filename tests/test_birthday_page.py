@@ -369,3 +369,24 @@ def test_mistakes_in_the_command(
     assert code == 2
     assert message in capsys.readouterr().err
     assert not list(folder.rglob("*.html"))
+
+
+def test_a_run_and_its_checkpoint(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "model=gaussian", "data=mnist5k", "metric=[cost]", "evaluate.n_samples=400"]) == 0
+    (run,) = [path.parent for path in Path("runs").glob("*/*/best.ckpt")]
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    assert main(["birthday", "page", str(run)]) == 0
+    (page,) = run.glob("birthday-*.html")
+    key = read_key(page.with_suffix(".key.json"))
+    assert (key.model, key.dataset, key.samples) == ("gaussian", "mnist5k", 400)
+    assert max(pair.first for pair in key.pairs if pair.kind == "candidate") < 400
+    after = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    assert {name: after[name] for name in before} == before, "the run's own files are as they were"
+    assert main(["birthday", "page", str(run / "final.ckpt"), "evaluate.n_samples=100", "pairs=3", "out=p.html"]) == 0
+    assert read_key(Path("p.key.json")).samples == 100
+    assert main(["birthday", "page", str(run), "model=maf"]) == 2
+    assert "model: a run is judged as it was trained" in capsys.readouterr().err
+    (run / "trained.json").unlink()
+    (run / "done.json").unlink()
+    assert main(["birthday", "page", str(run)]) == 2
+    assert "is not trained to its end" in capsys.readouterr().err
