@@ -6,28 +6,33 @@ Rényi-2 support. It is a lower bound on the number of different examples, with 
 makes the test of Arora, Risteski, Zhang 2018, "Do GANs learn the distribution? Some theory and empirics", quantitative.
 
 Copies need not be exact, so two samples coincide if their distance is below a threshold. The threshold is calibrated:
-among equally many held-out real examples, a given number of pairs (one) is that close. Distances are divided by the
-local radius within the batch, because samples with less contrast or detail than the data have small distances without
-being copies. This correction is imperfect: among 1000 different digits about 15 pairs count as copies after blurring by
-1 pixel, and about 90 after blurring by 2 pixels. So read an N_eff of several thousand from blurry samples as a lower
-bound.
+among n held-out real examples, a given number of pairs (one) is that close. Distances are divided by the local radius
+within the batch, because samples with less contrast or detail than the data have small distances without being copies.
+Pixels are compared after ``registered``, which takes back shifts and averages noise away.
+
+The verdict comes before the number (``bench.metrics.controls``):
+
+- *supported*: the controls pass and there are more pairs than chance explains. The number is an estimate.
+- *at least*: the controls pass and chance explains the pairs. The number is a lower bound.
+- *inconclusive*: a control fails. There is no number, and the row says why.
 
 For pictures the result does not change with the contrast or the offset of the samples, :math:`x \to a x + b` with
 numbers a > 0 and b: before they are compared with real examples, they are given the mean and the standard deviation
 that the real ones have over all entries. Of vectors the scale is kept: points that all lie close together are copies.
 """
 
-import math
+import dataclasses
 from dataclasses import dataclass
 
 import torch
-from scipy import special
+from scipy import special, stats
 from torch import Generator, Tensor
 
 from bench.errors import BrokenError, UnavailableError, UserError
-from bench.features.base import Recipe
+from bench.features.base import Extractor, Recipe
+from bench.features.pixels import Entries
 from bench.metrics.base import Metric
-from bench.metrics.intervals import Z975
+from bench.metrics.controls import matched, planted, power
 from bench.metrics.near_duplicates import (
     as_contrasted,
     closest_distances,
@@ -38,46 +43,104 @@ from bench.metrics.near_duplicates import (
     reference_radius,
     rows_at_a_time,
 )
+from bench.metrics.registered import registered
+from bench.metrics.support_size import Support, renyi2_support
 from bench.schema import Estimate, MetricInfo, Relation, Status
 from bench.seeds import derive_seed
 from bench.subjects.examples import Examples
 
-__all__ = ["Birthday", "Support", "near_duplicate_support", "renyi2_support"]
+__all__ = ["Birthday", "Calibration", "Controls", "calibrated", "near_duplicate_support", "verdict"]
 
 FEWEST = 50  # with fewer real examples no threshold can be calibrated
+NARROW = 2.0  # an interval whose upper limit is at most so many times the lower one needs no larger batch
+FRESH, PLANTED = 1000, 400  # most examples in the controls
 
 
 @dataclass(frozen=True)
-class Support:
-    """Rényi-2 support with its 95 % interval. If ``relation`` is a lower bound, there is only ``low``."""
+class Calibration:
+    """A threshold from real examples, with what it takes to measure samples by it.
 
-    value: float
-    relation: Relation
-    low: float
-    high: float | None
-    stderr: float | None
-    collisions: int
+    Attributes:
+        real: Features of real examples, ``(N, F)``.
+        order: Indices of different real examples in random order.
+        n: The first n of them were compared with each other.
+        near: Distance within which pairs are likely copies, in units of the radius among real examples.
+        threshold: Distance of copies, in units of the local radius.
+        false_pairs: Its rank among the distances of the n real examples.
+        pictures: Whether contrast and offset of the samples make no difference.
+    """
+
+    real: Tensor
+    order: Tensor
+    n: int
+    near: float
+    threshold: float
+    false_pairs: int
+    pictures: bool
+
+    def degrees(self, x: Tensor) -> Tensor:
+        """Return with how many others each of ``(s, F)`` coincides, ``(s,)`` int64.
+
+        Raises:
+            BrokenError: Distances between samples overflow even relative to the samples' spread.
+        """
+        k = neighbour_rank(self.n)
+        gain, offset = as_contrasted(x, self.real) if self.pictures else (1.0, 0.0)
+        candidates = reference_radius(x, self.real, self.order, k, gain=gain, offset=offset)
+        # The radius holds the same share of a larger batch.
+        return collision_degrees(
+            x, _finite(local_radius(x, self.near, candidates, max(1, round(k * len(x) / self.n)))), self.threshold
+        )
+
+    def ratio(self, s: int) -> float:
+        """Return how many times as many pairs s samples have as the n real examples."""
+        return s * (s - 1) / (self.n * (self.n - 1))
+
+    def by_chance(self, pairs: int, s: int) -> float:
+        """Return the probability that s different real examples give at least so many pairs."""
+        return float(special.nbdtrc(pairs - 1, self.false_pairs, 1 / (1 + self.ratio(s)))) if pairs > 0 else 1.0
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What the controls found.
+
+    Attributes:
+        fresh: Number of different real examples compared.
+        false: Pairs of them that count as copies.
+        planted: Planted pairs of copies; 0 where none were planted.
+        found: Pairs found among the planted copies.
+    """
+
+    fresh: int
+    false: int
+    planted: int
+    found: int
 
 
 class Birthday(Metric):
-    """Computes ``support[<features>]``: the Rényi-2 support of the subject, N_eff.
+    """Computes ``support[<features>]``: the Rényi-2 support of the subject, N_eff, or why it cannot be known.
 
-    The sample size s is the number of distinct held-out real examples or the number of samples, whichever is smaller.
+    The threshold comes from n real examples, where n is the number of distinct held-out ones or of samples, whichever
+    is smaller. Batches of n, 2n, 4n, ... samples are tried until the upper limit is at most twice the lower one, or
+    until all samples are used. So s samples give ``false_pairs`` s(s-1) / n(n-1) pairs by chance. ``n_fake`` is the
+    number of samples there are.
 
-    Version 2 does not depend on the contrast and offset of pictures, and computes distances in float64.
+    Version 2 does not depend on the contrast and offset of pictures, and computes distances in float64. Version 3 sees
+    through shifts and noise, has controls and an interval that holds for skewed distributions, and uses all samples.
 
     Arguments:
         features: Recipe of the feature space in which distances are measured. On digits, pixels work better than the
             classifier's features: they find more noisy and more distorted copies, and samples without fine detail do
             not collapse to one point.
         n_samples: Number of the subject's samples.
-        false_pairs: Expected number of close pairs by chance among s real examples, at least 1.
+        false_pairs: Expected number of close pairs by chance among n real examples, at least 1.
 
     Raises:
         UserError: ``false_pairs`` is below 1.
     """
 
-    version = 2
+    version = 3
 
     def __init__(self, features: Recipe, n_samples: int, false_pairs: int = 1) -> None:
         if false_pairs < 1:
@@ -96,96 +159,149 @@ class Birthday(Metric):
         examples.need(self.recipe)
         samples = examples.samples(self.n_samples)
         order = distinct(examples.held_out)
-        s = min(len(order), len(samples))
-        if s < FEWEST:
-            reason = f"{s} examples (distinct real ones, or samples) are too few: at least {FEWEST} are needed"
+        n = min(len(order), len(samples))
+        if n < FEWEST:
+            reason = f"{n} examples (distinct real ones, or samples) are too few: at least {FEWEST} are needed"
             return [Estimate(info, status=Status.SKIPPED, reason=reason)]
         # Take a random part of the real examples, because splits may be sorted. The samples are already independent.
-        generator = Generator().manual_seed(derive_seed(examples.seed, "birthday", "real"))
-        order = order[torch.randperm(len(order), generator=generator)]
+        order = order[torch.randperm(len(order), generator=_generator(examples, "real"))]
         extractor = examples.extractor(self.recipe)
-        real, fake = (examples.features(extractor, x) for x in (examples.held_out, samples))
-        fake = fake[:s]
+        real, fake = (_comparable(extractor, x) for x in (examples.held_out, samples))
         for whose, x in (("the samples", fake), ("real examples", real)):
             if not all(bool(torch.isfinite(piece).all()) for piece in x.split(rows_at_a_time(x))):
                 return [Estimate(info, status=Status.FAILED, reason=f"features of {whose} are not finite")]
-        support = near_duplicate_support(fake, real, order, self.false_pairs, pictures=len(examples.spec.shape) == 3)
+        calibration = calibrated(real, order, n, self.false_pairs, pictures=examples.spec.is_image)
+        support, s = _sequential(fake, calibration)
+        support, reason = verdict(support, s, calibration, _controls(examples, extractor, samples, calibration))
+        about = {
+            "n_real": n, "n_fake": len(samples), "extractor": extractor.name, "extractor_hash": extractor.hash,
+        }  # fmt: skip
+        if reason:
+            return [Estimate(info, status=Status.SKIPPED, reason=reason, **about)]
         return [
             Estimate(
-                info, support.value, support.stderr, support.low, support.high, support.relation, n_real=s, n_fake=s,
-                extractor=extractor.name, extractor_hash=extractor.hash, stderr_draws=support.stderr,
+                info, support.value, support.stderr, support.low, support.high, support.relation,
+                stderr_draws=support.stderr, **about,
             )
         ]  # fmt: skip
+
+
+def calibrated(real: Tensor, order: Tensor, n: int, false_pairs: int, *, pictures: bool = False) -> Calibration:
+    """Calibrate the threshold on n examples of ``real`` (N, F): it is their ``false_pairs``-th smallest distance.
+
+    So the same number of pairs is expected by chance among n new real examples. Real examples and samples go through
+    the same steps.
+
+    Arguments:
+        real: Features of the real examples.
+        order: Indices of different real examples in random order, int64, at least n. The first n are compared with each
+            other; the local radius is measured among all.
+        n: Number of real examples, at least 2.
+        false_pairs: Rank of the distance that is the threshold, at least 1.
+        pictures: Whether contrast and offset of the samples make no difference.
+
+    Raises:
+        BrokenError: Distances overflow.
+        UnavailableError: So many real examples have the same features that there is nothing to tell copies by.
+    """
+    k = neighbour_rank(n)
+    held = real[order[:n]]
+    candidates = reference_radius(held, real, order, k, itself=True)
+    if bool((candidates == 0).any()):
+        raise UnavailableError(f"some real example has the features of {k} others; they do not tell copies apart")
+    near = closest_distances(held, candidates, false_pairs)[-1].item()
+    radius = _finite(local_radius(held, near, candidates, k))
+    threshold = closest_distances(held, radius, false_pairs)[-1].item()
+    return Calibration(real, order, n, near, threshold, false_pairs, pictures)
 
 
 def near_duplicate_support(
     fake: Tensor, real: Tensor, order: Tensor, false_pairs: int, *, pictures: bool = False
 ) -> Support:
-    """Return the support of ``fake`` (s, F), with the threshold calibrated on s examples of ``real`` (N, F).
-
-    Real and fake examples go through the same steps. The threshold is the ``false_pairs``-th smallest distance between
-    real examples, so that the same number of pairs is expected by chance among s new real examples.
-
-    Arguments:
-        fake: Features of the samples.
-        real: Features of the real examples.
-        order: Indices of different real examples in random order, ``(n,)`` int64 with n >= s. The first s are compared
-            with each other; the local radius is measured among all n.
-        false_pairs: Rank of the distance that is the threshold, at least 1.
-        pictures: Whether contrast and offset of the samples make no difference.
+    """Return the support of all of ``fake`` (s, F) by ``calibrated`` with n = s, or all of ``order``. No controls.
 
     Raises:
-        BrokenError: Distances between samples overflow even relative to the samples' spread.
-        UnavailableError: So many real examples have the same features that there is nothing to tell copies by.
+        BrokenError, UnavailableError: As ``calibrated`` and ``Calibration.degrees``.
     """
-    s = len(fake)
-    k = neighbour_rank(s)
-    held = real[order[:s]]
-    gain, offset = as_contrasted(fake, real) if pictures else (1.0, 0.0)
-    candidates = [
-        reference_radius(held, real, order, k, itself=True),
-        reference_radius(fake, real, order, k, gain=gain, offset=offset),
-    ]
-    if bool((candidates[0] == 0).any()):
-        raise UnavailableError(f"some real example has the features of {k} others; they do not tell copies apart")
-    near = closest_distances(held, candidates[0], false_pairs)[-1].item()
-    radius = [local_radius(x, near, own, k) for x, own in zip((held, fake), candidates, strict=True)]
-    if not all(bool(torch.isfinite(own).all()) for own in radius):
+    calibration = calibrated(real, order, min(len(fake), len(order)), false_pairs, pictures=pictures)
+    return renyi2_support(calibration.degrees(fake), false_pairs, calibration.ratio(len(fake)))
+
+
+def verdict(support: Support, s: int, calibration: Calibration, controls: Controls) -> tuple[Support, str]:
+    """Return the support that the controls allow, and why it is inconclusive (empty where it is not).
+
+    It is inconclusive if the found planted pairs are not 0.8 to 1.25 times the planted ones, or if the fresh examples
+    give more pairs than 99 % of unchanged ones do, unless the samples give at least four times as many. If the samples
+    do not give more pairs than the fresh examples (binomial test, 5 %), only the lower limit is supported.
+    """
+    alike = "made as blurred and noisy as the samples" if calibration.pictures else "not in the calibration"
+    if controls.planted and not 0.8 <= controls.found / controls.planted <= 1.25:
+        return support, (
+            f"inconclusive: real examples {alike} gave {controls.found} pairs of copies instead of {controls.planted}"
+        )
+    share = controls.fresh * (controls.fresh - 1) / (s * (s - 1))
+    if calibration.by_chance(controls.false, controls.fresh) < 0.01:
+        if support.collisions * share < 4 * float(special.pdtri(controls.false, 0.05)):
+            return support, (
+                f"inconclusive: of {controls.fresh} different real examples {alike} {controls.false} pairs count as "
+                f"copies, of {s} samples {support.collisions}"
+            )
+    elif support.relation is Relation.ESTIMATE:
+        total = support.collisions + controls.false
+        if stats.binomtest(support.collisions, total, 1 / (1 + share), alternative="greater").pvalue > 0.05:
+            low = {"value": support.low, "relation": Relation.LOWER_BOUND, "high": None, "stderr": None}
+            return dataclasses.replace(support, **low), ""
+    return support, ""
+
+
+def _sequential(fake: Tensor, calibration: Calibration) -> tuple[Support, int]:
+    """Return the support from the smallest of the batches of n, 2n, ... whose interval is narrow, and its size."""
+    s = min(calibration.n, len(fake))
+    while True:
+        degrees = calibration.degrees(fake[:s])
+        support = renyi2_support(degrees, calibration.false_pairs, calibration.ratio(s))
+        if s == len(fake) or (support.high is not None and support.high <= NARROW * support.low):
+            return support, s
+        s = min(2 * s, len(fake))
+
+
+def _controls(examples: Examples, extractor: Extractor, samples: Tensor, calibration: Calibration) -> Controls:
+    """Run the controls on training examples, which are new to the threshold; without them, on held-out ones."""
+    generator = _generator(examples, "controls")
+    spec, train, held_out = examples.spec, examples.data.train.x, examples.held_out
+    pool = train if len(train) >= FEWEST else held_out
+    pool = pool[torch.randperm(len(pool), generator=generator)[: min(FRESH, len(samples))]]
+    pool = pool[distinct(pool)]
+    pool = pool[torch.randperm(len(pool), generator=generator)]
+    if not spec.is_image:
+        return Controls(len(pool), _pairs(calibration, _comparable(extractor, pool)), 0, 0)
+    of_samples, of_real = power(samples), power(held_out)
+
+    def found(x: Tensor) -> int:
+        made = matched(x, of_samples, of_real, generator)
+        if not isinstance(extractor, Entries) and spec.levels is not None:
+            made = made.round().clamp(0, spec.levels - 1).to(x.dtype)
+        return _pairs(calibration, _comparable(extractor, made))
+
+    copies, pairs = planted(pool[:PLANTED], generator)
+    return Controls(len(pool), found(pool), pairs, found(copies))
+
+
+def _pairs(calibration: Calibration, x: Tensor) -> int:
+    """Return how many pairs of ``(s, F)`` coincide."""
+    return int(calibration.degrees(x).sum()) // 2
+
+
+def _comparable(extractor: Extractor, x: Tensor) -> Tensor:
+    """Return the features of examples that are compared: pictures without an extractor of their own are registered."""
+    return registered(x) if isinstance(extractor, Entries) and x.dim() == 4 else extractor.features(x)
+
+
+def _generator(examples: Examples, purpose: str) -> Generator:
+    return Generator().manual_seed(derive_seed(examples.seed, "birthday", purpose))
+
+
+def _finite(radius: Tensor) -> Tensor:
+    if not bool(torch.isfinite(radius).all()):
         raise BrokenError("distances between samples overflow")
-    threshold = closest_distances(held, radius[0], false_pairs)[-1].item()
-    return renyi2_support(collision_degrees(fake, radius[1], threshold), false_pairs)
-
-
-def renyi2_support(degrees: Tensor, false_pairs: int) -> Support:
-    r"""Return N_eff and its interval from the numbers of coincidences ``degrees`` (s,).
-
-    .. math::
-        \hat p_2 = C / \tbinom s2, \qquad
-        \operatorname{var} \hat p_2 = \frac{2}{s(s-1)} \left[2(s-2) \zeta_1 + \zeta_2\right].
-
-    This is the variance of a U-statistic (Hoeffding 1948), with :math:`\zeta_1 = \overline{\binom{\deg}{2}} /
-    \binom{s-1}{2} - \hat p_2^2` from coinciding triples and :math:`\zeta_2 = \hat p_2 (1 - \hat p_2)`. The interval is
-    symmetric on the log scale.
-
-    If real examples reach C by chance with a probability above 5 %, the result is the lower bound
-    :math:`\binom s2 / U`, where U is the upper 95 % Poisson limit for C; for C = 0 it is s(s-1)/6. The chance
-    distribution of C is negative binomial: it counts the pairs of new examples below the m-th smallest distance of as
-    many others, and that distance is random.
-
-    Arguments:
-        degrees: ``(s,)`` int64 from ``collision_degrees``.
-        false_pairs: m >= 1, the rank of the real distance that is the threshold.
-    """
-    s = len(degrees)
-    pairs = s * (s - 1) / 2
-    collisions = int(degrees.sum()) // 2
-    if collisions == 0 or special.nbdtrc(collisions - 1, false_pairs, 0.5) > 0.05:
-        bound = pairs / float(special.pdtri(collisions, 0.05))
-        return Support(bound, Relation.LOWER_BOUND, bound, None, None, collisions)
-    p2 = collisions / pairs
-    degree = degrees.double()
-    triples = (degree * (degree - 1) / 2).mean().item() / ((s - 1) * (s - 2) / 2)
-    variance = 2 / (s * (s - 1)) * (2 * (s - 2) * max(triples - p2**2, 0.0) + p2 * (1 - p2))
-    relative = math.sqrt(variance) / p2
-    factor = math.exp(Z975 * relative)
-    return Support(1 / p2, Relation.ESTIMATE, 1 / p2 / factor, factor / p2, relative / p2, collisions)
+    return radius
