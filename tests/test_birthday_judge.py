@@ -12,6 +12,7 @@ from sklearn.metrics import cohen_kappa_score
 from bench.birthday.agreement import cohens_kappa
 from bench.birthday.judge import Copies, Tally, Verdict, both, called_same, can_tell, copies, support, tally
 from bench.birthday.record import Answer, Key, Kind, Shown, sealed
+from bench.metrics.support_size import pair_limits
 
 
 def key_of(pairs: Sequence[tuple[Kind, int, int]], samples: int = 1000) -> Key:
@@ -109,9 +110,13 @@ def test_support_of_copies_that_end_before_the_list() -> None:
     assert found.low < 30 < found.high + 1
     assert read.verdict is Verdict.SUPPORTED
     assert read.value == pytest.approx(1000 * 999 / 2 / 30)
-    # No two of these pairs share a sample, so the limits are Garwood's, of the interval's ends.
-    assert read.low == pytest.approx(1000 * 999 / 2 / (stats.chi2.ppf(0.975, 2 * (found.high + 1)) / 2))
-    assert read.high == pytest.approx(1000 * 999 / 2 / (stats.chi2.ppf(0.025, 2 * found.low) / 2))
+    # No two of these pairs share a sample. The limits are wider than Garwood's for a Poisson count.
+    assert read.low is not None
+    assert read.high is not None
+    assert read.low <= 499500 / (stats.chi2.ppf(0.975, 2 * (30 + 1)) / 2)
+    assert read.high >= 499500 / (stats.chi2.ppf(0.025, 2 * 30) / 2)
+    assert read.low == 499500 / pair_limits(found.high, found.high * (1 - found.high / 499500), 0, 499500)[1]
+    assert read.high == 499500 / pair_limits(found.low, found.low * (1 - found.low / 499500), 0, 499500)[0]
 
 
 def test_support_where_no_copy_is_certain_is_a_lower_bound() -> None:
@@ -119,7 +124,8 @@ def test_support_where_no_copy_is_certain_is_a_lower_bound() -> None:
     assert found is not None
     assert (found.value, found.low) == (0, 0)
     assert (read.verdict, read.high) == (Verdict.AT_LEAST, None)
-    assert read.value == read.low == pytest.approx(499500 / (stats.chi2.ppf(0.975, 2 * (found.high + 1)) / 2))
+    assert found.high == 0
+    assert read.value == read.low == pytest.approx(499500 / -np.log(0.025)), "no copy: exp(-mean) is 2.5 %"
 
 
 def test_support_is_at_most_where_the_list_is_too_short() -> None:

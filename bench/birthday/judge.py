@@ -14,6 +14,7 @@ import numpy as np
 from scipy import special, stats
 
 from bench.birthday.record import Answer, Key, Shown
+from bench.metrics.support_size import pair_limits
 
 __all__ = ["Copies", "Support", "Tally", "Verdict", "both", "can_tell", "copies", "support", "tally"]
 
@@ -146,9 +147,8 @@ def support(key: Key, answers: Mapping[str, Answer]) -> tuple[Tally, Copies | No
     r"""Return the counts, the copies among the candidates, and what they say about the support.
 
     With T copies among the :math:`\binom s2` pairs of samples, :math:`N_{\text{eff}} = \binom s2 / T`. The interval
-    joins that of T with the sampling error of T: the limits of Garwood 1936 for a Poisson count, for T and its limits
-    divided by the overdispersion :math:`1 + 2 W / K`, where W counts the pairs of pairs called the same that share a
-    sample. It is conservative.
+    joins that of T with the sampling error of T: ``pair_limits`` of its upper and of its lower limit, with the variance
+    of groups that the pairs called the same show. It is conservative.
 
     The verdict is *inconclusive* if the judge does not recognize the decoys; *at most* if there are copies in the
     farthest quarter of the list, so that there may be more beyond it; *at least* if no copy is certain (inconclusive if
@@ -170,9 +170,12 @@ def _support(key: Key, answers: Mapping[str, Answer], found: Copies) -> Support:
     same = [pair for pair in candidates if answers.get(pair.hash) == "y"]
     degrees = Counter(sample for pair in same for sample in (pair.first, pair.second))
     shared = sum(degree * (degree - 1) // 2 for degree in degrees.values())
-    spread = 1 + 2 * shared / max(len(same), 1)
     pairs = key.samples * (key.samples - 1) / 2
-    low = pairs / (spread * special.gammaincinv(found.high / spread + 1, 1 - _TAIL))
+
+    def limits(count: int) -> tuple[float, float]:
+        return pair_limits(count, count * (1 - count / pairs), 2 * shared, pairs)
+
+    low = pairs / limits(found.high)[1]
     rest = candidates[-max(1, len(candidates) // _REST) :]
     beyond = sum(answers.get(pair.hash) == "y" for pair in rest)
     longer = (
@@ -183,7 +186,7 @@ def _support(key: Key, answers: Mapping[str, Answer], found: Copies) -> Support:
         return Support(Verdict.INCONCLUSIVE, f"it is not certain that any pair is a copy, and {longer}")
     if found.low == 0:
         return Support(Verdict.AT_LEAST, "it is not certain that any pair is a copy", low, low)
-    value, high = pairs / found.value, pairs / (spread * special.gammaincinv(found.low / spread, _TAIL))
+    value, high = pairs / found.value, pairs / limits(found.low)[0]
     if beyond > 0:
         return Support(Verdict.AT_MOST, longer, value, None, high)
     return Support(Verdict.SUPPORTED, "the copies end before the list does", value, low, high)

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from math import log
 from typing import Any
 
 from bench.birthday.agreement import Kappa, cohens_kappa
 from bench.birthday.judge import both, support
 from bench.birthday.record import Answer, Answers, Key, Shown
+from bench.metrics.support_size import half_chance_support
 
 __all__ = ["report_of", "to_text"]
 
@@ -48,15 +48,14 @@ def report_of(key: Key, judges: Mapping[str, Answers]) -> dict[str, Any]:
 
 def _reading(key: Key, answers: Mapping[str, Answer]) -> dict[str, Any]:
     counts, found, read = support(key, answers)
-    s = key.samples
-    has_copies = found is not None and found.low > 0
+    squared, corrected = half_chance_support(key.samples) if found is not None and found.low > 0 else (None, None)
     return {
         "unanswered": len(key.pairs) - len(answers),
         "counts": asdict(counts),
         "copies": None if found is None else asdict(found),
         "n_eff": {**asdict(read), "verdict": read.verdict.value},
-        "s_squared": s**2 if has_copies else None,
-        "s_squared_corrected": s * (s - 1) / (2 * log(2)) if has_copies else None,
+        "s_squared": squared,
+        "s_squared_corrected": corrected,
     }
 
 
@@ -108,7 +107,7 @@ def _lines(reading: Mapping[str, Any]) -> list[str]:
     lines.append(f"N_eff: {_n_eff_text(reading['n_eff'])}")
     if reading["s_squared"] is not None:
         lines.append(
-            f"a sample of this size holds copies, so the support is at most about s^2 = {reading['s_squared']:,} "
+            f"a sample of this size holds copies, so the support is at most about s^2 = {reading['s_squared']:,.0f} "
             f"(Arora and Zhang), or s(s-1)/(2 ln 2) = {reading['s_squared_corrected']:,.0f} if all are equally likely"
         )
     return lines
