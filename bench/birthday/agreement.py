@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Kappa", "cohens_kappa"]
+from bench.metrics.intervals import Z975
 
-Z975 = 1.959964
+__all__ = ["Kappa", "cohens_kappa"]
 
 
 @dataclass(frozen=True)
