@@ -35,7 +35,8 @@ def cohens_kappa(first: Sequence[str], second: Sequence[str]) -> Kappa:
         n (1 - p_e)^2 \operatorname{var} \hat\kappa = \sum_i p_{ii} [1 - (p_{i\cdot} + p_{\cdot i})(1 - \kappa)]^2
         + (1 - \kappa)^2 \sum_{i \ne j} p_{ij} (p_{\cdot i} + p_{j\cdot})^2 - [\kappa - p_e (1 - \kappa)]^2
 
-    The interval is clipped to [-1, 1]. With full agreement the formula gives 0, and there is no interval.
+    The interval is clipped to [-1, 1]. There is none with full agreement, where the formula gives a variance of 0, or if
+    one judge always gives the same answer, so that kappa is 0 whatever the other says.
 
     Arguments:
         first, second: The answers of either judge, in the same order.
@@ -49,6 +50,8 @@ def cohens_kappa(first: Sequence[str], second: Sequence[str]) -> Kappa:
     if len(words) < 2:
         return Kappa(None, None, None, None, n)
     observed, expected = float(p.trace()), float(rows @ columns)
+    if len(set(first)) < 2 or len(set(second)) < 2:
+        return Kappa(0.0, None, None, None, n)
     kappa = (observed - expected) / (1 - expected)
     diagonal = float((p.diagonal() * (1 - (rows + columns) * (1 - kappa)) ** 2).sum())
     weights = (columns[:, None] + rows[None, :]) ** 2  # (p_.i + p_j.)^2 in row i, column j
