@@ -35,8 +35,8 @@ def cohens_kappa(first: Sequence[str], second: Sequence[str]) -> Kappa:
         n (1 - p_e)^2 \operatorname{var} \hat\kappa = \sum_i p_{ii} [1 - (p_{i\cdot} + p_{\cdot i})(1 - \kappa)]^2
         + (1 - \kappa)^2 \sum_{i \ne j} p_{ij} (p_{\cdot i} + p_{j\cdot})^2 - [\kappa - p_e (1 - \kappa)]^2
 
-    The interval is clipped to [-1, 1]. There is none with full agreement, where the formula gives a variance of 0, or if
-    one judge always gives the same answer, so that kappa is 0 whatever the other says.
+    The interval is clipped to [-1, 1]. There is none with full agreement, where the formula gives a variance of 0, or
+    if one judge always gives the same answer, so that kappa is 0 whatever the other says.
 
     Arguments:
         first, second: The answers of either judge, in the same order.
