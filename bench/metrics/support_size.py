@@ -100,8 +100,8 @@ def pair_limits(
 
     The upper limit is where C lies 1.96 standard deviations below :math:`\mu = C + d`. What was not found may be a
     common example that was drawn seldom by chance, and then W as well was found too small. An example of which d more
-    pairs are expected has :math:`\lambda^2 + 2 d` for :math:`\lambda^2`. The share h = 0.5 of d is counted so, 0.25 for C
-    = 1 and 0 for C = 0:
+    pairs are expected has :math:`\lambda^2 + 2 d` for :math:`\lambda^2`. The share h = 0.5 of d is counted so,
+    0.25 for C = 1 and 0 for C = 0:
 
     .. math:: d = 1.96 \sqrt{(C + d) \left(1 - (C + d) / \tbinom s2\right) + (W^{2/3} + 2 h d)^{3/2}}
 
