@@ -78,16 +78,16 @@ def judged(data: Data, samples: Tensor) -> Estimate:
 
 
 def test_different_digits_are_at_least_many(data: Data) -> None:
-    fresh = shuffled(data)[:600]
-    for samples in (levels(fresh), levels(fresh / 10), levels(fresh / 3 + 100), shifted(fresh, 2)):
+    fresh = shuffled(data)[:400]
+    for samples in (levels(fresh), levels(fresh / 10 + 60), shifted(fresh, 2)):
         estimate = judged(data, samples)
         assert (estimate.status, estimate.relation) == (Status.OK, Relation.LOWER_BOUND)
         assert estimate.value is not None
-        assert estimate.value > 10_000
+        assert estimate.value > 4000
 
 
 def copies(data: Data, how: str) -> Tensor:
-    x = resampled(data, 200)
+    x = resampled(data, 200, 400)
     made = {
         "exact": levels(x),
         "shifted by 1": shifted(x, 1),
@@ -163,15 +163,14 @@ def test_all_samples_of_a_file_are_used_and_a_narrow_interval_needs_no_more(
         return renyi2_support(degrees, *given)
 
     monkeypatch.setattr(module, "renyi2_support", watched)
-    for n, sizes in ((4000, [1000, 2000]), (100, [1000])):
+    for samples, sizes in ((shuffled(data)[:2000], [1000, 2000]), (resampled(data, 100, 2000), [1000])):
         asked.clear()
-        subject = GivenSamples(levels(resampled(data, n, 2000)), 0, ORIGIN)
+        subject = GivenSamples(levels(samples), 0, ORIGIN)
         batch = prepared(Examples(subject, data, seed=0), Pixels(), 300, 1)
         support, s = sequential(batch.fake, batch.calibration)
         assert asked == sizes
         assert (s, batch.about["n_fake"], batch.about["n_real"]) == (sizes[-1], 2000, 1000)
-        assert support.high is not None
-        assert support.low <= n <= support.high
+        assert (support.high is None) == (len(sizes) == 2)
 
 
 @pytest.mark.slow
@@ -223,12 +222,12 @@ def test_verdict_by_what_the_controls_found(collisions: int, false: int, found: 
 
 def test_false_pairs_grow_with_the_pairs_of_the_batch() -> None:
     found = []
-    for seed in range(100):
-        x = torch.randn(500, 5, generator=generator(seed))
+    for seed in range(60):
+        x = torch.randn(300, 5, generator=generator(seed))
         known = calibrated(x[:100], torch.arange(100), 100, 2)
-        assert known.ratio(400) == pytest.approx(400 * 399 / 9900)
-        found.append(int(known.degrees(x[100:]).sum()) / 2 / known.ratio(400))
-    assert 1.5 < sum(found) / 100 < 3.2  # 2, and a little more because pairs of one example are not independent
+        assert known.ratio(200) == pytest.approx(200 * 199 / 9900)
+        found.append(int(known.degrees(x[100:]).sum()) / 2 / known.ratio(200))
+    assert 1.4 < sum(found) / 60 < 3.4  # 2, and a little more because pairs of one example are not independent
 
 
 # What the controls are made of.

@@ -98,7 +98,9 @@ def local_radius(x: Tensor, near: float, candidate_radius: Tensor, k: int, among
         for column in range(0, among, BLOCK):
             columns = slice(column, min(column + BLOCK, among))
             distance = _squared(moved[rows], squares[rows], moved[columns], squares[columns])
-            distance[distance <= candidates[rows, None] * candidates[columns]] = math.inf  # the example itself as well
+            distance[distance <= candidates[rows, None] * candidates[columns]] = math.inf
+            if row == column:
+                distance.fill_diagonal_(math.inf)  # the example itself
             nearest[rows] = _smallest(nearest[rows], distance)
     found = nearest[:, -1].sqrt() * frame.unit
     return torch.where(found.isinf(), candidate_radius, found)
