@@ -14,8 +14,9 @@ from bench.data.digits import mnist5k
 from bench.errors import UserError
 from bench.evaluation.evaluate import evaluate
 from bench.features.pixels import Pixels
-from bench.metrics import birthday, near_duplicates
-from bench.metrics.birthday import Birthday, Calibration, calibrated, near_duplicate_support
+from bench.metrics import calibration, near_duplicates
+from bench.metrics.birthday import Birthday
+from bench.metrics.calibration import Calibration, calibrated, near_duplicate_support
 from bench.metrics.near_duplicates import (
     closest_distances,
     closest_pairs,
@@ -322,7 +323,7 @@ def test_the_real_examples_are_a_random_part_of_a_sorted_split(monkeypatch: pyte
         seen.append(real[order, 0])
         return calibrated(real, order, *given, **options)
 
-    monkeypatch.setattr(birthday, "calibrated", watched)
+    monkeypatch.setattr(calibration, "calibrated", watched)
     held_out = torch.arange(1000.0).repeat_interleave(2)[:, None].expand(2000, 2).contiguous()
     samples = 1000 * torch.rand(100, 2, generator=generator())
     for seed in range(3):

@@ -89,7 +89,8 @@ def _frequency(height: int, width: int) -> Tensor:
 
 
 def _spread(band: Tensor, height: int, width: int) -> Tensor:
-    """Interpolate a value for each ring to all coefficients, because steps between rings would make echoes."""
+    """Interpolate a value for each ring, on the log scale, because steps between rings would make echoes."""
     centres = (np.arange(BANDS) + 0.5) / BANDS
-    values = np.interp(_frequency(height, width).numpy(), centres, band.numpy())
-    return torch.from_numpy(values).float()
+    logs = band.clamp_min(1e-12).log()
+    values = np.interp(_frequency(height, width).numpy(), centres, logs.numpy())
+    return torch.from_numpy(values).exp().float()

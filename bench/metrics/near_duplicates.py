@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "closest_pairs",
     "collision_degrees",
     "distinct",
+    "duplicate_groups",
     "local_radius",
     "neighbour_rank",
     "reference_radius",
@@ -75,13 +77,17 @@ def reference_radius(
     return nearest[:, -1].sqrt() * (frame.unit / gain)
 
 
-def local_radius(x: Tensor, near: float, candidate_radius: Tensor, k: int) -> Tensor:
+def local_radius(x: Tensor, near: float, candidate_radius: Tensor, k: int, among: int | None = None) -> Tensor:
     r"""Return the distance of each of ``x`` (N, F) to its k-th neighbour in ``x`` that is not a likely copy: ``(N,)``.
 
     Pairs with :math:`\|x_i - x_j\| \le near \sqrt{c_i c_j}` are likely copies, where c is the ``candidate_radius``
     (N,). They are skipped: in a batch with repetitions the nearest neighbours are copies, and their distance does not
     tell how far apart different examples are. If fewer than k others remain, the radius is the candidate radius.
+
+    Arguments:
+        among: Only the first so many of x count as neighbours; None: all.
     """
+    among = len(x) if among is None else among
     frame = _frame(x)
     moved = _moved(x, frame.centre, frame.unit)
     squares = _squares(moved)  # (N,)
@@ -89,10 +95,12 @@ def local_radius(x: Tensor, near: float, candidate_radius: Tensor, k: int) -> Te
     nearest = torch.full((len(x), k), math.inf, dtype=torch.float64)
     for row in range(0, len(x), BLOCK):
         rows = slice(row, row + BLOCK)
-        for column in range(0, len(x), BLOCK):
-            columns = slice(column, column + BLOCK)
+        for column in range(0, among, BLOCK):
+            columns = slice(column, min(column + BLOCK, among))
             distance = _squared(moved[rows], squares[rows], moved[columns], squares[columns])
-            distance[distance <= candidates[rows, None] * candidates[columns]] = math.inf  # the example itself as well
+            distance[distance <= candidates[rows, None] * candidates[columns]] = math.inf
+            if row == column:
+                distance.fill_diagonal_(math.inf)  # the example itself
             nearest[rows] = _smallest(nearest[rows], distance)
     found = nearest[:, -1].sqrt() * frame.unit
     return torch.where(found.isinf(), candidate_radius, found)
@@ -111,16 +119,28 @@ def collision_degrees(x: Tensor, radius: Tensor, threshold: float) -> Tensor:
         threshold: t >= 0.
     """
     degrees = torch.zeros(len(x), dtype=torch.int64)
-    frame = _frame(x)
-    radius = radius / frame.unit
-    for row, column, distance, rounding in _pairs(x, frame):
-        limit = threshold**2 * torch.outer(radius[row : row + len(distance)], radius[column : column + BLOCK])
-        found = distance < limit - rounding
-        i, j = ((distance <= limit + rounding) & ~found).nonzero().unbind(dim=1)
-        found[i, j] = _exact(x, i + row, j + column, frame) <= limit[i, j]
+    for row, column, found in _coinciding(x, radius, threshold):
         degrees[row : row + BLOCK] += found.sum(dim=1)
         degrees[column : column + BLOCK] += found.sum(dim=0)
     return degrees
+
+
+def duplicate_groups(x: Tensor, radius: Tensor, threshold: float) -> Tensor:
+    """Return the group of each example, ``(N,)`` int64: the connected components of the pairs that coincide.
+
+    Arguments:
+        x, radius, threshold: As for ``collision_degrees``.
+    """
+    group = torch.arange(len(x))
+    for row, column, found in _coinciding(x, radius, threshold):
+        i, j = found.nonzero().unbind(dim=1)
+        if len(i) > 0:
+            # The groups so far are stars: each example and the first one of its group.
+            first = torch.full_like(group, len(x)).scatter_reduce_(0, group, torch.arange(len(x)), "amin")[group]
+            ends = (torch.cat([i + row, torch.arange(len(x))]), torch.cat([j + column, first]))
+            graph = sparse.coo_array((np.ones(len(ends[0]), bool), ends), shape=(len(x), len(x)))
+            group = torch.from_numpy(sparse.csgraph.connected_components(graph, directed=False)[1]).long()
+    return group
 
 
 def closest_distances(x: Tensor, radius: Tensor, m: int) -> Tensor:
@@ -248,6 +268,18 @@ def _pairs(x: Tensor, frame: _Frame) -> Iterator[tuple[int, int, Tensor, Tensor]
             if column == row:
                 distance.masked_fill_(torch.ones_like(distance, dtype=torch.bool).tril(), math.inf)
             yield row, column, distance, ROUNDING * (squares[rows, None] + squares[columns])
+
+
+def _coinciding(x: Tensor, radius: Tensor, threshold: float) -> Iterator[tuple[int, int, Tensor]]:
+    """Yield the first row and column of each block of pairs i < j, and which of them coincide."""
+    frame = _frame(x)
+    radius = radius / frame.unit
+    for row, column, distance, rounding in _pairs(x, frame):
+        limit = threshold**2 * torch.outer(radius[row : row + len(distance)], radius[column : column + BLOCK])
+        found = distance < limit - rounding
+        i, j = ((distance <= limit + rounding) & ~found).nonzero().unbind(dim=1)
+        found[i, j] = _exact(x, i + row, j + column, frame) <= limit[i, j]
+        yield row, column, found
 
 
 def _exact(x: Tensor, i: Tensor, j: Tensor, frame: _Frame) -> Tensor:

@@ -19,6 +19,7 @@ __all__ = [
     "Chao1",
     "Support",
     "chao1",
+    "collision_ratio",
     "fingerprint",
     "half_chance_support",
     "new_examples",
@@ -99,7 +100,8 @@ def pair_limits(
 
     The upper limit is where C lies 1.96 standard deviations below :math:`\mu = C + d`. What was not found may be a
     common example that was drawn seldom by chance, and then W as well was found too small. An example of which d more
-    pairs are expected has :math:`\lambda^2 + 2 d` for :math:`\lambda^2`. The share h = 0.5 of d is counted so:
+    pairs are expected has :math:`\lambda^2 + 2 d` for :math:`\lambda^2`. The share h = 0.5 of d is counted so,
+    0.25 for C = 1 and 0 for C = 0:
 
     .. math:: d = 1.96 \sqrt{(C + d) \left(1 - (C + d) / \tbinom s2\right) + (W^{2/3} + 2 h d)^{3/2}}
 
@@ -116,17 +118,20 @@ def pair_limits(
     """
     quantile = Z95 if one_sided else Z975
     least = float(special.pdtri(collisions, 0.05)) if one_sided else 0.0
-    if collisions == 0:
-        return 0.0, min(least or float(special.pdtri(0, 0.025)), pairs)
+    hidden = HIDDEN * min(1.0, collisions / 2)
 
     def beyond(d: float) -> float:
         mean = collisions + d
-        grouped = (clustered ** (2 / 3) + 2 * HIDDEN * d) ** 1.5
+        grouped = (clustered ** (2 / 3) + 2 * hidden * d) ** 1.5
         return d - quantile * math.sqrt(mean * (1 - mean / pairs) + grouped)
 
     room = pairs - collisions
     upper = collisions + (float(optimize.brentq(beyond, 0.0, room)) if room > 0 and beyond(room) > 0 else room)
-    lower = 0.0 if one_sided else collisions * math.exp(-Z96 * math.sqrt(isolated + clustered) / collisions)
+    lower = (
+        0.0
+        if one_sided or collisions == 0
+        else collisions * math.exp(-Z96 * math.sqrt(isolated + clustered) / collisions)
+    )
     return lower, min(pairs, max(least, upper))
 
 
@@ -151,6 +156,25 @@ def half_chance_support(s: float) -> tuple[float, float]:
     [160000, 115127]
     """
     return s**2, s * (s - 1) / (2 * math.log(2))
+
+
+def collision_ratio(found: int, pairs: int, real: int, real_pairs: int) -> tuple[float, float | None]:
+    r"""Return the exact 95 % limits of the ratio of two collision rates, the samples' over that of the real examples.
+
+    Given the sum of both counts, C of the samples is binomial with probability :math:`\theta m / (\theta m + m_0)` for
+    the ratio :math:`\theta` and the numbers of pairs m and m_0; its Clopper-Pearson limits give those of the ratio.
+    Pairs are taken to be independent, so that the limits are too close where few samples make most pairs. The upper
+    limit is None, infinite, where no real examples coincide.
+
+    Raises:
+        ValueError: Neither side has a coinciding pair.
+    """
+    if found + real == 0:
+        raise ValueError("neither side has a coinciding pair")
+    low = float(special.betaincinv(found, real + 1, 0.025)) if found > 0 else 0.0
+    high = float(special.betaincinv(found + 1, real, 0.975)) if real > 0 else 1.0
+    odds = real_pairs / pairs
+    return low / (1 - low) * odds, None if real == 0 else high / (1 - high) * odds
 
 
 def fingerprint(group: Tensor) -> Tensor:
