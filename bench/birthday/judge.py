@@ -148,7 +148,7 @@ def support(key: Key, answers: Mapping[str, Answer]) -> tuple[Tally, Copies | No
 
     With T copies among the :math:`\binom s2` pairs of samples, :math:`N_{\text{eff}} = \binom s2 / T`. The interval
     joins that of T with the sampling error of T: ``pair_limits`` of its upper and of its lower limit, with the variance
-    of groups that the pairs called the same show. It is conservative.
+    of groups that the pairs called the same show; the upper one is at least the Poisson limit. It is conservative.
 
     The verdict is *inconclusive* if the judge does not recognize the decoys; *at most* if there are copies in the
     farthest quarter of the list, so that there may be more beyond it; *at least* if no copy is certain (inconclusive if
@@ -173,7 +173,8 @@ def _support(key: Key, answers: Mapping[str, Answer], found: Copies) -> Support:
     pairs = key.samples * (key.samples - 1) / 2
 
     def limits(count: int) -> tuple[float, float]:
-        return pair_limits(count, count * (1 - count / pairs), 2 * shared, pairs)
+        lower, upper = pair_limits(count, count * (1 - count / pairs), 2 * shared, pairs)
+        return lower, max(upper, float(special.pdtri(count, _TAIL)))
 
     low = pairs / limits(found.high)[1]
     rest = candidates[-max(1, len(candidates) // _REST) :]
