@@ -14,18 +14,18 @@ from bench.data.digits import mnist5k
 from bench.errors import UserError
 from bench.evaluation.evaluate import evaluate
 from bench.features.pixels import Pixels
-from bench.metrics import birthday
-from bench.metrics.birthday import (
-    Birthday,
-    Support,
+from bench.metrics import calibration, near_duplicates
+from bench.metrics.birthday import Birthday
+from bench.metrics.calibration import Calibration, calibrated, near_duplicate_support
+from bench.metrics.near_duplicates import (
     closest_distances,
+    closest_pairs,
     collision_degrees,
     distinct,
     local_radius,
-    near_duplicate_support,
     reference_radius,
-    renyi2_support,
 )
+from bench.metrics.support_size import Support, renyi2_support
 from bench.schema import Relation, Status
 
 
@@ -36,8 +36,8 @@ def one_thread() -> None:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(birthday, "BLOCK", 32)
-    monkeypatch.setattr(birthday, "PIECE", 2**14)
+    monkeypatch.setattr(near_duplicates, "BLOCK", 32)
+    monkeypatch.setattr(near_duplicates, "PIECE", 2**14)
 
 
 def generator(seed: int = 0) -> Generator:
@@ -63,6 +63,26 @@ def test_degrees_and_closest_are_those_of_brute_force(n: int, offset: float) -> 
     assert torch.allclose(closest_distances(x, radius, 40), pairs[:40], rtol=1e-12, atol=0)
     for threshold in (0.0, pairs[5].item() * (1 + 1e-12), 0.7, 100.0):
         assert torch.equal(collision_degrees(x, radius, threshold), (scaled <= threshold).sum(dim=1) - 1)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("m", [1, 40, 10_000])
+def test_closest_pairs_are_those_of_brute_force(m: int) -> None:
+    x = torch.randn(70, 3, generator=generator()) + 1e3
+    radius = 0.5 + torch.rand(70, generator=generator(1)).double()
+    scaled = brute(x) / torch.outer(radius, radius).sqrt()
+    first, second = torch.triu_indices(70, 70, 1)
+    order = scaled[first, second].argsort()[:m]
+    i, j, distance = closest_pairs(x, radius, m)
+    assert (i.tolist(), j.tolist()) == (first[order].tolist(), second[order].tolist())
+    assert torch.allclose(distance, scaled[i, j], rtol=1e-12, atol=0)
+
+
+def test_closest_pairs_of_copies_are_pairs_of_different_rows() -> None:
+    i, j, distance = closest_pairs(torch.ones(3000, 2), torch.ones(3000).double(), 20)
+    assert len({*zip(i.tolist(), j.tolist(), strict=True)}) == 20
+    assert bool((i < j).all())
+    assert distance.tolist() == [0] * 20
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -204,10 +224,10 @@ def test_few_collisions_may_be_false_ones_and_many_are_not() -> None:
     assert [with_pairs(c).relation for c in (1, 4, 5)] == [
         Relation.LOWER_BOUND, Relation.LOWER_BOUND, Relation.ESTIMATE,
     ]  # fmt: skip
-    bound = with_pairs(4).value
-    mean = 200 * 199 / 2 / bound  # collisions expected if the support were just the bound
-    chance = math.exp(-mean) * sum(mean**i / math.factorial(i) for i in range(5))
-    assert chance == pytest.approx(0.05, abs=1e-6)
+    for c in (1, 4):
+        mean = 200 * 199 / 2 / with_pairs(c).value  # coincidences expected if the support were just the bound
+        chance = math.exp(-mean) * sum(mean**i / math.factorial(i) for i in range(c + 1))
+        assert chance < 0.05, "the Poisson limit and more, for examples that are drawn often"
     assert with_pairs(5).value == pytest.approx(200 * 199 / 2 / 5)
 
 
@@ -299,11 +319,11 @@ def test_metric_row_and_nothing_global_is_touched() -> None:
 def test_the_real_examples_are_a_random_part_of_a_sorted_split(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor] = []
 
-    def watched(fake: Tensor, real: Tensor, order: Tensor, *given: int, **options: bool) -> Support:
+    def watched(real: Tensor, order: Tensor, *given: int, **options: bool) -> Calibration:
         seen.append(real[order, 0])
-        return near_duplicate_support(fake, real, order, *given, **options)
+        return calibrated(real, order, *given, **options)
 
-    monkeypatch.setattr(birthday, "near_duplicate_support", watched)
+    monkeypatch.setattr(calibration, "calibrated", watched)
     held_out = torch.arange(1000.0).repeat_interleave(2)[:, None].expand(2000, 2).contiguous()
     samples = 1000 * torch.rand(100, 2, generator=generator())
     for seed in range(3):

@@ -1,6 +1,7 @@
 """The command ``genbench``. Every import that costs time stands where it is used: --help and table start at once."""
 
 import argparse
+import importlib
 import logging
 import sys
 
@@ -63,7 +64,7 @@ def _main(arguments: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from bench.cli import check, compare, court, data, new, properties, table
+    from bench.cli import birthday, check, compare, court, data, new, properties, table
 
     parser = argparse.ArgumentParser(
         prog="genbench", description="Compare generative models on equal terms.", epilog=EPILOG,
@@ -83,40 +84,18 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser("properties", help="what families are like, measured, beside what the literature says")
     )
     court.add_arguments(commands.add_parser("court", help="put every metric through known ways of being bad"))
+    birthday.add_arguments(commands.add_parser("birthday", help="judge by eye whether a model repeats itself"))
     data.add_arguments(commands.add_parser("data", help="fetch data sets, verify them, say where they are"))
     return parser
 
 
 def _dispatch(arguments: argparse.Namespace) -> int:
-    if arguments.command == "table":
-        from bench.cli import table
-
-        return table.main(arguments)
-    if arguments.command == "compare":
-        from bench.cli import compare
-
-        return compare.main(arguments)
-    if arguments.command == "check":
-        from bench.cli import check
-
-        return check.main(arguments)
-    if arguments.command == "data":
-        from bench.cli import data
-
-        return data.main(arguments)
-    if arguments.command == "properties":
-        from bench.cli import properties
-
-        return properties.main(arguments)
-    if arguments.command == "court":
-        from bench.cli import court
-
-        return court.main(arguments)
-    if arguments.command == "new":
-        from bench.cli import new
-
-        return new.main(arguments)
-    return _list(arguments.asked)
+    if arguments.command == "list":
+        return _list(arguments.asked)
+    # A file each; what it needs is imported when it begins.
+    command = importlib.import_module(f"bench.cli.{arguments.command}")
+    code: int = command.main(arguments)
+    return code
 
 
 def _list(asked: list[str]) -> int:

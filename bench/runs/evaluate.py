@@ -32,7 +32,7 @@ from bench.data.base import Data
 from bench.data.reference import Reference, read_reference
 from bench.errors import UserError
 from bench.evaluation.given import given_model, given_samples
-from bench.evaluation.measure import measure
+from bench.evaluation.measure import measure, trained_model
 from bench.regular import read_regular
 from bench.rng import seeded
 from bench.runs.folder import Ended, Outcome, RunFolder
@@ -40,9 +40,14 @@ from bench.runs.run import logged, measure_checkpoint, no_tf32
 from bench.schema import ResultRow
 from bench.seeds import derive_seed
 from bench.subjects.base import Subject
+from bench.subjects.samples import GivenSamples
+from bench.subjects.trained import TrainedModel
 from bench.training.console import Reporter
 
-__all__ = ["Asked", "Target", "evaluate_own", "evaluate_run", "evaluate_samples", "on_samples", "target_of"]
+__all__ = [
+    "Asked", "Target", "evaluate_own", "evaluate_run", "evaluate_samples", "on_samples", "subject_of_run",
+    "subject_of_samples", "target_of",
+]  # fmt: skip
 
 log = logging.getLogger("genbench")
 
@@ -380,3 +385,43 @@ def _compared(node: Node | None, referred: Callable[[Data | None], Reference] | 
         return data, node
     whole = reference.as_data() if data is None else reference.in_place_of_test(data)
     return whole, {**(node or {}), "reference": reference.revision}
+
+
+def subject_of_samples(
+    config: Node, read: Callable[[Data], tuple[Tensor, str]], label: str
+) -> tuple[GivenSamples, Data, Path]:
+    """The subject, the data and the folder of samples of others. Arguments and errors as for ``evaluate_samples``."""
+    check_name("label", label)
+    if not isinstance(config.get("data"), dict):
+        raise UserError("samples: name the data that they are samples of, as in data=mnist5k")
+    on_samples(config)
+    data = build_data(config["data"])
+    name = config["name"] or data.spec.name
+    check_name("name", name)
+    x, sha256 = read(data)
+    subject = given_samples(
+        x, sha256, label, data=config["data"], data_name=called(config["data"], config["choices"]),
+        revision=data.spec.revision, seed=config["seed"],
+    )  # fmt: skip
+    return subject, data, Path(config["runs_dir"]) / name / subject.origin.run_id
+
+
+def subject_of_run(target: Target, asked: Asked) -> tuple[TrainedModel, Data, RunSpec]:
+    """The trained model of a run's first checkpoint, or of the checkpoint that was named, with its data.
+
+    Raises:
+        UserError: As for ``evaluate_run``.
+    """
+    spec, _ = _spec(target, asked)
+    node = {**spec.data, **asked.data}
+    check_arguments({**spec.config, "data": node})
+    look_here_too(spec.trust)
+    no_tf32()
+    if target.path is not None and not RunFolder(target.path).complete:
+        raise UserError(
+            f"{target.path}: is not trained to its end; `genbench run` goes on, or name one of its .ckpt files"
+        )
+    data, checkpoint = build_data(node), spec.evaluation.checkpoints[0]
+    file = target.checkpoint or RunFolder(target.path or Path()).checkpoint(checkpoint)
+    _on_these_data(spec, asked, node, data, file)
+    return trained_model(spec, data, checkpoint, file), data, spec

@@ -1,0 +1,290 @@
+"""Search all pairs of a batch for near-duplicates, with distances that are scaled by the local radius.
+
+Distances are computed in float64 from inner products about the batch's median, in blocks, so that memory grows with N
+and not with N^2. Pairs within rounding error of a limit are compared again by their differences.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+__all__ = [
+    "as_contrasted",
+    "closest_distances",
+    "closest_pairs",
+    "collision_degrees",
+    "distinct",
+    "duplicate_groups",
+    "local_radius",
+    "neighbour_rank",
+    "reference_radius",
+    "rows_at_a_time",
+]
+
+BLOCK = 1024  # rows at a time; gives 8 MB of distances
+PIECE = 2**20  # float64 numbers at a time; 8 MB
+ROUNDING = 64 * torch.finfo(torch.float64).eps  # error of squared distances, relative to the squared norms
+
+
+def neighbour_rank(s: int) -> int:
+    """Return the rank k of the neighbour whose distance is the local radius: 20, but at most 2 % of the batch."""
+    return max(1, min(20, s // 50))
+
+
+def distinct(x: Tensor) -> Tensor:
+    """Return one index for each different example of ``(N, *shape)``, in lexicographic order: ``(n,)`` int64.
+
+    Only indices are sorted. Examples are copied only while they are compared.
+    """
+    rows = x.flatten(1).contiguous()
+    array = rows.numpy()  # (N, F)
+    # uint8 rows sort by their bytes. Other rows are sorted by columns; lexsort takes the first column last.
+    by_bytes = array.dtype == np.uint8
+    order = array.view(f"V{array.shape[1]}")[:, 0].argsort() if by_bytes else np.lexsort(array.T[::-1])
+    index = torch.from_numpy(order)
+    neighbours = zip(index[:-1].split(BLOCK), index[1:].split(BLOCK), strict=True)
+    return index[torch.cat([index[:1] >= 0, *((rows[i] != rows[j]).any(dim=1) for i, j in neighbours)])]
+
+
+def reference_radius(
+    x: Tensor, reference: Tensor, order: Tensor, k: int, *, itself: bool = False, gain: float = 1.0, offset: float = 0.0
+) -> Tensor:
+    """Return the distance of each of ``x`` (s, F) to its k-th neighbour in ``reference[order]``: ``(s,)`` float64.
+
+    Arguments:
+        order: Indices ``(n,)`` of the rows of ``reference`` (N, F) to use.
+        itself: Whether ``x`` is the beginning of ``reference[order]``. Then no example counts as its own neighbour.
+        gain, offset: ``gain * x + offset`` is compared in place of x. The distance is returned in units of x.
+    """
+    frame = _frame(reference)
+    moved = _moved(x, (frame.centre - offset) / gain, frame.unit / gain)
+    squares = _squares(moved)  # (s,)
+    nearest = torch.full((len(x), k), math.inf, dtype=torch.float64)
+    for column in range(0, len(order), BLOCK):
+        columns = _moved(reference[order[column : column + BLOCK]], frame.centre, frame.unit)
+        column_squares = _squares(columns)
+        for row in range(0, len(x), BLOCK):
+            rows = slice(row, row + BLOCK)
+            distance = _squared(moved[rows], squares[rows], columns, column_squares)
+            if itself and row == column:
+                distance.fill_diagonal_(math.inf)
+            nearest[rows] = _smallest(nearest[rows], distance)
+    return nearest[:, -1].sqrt() * (frame.unit / gain)
+
+
+def local_radius(x: Tensor, near: float, candidate_radius: Tensor, k: int, among: int | None = None) -> Tensor:
+    r"""Return the distance of each of ``x`` (N, F) to its k-th neighbour in ``x`` that is not a likely copy: ``(N,)``.
+
+    Pairs with :math:`\|x_i - x_j\| \le near \sqrt{c_i c_j}` are likely copies, where c is the ``candidate_radius``
+    (N,). They are skipped: in a batch with repetitions the nearest neighbours are copies, and their distance does not
+    tell how far apart different examples are. If fewer than k others remain, the radius is the candidate radius.
+
+    Arguments:
+        among: Only the first so many of x count as neighbours; None: all.
+    """
+    among = len(x) if among is None else among
+    frame = _frame(x)
+    moved = _moved(x, frame.centre, frame.unit)
+    squares = _squares(moved)  # (N,)
+    candidates = near * candidate_radius / frame.unit
+    nearest = torch.full((len(x), k), math.inf, dtype=torch.float64)
+    for row in range(0, len(x), BLOCK):
+        rows = slice(row, row + BLOCK)
+        for column in range(0, among, BLOCK):
+            columns = slice(column, min(column + BLOCK, among))
+            distance = _squared(moved[rows], squares[rows], moved[columns], squares[columns])
+            distance[distance <= candidates[rows, None] * candidates[columns]] = math.inf
+            if row == column:
+                distance.fill_diagonal_(math.inf)  # the example itself
+            nearest[rows] = _smallest(nearest[rows], distance)
+    found = nearest[:, -1].sqrt() * frame.unit
+    return torch.where(found.isinf(), candidate_radius, found)
+
+
+def collision_degrees(x: Tensor, radius: Tensor, threshold: float) -> Tensor:
+    r"""Return the number of other examples that each example coincides with: ``(N,)`` int64. Their sum is 2 C.
+
+    A pair coincides if :math:`\|x_i - x_j\| \le t \sqrt{r_i r_j}`, so exact copies always coincide. C is the number of
+    such pairs. Distances come from inner products; pairs within rounding error of the threshold are compared again by
+    their differences. The N x N distances are computed in blocks.
+
+    Arguments:
+        x: Examples ``(N, F)``, any dtype.
+        radius: r, ``(N,)`` float64.
+        threshold: t >= 0.
+    """
+    degrees = torch.zeros(len(x), dtype=torch.int64)
+    for row, column, found in _coinciding(x, radius, threshold):
+        degrees[row : row + BLOCK] += found.sum(dim=1)
+        degrees[column : column + BLOCK] += found.sum(dim=0)
+    return degrees
+
+
+def duplicate_groups(x: Tensor, radius: Tensor, threshold: float) -> Tensor:
+    """Return the group of each example, ``(N,)`` int64: the connected components of the pairs that coincide.
+
+    Arguments:
+        x, radius, threshold: As for ``collision_degrees``.
+    """
+    group = torch.arange(len(x))
+    for row, column, found in _coinciding(x, radius, threshold):
+        i, j = found.nonzero().unbind(dim=1)
+        if len(i) > 0:
+            # The groups so far are stars: each example and the first one of its group.
+            first = torch.full_like(group, len(x)).scatter_reduce_(0, group, torch.arange(len(x)), "amin")[group]
+            ends = (torch.cat([i + row, torch.arange(len(x))]), torch.cat([j + column, first]))
+            graph = sparse.coo_array((np.ones(len(ends[0]), bool), ends), shape=(len(x), len(x)))
+            group = torch.from_numpy(sparse.csgraph.connected_components(graph, directed=False)[1]).long()
+    return group
+
+
+def closest_distances(x: Tensor, radius: Tensor, m: int) -> Tensor:
+    r"""Return the m smallest values of :math:`\|x_i - x_j\| / \sqrt{r_i r_j}`, i < j, ascending: ``(m,)`` float64.
+
+    Arguments:
+        x: Examples ``(N, F)``, any dtype, with at least m pairs.
+        radius: r > 0, ``(N,)`` float64.
+    """
+    return closest_pairs(x, radius, m)[2]
+
+
+def closest_pairs(x: Tensor, radius: Tensor, m: int) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Return the m pairs i < j with the smallest :math:`\|x_i - x_j\| / \sqrt{r_i r_j}`, by ascending distance.
+
+    If there are fewer than m pairs, all are returned.
+
+    Arguments:
+        x: Examples ``(N, F)``, any dtype.
+        radius: r > 0, ``(N,)`` float64.
+
+    Returns:
+        i, j, distance: ``(m,)`` int64, int64 and float64.
+    """
+    frame = _frame(x)
+    inverse = frame.unit / radius  # (N,)
+    best_i, best_j = torch.zeros((2, 0), dtype=torch.int64)
+    best = torch.zeros(0, dtype=torch.float64)
+    for row, column, distance, rounding in _pairs(x, frame):
+        scale = torch.outer(inverse[row : row + BLOCK], inverse[column : column + BLOCK])
+        # Compute exactly only the pairs that can be among the best within the rounding error.
+        worst = ((distance + rounding) * scale).flatten().topk(min(m, scale.numel()), largest=False).values[-1]
+        bound = min(best[-1].item() if len(best) == m else math.inf, worst.item() if scale.numel() >= m else math.inf)
+        i, j = (((distance - rounding) * scale <= bound * (1 + 1e-5)) & distance.isfinite()).nonzero().unbind(dim=1)
+        exact = _exact(x, i + row, j + column, frame) * inverse[i + row] * inverse[j + column]
+        best_i, best_j = torch.cat([best_i, i + row]), torch.cat([best_j, j + column])
+        best = torch.cat([best, exact])
+        best, order = best.sort(stable=True)
+        best_i, best_j, best = best_i[order[:m]], best_j[order[:m]], best[:m]
+        if len(best) == m and best[-1] == 0:
+            break  # m exact copies; none is closer
+    return best_i, best_j, best.sqrt()
+
+
+def rows_at_a_time(x: Tensor) -> int:
+    """Return how many rows of ``x`` to convert to float64 at a time, because a whole split could take gigabytes."""
+    return max(1, PIECE // x.shape[1])
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Where a batch lies, ``(F,)`` float64, and a power of two about as large as it is: to divide by it rounds nothing.
+
+    Both are medians, so that no single example moves them far: near all others little is lost to rounding.
+    """
+
+    centre: Tensor
+    unit: float
+
+
+def _frame(x: Tensor) -> _Frame:
+    """Return the median of each coordinate, and the median of the distances from it that are not 0 (or 1)."""
+    width = max(1, PIECE // len(x))
+    centre = torch.cat([columns.double().median(dim=0).values for columns in x.split(width, dim=1)])
+    distance = torch.cat([(piece.double() - centre).norm(dim=1) for piece in x.split(rows_at_a_time(x))])
+    distance = distance[distance > 0]
+    spread = distance.median().item() if len(distance) > 0 else 1.0
+    return _Frame(centre, math.ldexp(0.5, math.frexp(spread)[1]) if math.isfinite(spread) else math.inf)
+
+
+def as_contrasted(x: Tensor, reference: Tensor) -> tuple[float, float]:
+    """Return a and b with which ``a x + b`` has the mean and the standard deviation of ``reference`` over all entries.
+
+    Where all entries of x are equal, a is 1.
+    """
+    (mean, std), (their_mean, their_std) = _moments(x), _moments(reference)
+    gain = their_std / std if std > 0 else 1.0
+    return gain, their_mean - gain * mean
+
+
+def _moments(x: Tensor) -> tuple[float, float]:
+    """Return the mean and the standard deviation of all entries of ``(N, F)``."""
+    parts = x.split(rows_at_a_time(x))
+    mean = sum(piece.double().sum().item() for piece in parts) / x.numel()
+    square = sum((piece.double() - mean).square().sum().item() for piece in parts) / x.numel()
+    return mean, math.sqrt(square)
+
+
+def _moved(x: Tensor, centre: Tensor, unit: float) -> Tensor:
+    """Return ``(x - centre) / unit`` in float64."""
+    moved = torch.empty(x.shape, dtype=torch.float64)
+    for target, piece in zip(moved.split(rows_at_a_time(x)), x.split(rows_at_a_time(x)), strict=True):
+        target.copy_((piece.double() - centre) / unit)
+    return moved
+
+
+def _squares(x: Tensor) -> Tensor:
+    """Return the squared norms of the rows, ``(N,)``."""
+    return torch.cat([piece.square().sum(dim=1) for piece in x.split(rows_at_a_time(x))])
+
+
+def _squared(a: Tensor, a_squares: Tensor, b: Tensor, b_squares: Tensor) -> Tensor:
+    """Return the squared distances ``(A, B)`` between rows. Rows about a centre avoid cancellation of large squares."""
+    return torch.addmm(a_squares[:, None] + b_squares, a, b.T, alpha=-2).clamp_min_(0)
+
+
+def _smallest(nearest: Tensor, distance: Tensor) -> Tensor:
+    """Return the k smallest values of each row of ``nearest`` (b, k) and ``distance`` (b, B), ascending: ``(b, k)``."""
+    return torch.cat([nearest, distance], dim=1).topk(nearest.shape[1], largest=False).values
+
+
+def _pairs(x: Tensor, frame: _Frame) -> Iterator[tuple[int, int, Tensor, Tensor]]:
+    """Yield all pairs i < j in blocks.
+
+    Each block is its first row, its first column, the squared distances in units of ``frame.unit`` (infinite for i >=
+    j) and the bound on their rounding errors.
+    """
+    moved = _moved(x, frame.centre, frame.unit)
+    squares = _squares(moved)  # (N,)
+    for row in range(0, len(x), BLOCK):
+        rows = slice(row, row + BLOCK)
+        for column in range(row, len(x), BLOCK):
+            columns = slice(column, column + BLOCK)
+            distance = _squared(moved[rows], squares[rows], moved[columns], squares[columns])
+            if column == row:
+                distance.masked_fill_(torch.ones_like(distance, dtype=torch.bool).tril(), math.inf)
+            yield row, column, distance, ROUNDING * (squares[rows, None] + squares[columns])
+
+
+def _coinciding(x: Tensor, radius: Tensor, threshold: float) -> Iterator[tuple[int, int, Tensor]]:
+    """Yield the first row and column of each block of pairs i < j, and which of them coincide."""
+    frame = _frame(x)
+    radius = radius / frame.unit
+    for row, column, distance, rounding in _pairs(x, frame):
+        limit = threshold**2 * torch.outer(radius[row : row + len(distance)], radius[column : column + BLOCK])
+        found = distance < limit - rounding
+        i, j = ((distance <= limit + rounding) & ~found).nonzero().unbind(dim=1)
+        found[i, j] = _exact(x, i + row, j + column, frame) <= limit[i, j]
+        yield row, column, found
+
+
+def _exact(x: Tensor, i: Tensor, j: Tensor, frame: _Frame) -> Tensor:
+    """Return the squared distances of the pairs (x_i, x_j) from their differences, in units of ``frame.unit``."""
+    parts = [torch.zeros(0, dtype=torch.float64)]
+    for a, b in zip(i.split(rows_at_a_time(x)), j.split(rows_at_a_time(x)), strict=True):
+        parts.append(((x[a].double() - x[b].double()) / frame.unit).square().sum(dim=1))
+    return torch.cat(parts)
