@@ -204,7 +204,7 @@ def test_rows_of_a_model_with_twenty_modes() -> None:
     assert found["new_examples"].value == pytest.approx(0, abs=3 * math.sqrt(20)), "20 terms of either sign"
     assert found["collision_ratio"].ci_low is not None
     assert found["collision_ratio"].ci_low > 100
-    curve = [found[f"support@{m}"].value for m in (1, 4, 16, 64)]
+    curve = [found[f"support@{m}"].value or 0.0 for m in (1, 4, 16, 64)]
     assert curve == sorted(curve, reverse=True)
     assert curve[0] == pytest.approx(20, rel=0.2)
 

@@ -225,8 +225,8 @@ def verdict(support: Support, s: int, calibration: Calibration, controls: Contro
     elif support.relation is Relation.ESTIMATE:
         total = support.collisions + controls.false
         if stats.binomtest(support.collisions, total, 1 / (1 + share), alternative="greater").pvalue > 0.05:
-            low = {"value": support.low, "relation": Relation.LOWER_BOUND, "high": None, "stderr": None}
-            return dataclasses.replace(support, **low), ""
+            low = support.low
+            return dataclasses.replace(support, value=low, relation=Relation.LOWER_BOUND, high=None, stderr=None), ""
     return support, ""
 
 

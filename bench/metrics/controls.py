@@ -52,14 +52,22 @@ def power(x: Tensor) -> Power:
     ring = (_frequency(x.shape[2], x.shape[3]) * BANDS).long().clamp(max=BANDS - 1).flatten()[1:]
     counted = torch.bincount(ring, minlength=BANDS)
     band = torch.bincount(ring, total, BANDS) / counted.clamp(min=1)
-    places = (torch.arange(BANDS), counted.nonzero()[:, 0])
-    band = torch.from_numpy(np.interp(*(place.numpy() for place in places), band[counted > 0].numpy()))
+    known = (counted > 0).numpy()
+    if not known.any():  # pictures of one pixel
+        return Power(band, 0.0)
+    rings = np.arange(BANDS)
+    band = torch.from_numpy(np.interp(rings, rings[known], band.numpy()[known]))
     lowest = band[:LOWEST].mean().item()
-    return Power(band / lowest if lowest > 0 else torch.ones_like(band), lowest)
+    return Power(band / lowest if lowest > 0 else band, lowest)
 
 
 def matched(x: Tensor, samples: Power, real: Power, generator: Generator) -> Tensor:
-    """Return ``x`` ``(N, C, H, W)`` in float32, made as blurred and as noisy as samples of the power ``samples``."""
+    """Return ``x`` ``(N, C, H, W)`` in float32, made as blurred and as noisy as samples of the power ``samples``.
+
+    Where all pictures on one side are constant there is nothing to match, and x is returned as it is.
+    """
+    if samples.lowest == 0 or real.lowest == 0:
+        return x.float()
     height, width = x.shape[2:]
     white = (samples.band.min() - real.band.min()).clamp_min(0)
     noise = torch.maximum(white, samples.band - 2 * real.band)
