@@ -8,8 +8,8 @@ import pytest
 import torch
 from contract import check_description
 from helpers_data import check_data, encoded, examples
-from helpers_metrics import ORIGIN
 from helpers_features import stand_in
+from helpers_metrics import ORIGIN
 from helpers_models import OURS, configuration, names, new_model, small_data
 
 from bench.checkpoint import Progress

@@ -29,8 +29,9 @@ lie outside the data, and not where they crowd inside: blurred or averaged sampl
 where :math:`J_m`, the number of m samples of the real distribution in a ball that holds k of N - 1 other examples, has
 the beta-binomial distribution with parameters m, k, N - k, and :math:`f^{-1}` is linear between whole m.
 
-Ties count as inside. Distances are computed in float64 on centred features: in float32 a mean far from 0 changes the
-result. No N x M matrix is held in memory.
+Ties count as inside. Features are centred, because in float32 a mean far from 0 changes the result. Distances are
+bounded in float32, and computed again in float64 where the bounds do not tell on which side of a radius a pair lies:
+the values are those of float64. No N x M matrix is held in memory.
 """
 
 import functools
@@ -47,7 +48,7 @@ from torch import Generator, Tensor
 from bench.features.base import Recipe
 from bench.metrics.base import Metric
 from bench.metrics.intervals import measured
-from bench.metrics.pairs import blocks, squared_distances
+from bench.metrics.pairs import Cloud, blocks, clouds, exact_squared_distances, lower_bounds, nearest_bounds
 from bench.metrics.two_sets import two_sets
 from bench.schema import Estimate, MetricInfo
 from bench.seeds import derive_seed
@@ -96,9 +97,7 @@ def manifold_scores(
     if min(len(real), len(fake)) < least:
         raise ValueError(f"k={k} needs at least {least} examples on either side, not {len(real)} and {len(fake)}")
     generator = Generator().manual_seed(0) if generator is None else generator
-    real, fake = real.double(), fake.double()
-    centre = real.mean(0)
-    x, y = _Side.of(real - centre, k, generator), _Side.of(fake - centre, k, generator)
+    x, y = (_Side.of(side, k, generator) for side in clouds(real, fake))
     tally = _tally(x, y, k)
     of_real = _spread([tally.scores(v, 0) for v in range(1, 1 + HALVES)])
     of_fake = _spread([tally.scores(0, w) for w in range(1, 1 + HALVES)])
@@ -130,41 +129,72 @@ def _expected_shares(n: int, m: int, k: int) -> "np.ndarray[Any, np.dtype[np.flo
 class _Side:
     """One set of features. Versions ``v`` are the whole set (0) and random halves of it.
 
+    Of the whole set, radii are exact. The halves serve for errors alone and keep the rounding of float32.
+
     Attributes:
-        x: ``(N, D)``, centred.
+        x: The features.
         kept: ``(V, N)`` bool: the examples of each version.
         radius: ``(V, N)`` squared; -1 for an example that a version lacks.
         clipped: The same, no larger than their median.
         crowd: ``(V, N)``: in how many clipped balls of others an example lies.
     """
 
-    x: Tensor
+    x: Cloud
     kept: Tensor
     radius: Tensor
     clipped: Tensor
     crowd: Tensor
 
     @classmethod
-    def of(cls, x: Tensor, k: int, generator: Generator) -> "_Side":
-        n = len(x)
+    def of(cls, x: Cloud, k: int, generator: Generator) -> "_Side":
+        n = len(x.x)
         kept = torch.ones(1 + HALVES, n, dtype=torch.bool)
         for half in kept[1:]:
             half[torch.randperm(n, generator=generator)[n // 2 :]] = False
+        kept = kept.to(x.x.device)
         more = min(n - 1, 6 * k + 30)  # of so many neighbours, half are left in a half, and at least k
-        near, index = x.new_empty(n, more), torch.empty(n, more, dtype=torch.long)
-        for rows, part in blocks(x, n):
-            distance = squared_distances(part, x)
-            distance[:, rows].fill_diagonal_(math.inf)
-            near[rows], index[rows] = distance.topk(more, dim=1, largest=False)
-        radius, clipped = x.new_empty(kept.shape), x.new_empty(kept.shape)
-        crowd = torch.empty(kept.shape, dtype=torch.long)
+        near, doubt, index = _neighbours(x, k, more)
+        radius, clipped = x.squares.new_empty(kept.shape), x.squares.new_empty(kept.shape)
+        crowd = torch.empty(kept.shape, dtype=torch.long, device=near.device)
         for v, version in enumerate(kept):
             left = near.masked_fill(~version[index], math.inf)
             radius[v] = left.sort(1).values[:, k - 1].masked_fill(~version, -1.0)
             clipped[v] = radius[v].clamp(max=float(radius[v][version].sqrt().quantile(0.5).square()))
+            if v == 0:
+                _refine(x, near, index, (near - clipped[0][:, None]).abs() <= doubt)
+                left = near
             # All others within a radius are among the nearest: ties aside, which only add to what is clipped.
             crowd[v] = torch.bincount(index[left <= clipped[v][:, None]], minlength=n)
         return cls(x, kept, radius, clipped, crowd)
+
+
+def _neighbours(x: Cloud, k: int, more: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Squared distances to ``more`` near others, how far they may be wrong, and which these are: ``(N, more)`` each.
+
+    The k-th smallest distance is exact, and so are all that could be the k-th smallest.
+    """
+    lower, index = nearest_bounds(x, more)
+    doubt = x.doubt[:, None] + x.doubt[index]
+    near = (lower.double() + doubt).clamp_min_(0)
+    highest = (near + doubt).kthvalue(k, 1, keepdim=True).values
+    lowest = (near - doubt).kthvalue(k, 1, keepdim=True).values
+    _refine(x, near, index, (near - doubt <= highest) & (near + doubt >= lowest))
+    # An example that was left out may be nearer than the k-th, where very many lie at nearly the same distance.
+    radius = near.kthvalue(k, 1).values
+    unsure = (radius > lower[:, -1].double().clamp_min(0)) & (len(x.x) - 1 > more)
+    for i in unsure.nonzero()[:, 0].tolist():
+        others = torch.arange(len(x.x), device=near.device)
+        found = exact_squared_distances(x, torch.full_like(others, i), x, others)
+        found[i] = math.inf
+        near[i], index[i] = found.topk(more, largest=False)
+        doubt[i] = 0.0
+    return near, doubt, index
+
+
+def _refine(x: Cloud, near: Tensor, index: Tensor, wanted: Tensor) -> None:
+    """Put exact distances in the place of the wanted ones."""
+    i, column = wanted.nonzero(as_tuple=True)
+    near[i, column] = exact_squared_distances(x, i, x, index[i, column])
 
 
 @dataclass(frozen=True)
@@ -208,28 +238,38 @@ class _Tally:
 
 
 def _tally(x: _Side, y: _Side, k: int) -> _Tally:
-    n, m = len(x.x), len(y.x)
+    n, m = len(x.x.x), len(y.x.x)
     of_samples, of_real = (1 + HALVES, m), (1 + HALVES, n)
-    tally = _Tally(
-        x, y, k, *(torch.zeros(size, dtype=torch.long) for size in (of_samples, of_samples, of_real, of_real, of_real))
-    )
-    reach, reach_of_y = x.radius.max(0).values, y.radius.max(0).values
-    for rows, part in blocks(y.x, n):
-        distance = squared_distances(part, x.x)  # (b, N)
-        # Few pairs lie within any ball. All versions are counted from those.
-        j, i = (distance <= reach).nonzero(as_tuple=True)
-        d, kept = distance[j, i], y.kept[:, rows]
+    sizes = (of_samples, of_samples, of_real, of_real, of_real)
+    tally = _Tally(x, y, k, *(torch.zeros(size, dtype=torch.long, device=x.kept.device) for size in sizes))
+    reach, reach_of_y = x.radius.max(0).values.float(), y.radius.max(0).values.float()
+    for rows, part in blocks(y.x.rough, n):
+        lower = lower_bounds(y.x, x.x, rows, slice(0, n))  # (b, N)
+        # Few pairs can lie within any ball. All versions are counted from those.
+        j, i = (lower <= reach).nonzero(as_tuple=True)
+        d, kept = _distances(x, y, lower, rows, j, i, (x.radius[0, i], x.clipped[0, i])), y.kept[:, rows]
         for v in range(1 + HALVES):
             inside = d <= x.radius[v, i]
             tally.balls[v, rows] = torch.bincount(j[inside], minlength=len(part))
             tally.clipped[v, rows] = torch.bincount(j[d <= x.clipped[v, i]], minlength=len(part))
             tally.held[v] += torch.bincount(i[inside], minlength=n)
             tally.held_of[v] += torch.bincount(i[(d <= x.radius[0, i]) & kept[v, j]], minlength=n)
-        j, i = (distance <= reach_of_y[rows, None]).nonzero(as_tuple=True)
-        d = distance[j, i]
+        j, i = (lower <= reach_of_y[rows, None]).nonzero(as_tuple=True)
+        d = _distances(x, y, lower, rows, j, i, (y.radius[0, rows][j],))
         for w in range(1 + HALVES):
             tally.recalled[w] += torch.bincount(i[d <= y.radius[w, rows][j]], minlength=n)
     return tally
+
+
+def _distances(
+    x: _Side, y: _Side, lower: Tensor, rows: slice, j: Tensor, i: Tensor, radii: tuple[Tensor, ...]
+) -> Tensor:
+    """Squared distances ``(P,)`` of pairs of a block, exact where rounding could move them over one of their radii."""
+    doubt = x.x.doubt[i] + y.x.doubt[rows][j]
+    d = (lower[j, i].double() + doubt).clamp_min_(0)
+    unsure = torch.stack([(d - radius).abs() <= doubt for radius in radii]).any(0)
+    d[unsure] = exact_squared_distances(y.x, rows.start + j[unsure], x.x, i[unsure])
+    return d
 
 
 def _spread(halves: Sequence[ManifoldScores]) -> ManifoldScores:
