@@ -42,7 +42,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Generator, Tensor
 
 from bench.features.base import Recipe
@@ -60,6 +59,8 @@ HALVES = 20
 """Random halves of a side from which the standard errors are estimated."""
 LEAST = 40
 """Examples that a side must have, so that half of them say something."""
+ROWS = 64
+"""Samples whose pairs are listed at once."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,19 @@ def clipped_coverage(c: float, n: int, m: int, k: int) -> float:
 
 @functools.lru_cache
 def _expected_shares(n: int, m: int, k: int) -> "np.ndarray[Any, np.dtype[np.float64]]":
-    """f of 0 .. M samples, ``(M + 1,)``."""
-    f = np.asarray(stats.betabinom.sf(np.arange(k)[:, None], np.arange(m + 1), k, n - k).mean(0))
+    r"""f of 0 .. M samples, ``(M + 1,)``.
+
+    The beta-binomial mass at 0 is :math:`\prod_{s<k} (b + s) / (b + m + s)` with b = N - k, and that at l + 1 is
+    :math:`(m - l) (l + k) / ((l + 1) (m - l - 1 + b))` times that at l.
+    """
+    m_, b = np.arange(m + 1, dtype=np.float64), n - k
+    mass = np.prod([(b + s) / (b + m_ + s) for s in range(k)], axis=0)  # at l
+    below, beyond = np.zeros(m + 1), np.zeros(m + 1)
+    for draw in range(k):
+        below += mass
+        beyond += 1 - below
+        mass = mass * (m_ - draw) * (draw + k) / ((draw + 1) * np.maximum(m_ - draw - 1 + b, 1))
+    f = np.maximum.accumulate(beyond / k)
     f[0] = 0.0
     return f
 
@@ -207,7 +219,7 @@ class _Tally:
         balls, clipped: ``(V, M)``: in how many balls of v a sample lies, and in how many clipped ones.
         held: ``(V, N)``: samples in each ball of v.
         held_of: ``(W, N)``: samples of w in each ball of all x.
-        recalled: ``(W, N)``: in how many balls of w a real example lies.
+        recalled: ``(W, N)`` bool: whether a real example lies in a ball of w.
     """
 
     x: _Side
@@ -229,7 +241,7 @@ class _Tally:
         c = (held / self.k).clamp(max=1).mean().item()
         return ManifoldScores(
             precision=(balls > 0).double().mean().item(),
-            recall=(self.recalled[w][real] > 0).double().mean().item(),
+            recall=self.recalled[w][real].double().mean().item(),
             density=balls.mean().item() / self.k,
             coverage=(held > 0).double().mean().item(),
             clipped_density=share / own if own > 0 else 0.0,
@@ -240,25 +252,39 @@ class _Tally:
 def _tally(x: _Side, y: _Side, k: int) -> _Tally:
     n, m = len(x.x.x), len(y.x.x)
     of_samples, of_real = (1 + HALVES, m), (1 + HALVES, n)
-    sizes = (of_samples, of_samples, of_real, of_real, of_real)
-    tally = _Tally(x, y, k, *(torch.zeros(size, dtype=torch.long, device=x.kept.device) for size in sizes))
-    reach, reach_of_y = x.radius.max(0).values.float(), y.radius.max(0).values.float()
+    sizes = (of_samples, of_samples, of_real, of_real)
+    counts = (torch.zeros(size, dtype=torch.long, device=x.kept.device) for size in sizes)
+    tally = _Tally(x, y, k, *counts, torch.zeros_like(x.kept))
+    reach = x.radius.max(0).values.float()
     for rows, part in blocks(y.x.rough, n):
         lower = lower_bounds(y.x, x.x, rows, slice(0, n))  # (b, N)
-        # Few pairs can lie within any ball. All versions are counted from those.
-        j, i = (lower <= reach).nonzero(as_tuple=True)
+        for first in range(0, len(part), ROWS):  # where samples crowd, many pairs lie within a ball
+            some = lower[first : first + ROWS]
+            _count(tally, some, slice(rows.start + first, rows.start + first + len(some)), reach)
+    return tally
+
+
+def _count(tally: _Tally, lower: Tensor, rows: slice, reach: Tensor) -> None:
+    """Add the pairs of some samples with all real examples, of which the lower bounds ``(b, N)`` are given."""
+    x, y, n = tally.x, tally.y, lower.shape[1]
+    j, i = (lower <= reach).nonzero(as_tuple=True)
+    if len(j) > 0:
         d, kept = _distances(x, y, lower, rows, j, i, (x.radius[0, i], x.clipped[0, i])), y.kept[:, rows]
         for v in range(1 + HALVES):
             inside = d <= x.radius[v, i]
-            tally.balls[v, rows] = torch.bincount(j[inside], minlength=len(part))
-            tally.clipped[v, rows] = torch.bincount(j[d <= x.clipped[v, i]], minlength=len(part))
+            tally.balls[v, rows] = torch.bincount(j[inside], minlength=len(lower))
+            tally.clipped[v, rows] = torch.bincount(j[d <= x.clipped[v, i]], minlength=len(lower))
             tally.held[v] += torch.bincount(i[inside], minlength=n)
             tally.held_of[v] += torch.bincount(i[(d <= x.radius[0, i]) & kept[v, j]], minlength=n)
-        j, i = (lower <= reach_of_y[rows, None]).nonzero(as_tuple=True)
-        d = _distances(x, y, lower, rows, j, i, (y.radius[0, rows][j],))
+    # Real examples that are recalled in every version need no further look.
+    left = (~tally.recalled.all(0)).nonzero()[:, 0]
+    radius = y.radius[:, rows]
+    j, i = (lower[:, left] <= radius.max(0).values.float()[:, None]).nonzero(as_tuple=True)
+    if len(j) > 0:
+        i = left[i]
+        d = _distances(x, y, lower, rows, j, i, (radius[0, j],))
         for w in range(1 + HALVES):
-            tally.recalled[w] += torch.bincount(i[d <= y.radius[w, rows][j]], minlength=n)
-    return tally
+            tally.recalled[w, i[d <= radius[w, j]]] = True
 
 
 def _distances(

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["PAIRS", "Cloud", "blocks", "clouds", "exact_squared_distances", "lower_bounds", "nearest_bounds", "squared_distances"]
+__all__ = [
+    "PAIRS",
+    "Cloud",
+    "blocks",
+    "clouds",
+    "exact_squared_distances",
+    "lower_bounds",
+    "nearest_bounds",
+    "squared_distances",
+]
 
 PAIRS = 2**26
 """Pairs at once: 512 MB in float64."""
