@@ -69,7 +69,7 @@ def test_weights_come_from_the_users_file_or_the_cache_and_from_nowhere_unchecke
     assert Inception().extractor(data).hash == extractor.hash
     other = tmp_path / "default_1.pt"
     other.write_bytes(b"other")
-    with pytest.raises(UserError, match="none of the published archives; set features.weights"):
+    with pytest.raises(UserError, match=r"none of the published archives; set features\.weights"):
         Inception(str(other)).extractor(data)
 
 

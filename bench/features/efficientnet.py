@@ -1,4 +1,4 @@
-r"""EfficientNet-Lite0, a classifier of ImageNet's 1000 classes: ``is[efficientnet-lite0]``, ``fid[efficientnet-lite0]``.
+"""EfficientNet-Lite0, a classifier of ImageNet's 1000 classes: ``is[efficientnet-lite0]``.
 
 For Inception scores of photographs without labels. The published Inception score needs logits of TensorFlow's Inception
 that no package holds, so a score with this network has its own name, and neither is comparable with the other. The

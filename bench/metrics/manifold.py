@@ -251,10 +251,9 @@ class _Tally:
 
 def _tally(x: _Side, y: _Side, k: int) -> _Tally:
     n, m = len(x.x.x), len(y.x.x)
-    of_samples, of_real = (1 + HALVES, m), (1 + HALVES, n)
-    sizes = (of_samples, of_samples, of_real, of_real)
-    counts = (torch.zeros(size, dtype=torch.long, device=x.kept.device) for size in sizes)
-    tally = _Tally(x, y, k, *counts, torch.zeros_like(x.kept))
+    balls, clipped = torch.zeros(2, 1 + HALVES, m, dtype=torch.long, device=x.kept.device)
+    held, held_of = torch.zeros(2, 1 + HALVES, n, dtype=torch.long, device=x.kept.device)
+    tally = _Tally(x, y, k, balls, clipped, held, held_of, torch.zeros_like(x.kept))
     reach = x.radius.max(0).values.float()
     for rows, part in blocks(y.x.rough, n):
         lower = lower_bounds(y.x, x.x, rows, slice(0, n))  # (b, N)

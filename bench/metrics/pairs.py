@@ -77,7 +77,7 @@ class Cloud:
 
 
 def clouds(x: Tensor, y: Tensor) -> tuple[Cloud, Cloud]:
-    """Two sets of features, ``(N, D)`` and ``(M, D)``, about the mean of the first and in one unit, about its spread."""
+    """Two sets of features, ``(N, D)`` and ``(M, D)``, about the mean of the first, in a unit about as large as it."""
     centre = x.mean(0, dtype=torch.float64)
     spread = math.sqrt(sum((part.double() - centre).square().sum().item() for _, part in blocks(x, 1)) / len(x))
     unit = math.ldexp(1.0, math.frexp(spread)[1]) if 0 < spread < math.inf else 1.0

@@ -1,6 +1,6 @@
 """Measure how well the neighbours in each extractor's features know the class of a photograph.
 
-    python tests/benchmarks/bench_extractors.py [--data FOLDER] [--only NAME ...] [--out results/benchmarks/extractors.csv]
+    python tests/benchmarks/bench_extractors.py [--only NAME ...] [--out results/benchmarks/extractors.csv]
 
 The class of each of 1,000 test images of CIFAR-10 is guessed as that of most of its 20 nearest neighbours (Euclidean,
 in the features as metrics see them) among 2,000 training images; no training on labels but the in-domain classifier's
@@ -26,6 +26,7 @@ from bench.features.classifier import InDomainClassifier
 from bench.features.efficientnet import EfficientNetLite0
 from bench.features.inception import Inception
 from bench.features.pixels import Pixels
+from bench.features.sscd import SSCD
 from bench.features.stored import stored_features
 from bench.metrics.pairs import squared_distances
 
@@ -34,6 +35,7 @@ RECIPES: dict[str, Recipe] = {
     "classifier": InDomainClassifier(),
     "efficientnet_lite0": EfficientNetLite0(),
     "inception": Inception(),
+    "sscd": SSCD(),
 }
 NEIGHBOURS, TRAIN, TEST = 20, 2000, 1000
 COLUMNS = ("features", "name", "dimension", "knn_accuracy", "stderr", "images_per_second", "hash")
@@ -42,10 +44,12 @@ COLUMNS = ("features", "name", "dimension", "knn_accuracy", "stderr", "images_pe
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="data.path of cifar10")
+    parser.add_argument("--sscd", help="weights of conf/features/sscd.yaml")
     parser.add_argument("--only", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     data = cifar10(args.data)
+    recipes = RECIPES | {"sscd": SSCD(args.sscd)}
     train, test = torch.cat([data.train.x, data.val.x]), data.test.x
     assert data.train.y is not None
     assert data.val.y is not None
@@ -55,7 +59,7 @@ def main() -> None:
     rows = {} if args.out is None or not args.out.exists() else read(args.out)
     for key in args.only:
         try:
-            extractor = RECIPES[key].extractor(data, lambda line: print(line, file=sys.stderr, flush=True))
+            extractor = recipes[key].extractor(data, lambda line: print(line, file=sys.stderr, flush=True))
         except UserError as error:
             print(f"{key}: {error}", file=sys.stderr)
             continue
@@ -85,7 +89,7 @@ def chosen_of(n: int) -> Tensor:
 
 
 def knn_accuracy(train: Tensor, classes: Tensor, test: Tensor, truth: Tensor) -> float:
-    """The share of test examples whose class most of their 20 neighbours have; of equal votes the first class counts."""
+    """The share of test examples whose class most of their 20 neighbours have; of equal votes the first counts."""
     centre = train.double().mean(0)
     near = squared_distances(test.double() - centre, train.double() - centre).topk(NEIGHBOURS, largest=False).indices
     votes = torch.nn.functional.one_hot(classes[near], int(classes.max()) + 1).sum(1)
