@@ -356,7 +356,6 @@ def test_rows_carry_the_key_of_their_measurement_and_the_parts_of_their_error() 
 def test_costs_are_measured() -> None:
     model = new_model("vae", small_data((4,), None).spec)
     examples = context(model)
-    assert "samples_per_second" not in examples.subject.costs(examples.real, 600), "nothing was sampled yet"
     examples.samples(600)
     costs = examples.subject.costs(examples.real, 600)
     assert costs["parameters"] == sum(parameter.numel() for parameter in model.parameters())

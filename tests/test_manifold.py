@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from helpers_metrics import ALL, FakeRecipe, examples, spec
+from scipy import stats
 from torch import Generator, Tensor
 
 from bench.evaluation.evaluate import evaluate
-from bench.metrics.manifold import NAMES, Manifold, clipped_coverage, manifold_scores
+from bench.metrics.manifold import NAMES, Manifold, _expected_shares, clipped_coverage, manifold_scores
 from bench.schema import Status
 
 
@@ -40,6 +41,23 @@ def by_definition(x: Tensor, y: Tensor, k: int) -> dict[str, float]:
         "clipped_density": min(1.0, float(share / ideal)),
         "clipped_coverage": clipped_coverage(float((inside.sum(1) / k).clamp(max=1).mean()), len(x), len(y), k),
     }
+
+
+@pytest.mark.parametrize("kind", ["near ties", "copies", "tiny", "huge", "one outlier"])
+def test_values_are_those_of_float64(kind: str) -> None:
+    # What float32 cannot tell apart is compared in float64.
+    x, y = randn(150, 40, seed=1), 0.7 * randn(120, 40, seed=2)
+    if kind == "near ties":  # points of a grid, moved by less than float32 holds, far from 0
+        x, y = (100 + side.sign() + 1e-7 * randn(*side.shape, seed=3) for side in (x[:, :6], y[:, :6]))
+    elif kind == "copies":
+        x, y = x[torch.arange(150) % 9], y[torch.arange(120) % 7] + 1
+    elif kind in ("tiny", "huge"):
+        x, y = (side * (1e-30 if kind == "tiny" else 1e25) for side in (x, y))
+    else:
+        x[0] = 1e12
+    found, expected = manifold_scores(x, y, 4)[0], by_definition(x, y, 4)
+    for name in NAMES:
+        assert getattr(found, name) == pytest.approx(expected[name], abs=1e-9), name
 
 
 @pytest.mark.parametrize(("n", "m", "dim", "k"), [(90, 70, 3, 5), (60, 110, 16, 3), (80, 80, 2, 1)])
@@ -72,6 +90,13 @@ def test_the_calibration_of_clipped_coverage(n: int, m: int, k: int) -> None:
     assert clipped_coverage(c, n, m, k) == pytest.approx(1, abs=0.05)
     assert clipped_coverage(0.0, n, m, k) == 0
     assert clipped_coverage(1.0, n, m, k) == 1
+
+
+@pytest.mark.parametrize(("n", "m", "k"), [(40, 30, 5), (60, 200, 1), (41, 3, 7), (500, 50, 20)])
+def test_the_expected_shares_are_those_of_the_beta_binomial(n: int, m: int, k: int) -> None:
+    law = stats.betabinom.sf(np.arange(k)[:, None], np.arange(m + 1), k, n - k).mean(0)
+    law[0] = 0
+    np.testing.assert_allclose(_expected_shares(n, m, k), law, rtol=1e-10)
 
 
 def test_clipped_scores_read_as_the_share_of_good_samples() -> None:

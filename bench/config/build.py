@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bench.config.hints import fits, in_words
 from bench.config.spec import Node, RunSpec, check_name
-from bench.config.trust import PACKAGES, check_targets, lies_in, look_here_too, targets, trusted
+from bench.config.trust import PACKAGES, check_runs_no_file, check_targets, lies_in, look_here_too, targets, trusted
 from bench.data.base import Data
 from bench.did_you_mean import nearest
 from bench.errors import UserError, is_out_of_memory
@@ -184,6 +184,7 @@ def _check_kind(path: str, target: str, group: str, trusted: tuple[str, ...]) ->
         found = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{path}: _target_ {target!r} cannot be imported ({error})") from error
+    check_runs_no_file(path, f"{getattr(found, '__module__', '')}.{name}", trusted)
     makes = get_type_hints(found).get("return") if inspect.isfunction(found) else found
     if group == "subject" and inspect.isfunction(found):  # what it returns is looked at when it is there
         makes = object

@@ -13,7 +13,16 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from bench.errors import UserError
 from bench.ours import find_here_too
 
-__all__ = ["PACKAGES", "announced", "check_targets", "lies_in", "look_here_too", "targets", "trusted"]
+__all__ = [
+    "PACKAGES",
+    "announced",
+    "check_runs_no_file",
+    "check_targets",
+    "lies_in",
+    "look_here_too",
+    "targets",
+    "trusted",
+]
 
 PACKAGES = {
     "model": ("models", "torch.optim"),
@@ -33,6 +42,9 @@ PACKAGES = {
     "hydra": ("hydra._internal.core_plugins", "hydra.experimental.callbacks", "hydra_plugins"),
 }
 
+RUNS_FILES = {"bench.features.script": "runs the code in the file that weights names"}
+"""Our own modules that are refused unless the user trusts them by name, and why."""
+
 
 def check_targets(config: Mapping[str, Any]) -> None:
     """Refuse every ``_target_`` outside the packages of its group and the user's trusted ones. Imports nothing.
@@ -47,6 +59,7 @@ def check_targets(config: Mapping[str, Any]) -> None:
             if "${" in text:
                 raise UserError(f"{path}: {text[:80]!r} is not resolved; write its value")
         for path, target in targets(node, group):
+            check_runs_no_file(path, target, by_user)
             allowed = (*PACKAGES.get(group, ()), *by_user)
             if not lies_in(target, allowed):
                 package = target.split(".")[0]
@@ -55,6 +68,17 @@ def check_targets(config: Mapping[str, Any]) -> None:
                     f"{path}: _target_ {target!r} is not in the packages allowed there ({listed});"
                     f" if you trust it, add trust=[{package}]"
                 )
+
+
+def check_runs_no_file(path: str, target: str, by_user: tuple[str, ...]) -> None:
+    """Refuse what runs the code of a file, unless the user trusts it by name.
+
+    Raises:
+        UserError: one line that says how to trust it.
+    """
+    for module, what in RUNS_FILES.items():
+        if lies_in(target, (module,)) and not lies_in(target, by_user):
+            raise UserError(f"{path}: {target} {what}; if you trust that file, add trust=[{module}]")
 
 
 def look_here_too(trust: Iterable[str]) -> None:

@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 
-from bench.errors import BrokenError, UnavailableError, is_out_of_memory
+from bench.errors import BrokenError, UnavailableError, UserError, is_out_of_memory
 from bench.metrics.base import Metric
 from bench.schema import Estimate, MetricInfo, Status
 from bench.subjects.examples import Examples
@@ -22,7 +23,7 @@ def _estimates(name: str, metric: Metric, examples: Examples) -> list[Estimate]:
     examples.report(name, 0, 0)
     infos = metric.infos(examples)
     try:
-        return metric.compute(examples)
+        return [_with_caveat(estimate, examples) for estimate in metric.compute(examples)]
     except UnavailableError as lack:
         return [_without_value(info, Status.SKIPPED, str(lack)) for info in infos]
     except BrokenError as failure:
@@ -34,11 +35,18 @@ def _estimates(name: str, metric: Metric, examples: Examples) -> list[Estimate]:
             for info in infos
         ]
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        reason = " ".join(reason.split())
         log.error("metric %s failed: %s", name, reason)
         log.info("where metric %s failed:", name, exc_info=True)  # for a run's log; nobody else is shown it
         reason = "out of memory" if is_out_of_memory(error) else reason
         return [_without_value(info, Status.FAILED, reason) for info in infos]
+
+
+def _with_caveat(estimate: Estimate, examples: Examples) -> Estimate:
+    """The estimate, with what a reader must know of the features that it was made from."""
+    said = [estimate.reason, examples.caveat(estimate.extractor, estimate.extractor_hash)]
+    return estimate if estimate.value is None else replace(estimate, reason="; ".join(one for one in said if one))
 
 
 def _without_value(info: MetricInfo, status: Status, reason: str) -> Estimate:

@@ -37,6 +37,7 @@ MIN_EXAMPLES = 60_000  # 15 epochs of 4000 digits, which take about 25 s on one 
 MIN_EPOCHS = 6
 SMALLEST = 8  # smallest side in pixels
 LEARNING_RATE = 4e-3
+LEAST_ACCURACY = 0.9  # below, a network that knows its own data so badly says little of how samples differ from them
 MAX_DEGREES = 12.0
 MAX_SHIFT = 0.08  # fraction of the picture's side: two pixels of 28
 
@@ -80,6 +81,7 @@ class TrainedClassifier(Classifier):
         name: ``<data set>-cnn``.
         hash: Hash of the data's revision, the splits and the training recipe.
         accuracy: Accuracy on the ``n_test`` labelled examples of the test split, which are not used for training.
+        caveat: Says so where the accuracy is below 90 %.
     """
 
     def __init__(self, name: str, hash: str, network: Network, accuracy: float, n_test: int) -> None:
@@ -87,6 +89,8 @@ class TrainedClassifier(Classifier):
         self.hash = hash
         self.accuracy = accuracy
         self.n_test = n_test
+        if accuracy < LEAST_ACCURACY:
+            self.caveat = f"{name} reads only {100 * accuracy:.0f} % of the test examples rightly: weak features"
         self._network = network.eval()
 
     def features(self, x: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """A network of the user's own as feature extractor."""
 
 import hashlib
-import re
 from pathlib import Path
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from bench.checkpoint import load_checkpoint
 from bench.data.base import Data
 from bench.errors import UserError
-from bench.features.base import Extractor, Note, Recipe
+from bench.features.base import Extractor, Note, Recipe, check_features, check_name
 from bench.schema import DataSpec
 
 __all__ = ["OwnExtractor", "OwnModule"]
@@ -40,17 +39,10 @@ class OwnExtractor(Extractor):
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
-        made = [self._module(part.float() / self._scale) for part in x.split(BATCH)]
-        for part, given in zip(made, x.split(BATCH), strict=True):
-            if (
-                not isinstance(part, Tensor)
-                or part.ndim != 2
-                or len(part) != len(given)
-                or not part.is_floating_point()
-            ):
-                what = f"{part.dtype} {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
-                raise ValueError(f"features {self.name!r} of {len(given)} examples are {what}; wanted is (N, F), float")
-        return torch.cat(made)
+        parts = x.split(BATCH)
+        return torch.cat(
+            [check_features(self.name, self._module(part.float() / self._scale), len(part)) for part in parts]
+        )
 
 
 class OwnModule(Recipe):
@@ -67,8 +59,7 @@ class OwnModule(Recipe):
     """
 
     def __init__(self, name: str, module: nn.Module, weights: str | None = None) -> None:
-        if re.fullmatch(r"[A-Za-z0-9_.-]+", name) is None:
-            raise UserError(f"features: name {name!r} may hold only letters, digits, _, . and -")
+        check_name(name)
         self._name, self._module = name, module
         if weights is not None:
             stored = load_checkpoint(Path(weights).expanduser())

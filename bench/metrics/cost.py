@@ -53,7 +53,7 @@ class Cost(Metric):
 
     def compute(self, examples: Examples) -> list[Estimate]:
         with contextlib.suppress(UnavailableError):  # the other costs do not need samples
-            examples.samples(self.n_samples)  # the time of sampling is one of the costs
+            examples.samples(self.n_samples)  # shared with other metrics; drawing them is what is timed
         costs, loads = examples.subject.costs(examples.real, self.n_samples), examples.subject.loads(self.n_samples)
         drawn = {"samples_per_second": self.n_samples}  # the first batches cost more than later ones
         return [

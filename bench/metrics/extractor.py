@@ -2,6 +2,7 @@
 
 import math
 
+from bench.errors import UnavailableError
 from bench.features.base import Recipe
 from bench.metrics.base import Metric
 from bench.metrics.intervals import measured, wilson_interval
@@ -29,6 +30,8 @@ class ExtractorAccuracy(Metric):
         (info,) = self.infos(examples)
         classifier = examples.classifier(self.recipe)
         p, n = classifier.accuracy, classifier.n_test
+        if p is None:
+            raise UnavailableError(f"the classes of {classifier.name} are not those of the data")
         low, high = wilson_interval(p, n)
         return [
             measured(

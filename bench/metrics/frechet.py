@@ -28,6 +28,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from scipy.linalg import lapack
 from torch import Generator, Tensor
 
 from bench.data.formats.moments import Moments
@@ -62,10 +63,13 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
     other = cov2
     if factor is None:
         factor, other = _cholesky(cov2), cov1
-    if factor is None:
+    if factor is not None:
+        product = _congruent(factor, other)
+    else:
         values, vectors = torch.linalg.eigh(cov1)
-        factor, other = vectors * values.clamp_min(0).sqrt(), cov2
-    root = torch.linalg.eigvalsh(factor.T @ other @ factor).clamp_min(0).sqrt().sum()
+        half = vectors * values.clamp_min(0).sqrt()
+        product = half.T @ cov2 @ half
+    root = torch.linalg.eigvalsh(product).clamp_min(0).sqrt().sum()
     return float((mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * root)
 
 
@@ -276,6 +280,18 @@ def _cholesky(cov: Tensor) -> Tensor | None:
     if int(info) != 0 or not bool(pivots.min() > SINGULAR * pivots.max()):
         return None
     return factor
+
+
+def _congruent(factor: Tensor, cov: Tensor) -> Tensor:
+    """Return the lower triangle of L^T S L ``(D, D)`` for a lower triangular L and a symmetric S.
+
+    On a CPU LAPACK's ``dsygst`` uses that L is triangular and the result symmetric: D^3 operations in place of 4 D^3.
+    """
+    if factor.device.type != "cpu":
+        return factor.T @ cov @ factor
+    product, info = lapack.dsygst(cov.numpy(), factor.numpy(), itype=2, lower=1)
+    assert info == 0
+    return torch.from_numpy(product)
 
 
 def _scaled(x: Tensor) -> Tensor:

@@ -29,8 +29,9 @@ lie outside the data, and not where they crowd inside: blurred or averaged sampl
 where :math:`J_m`, the number of m samples of the real distribution in a ball that holds k of N - 1 other examples, has
 the beta-binomial distribution with parameters m, k, N - k, and :math:`f^{-1}` is linear between whole m.
 
-Ties count as inside. Distances are computed in float64 on centred features: in float32 a mean far from 0 changes the
-result. No N x M matrix is held in memory.
+Ties count as inside. Features are centred, because in float32 a mean far from 0 changes the result. Distances are
+bounded in float32, and computed again in float64 where the bounds do not tell on which side of a radius a pair lies:
+the values are those of float64. No N x M matrix is held in memory.
 """
 
 import functools
@@ -41,13 +42,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Generator, Tensor
 
 from bench.features.base import Recipe
 from bench.metrics.base import Metric
 from bench.metrics.intervals import measured
-from bench.metrics.pairs import blocks, squared_distances
+from bench.metrics.pairs import Cloud, blocks, clouds, exact_squared_distances, lower_bounds, nearest_bounds
 from bench.metrics.two_sets import two_sets
 from bench.schema import Estimate, MetricInfo
 from bench.seeds import derive_seed
@@ -59,6 +59,8 @@ HALVES = 20
 """Random halves of a side from which the standard errors are estimated."""
 LEAST = 40
 """Examples that a side must have, so that half of them say something."""
+ROWS = 64
+"""Samples whose pairs are listed at once."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,7 @@ def manifold_scores(
     if min(len(real), len(fake)) < least:
         raise ValueError(f"k={k} needs at least {least} examples on either side, not {len(real)} and {len(fake)}")
     generator = Generator().manual_seed(0) if generator is None else generator
-    real, fake = real.double(), fake.double()
-    centre = real.mean(0)
-    x, y = _Side.of(real - centre, k, generator), _Side.of(fake - centre, k, generator)
+    x, y = (_Side.of(side, k, generator) for side in clouds(real, fake))
     tally = _tally(x, y, k)
     of_real = _spread([tally.scores(v, 0) for v in range(1, 1 + HALVES)])
     of_fake = _spread([tally.scores(0, w) for w in range(1, 1 + HALVES)])
@@ -120,8 +120,19 @@ def clipped_coverage(c: float, n: int, m: int, k: int) -> float:
 
 @functools.lru_cache
 def _expected_shares(n: int, m: int, k: int) -> "np.ndarray[Any, np.dtype[np.float64]]":
-    """f of 0 .. M samples, ``(M + 1,)``."""
-    f = np.asarray(stats.betabinom.sf(np.arange(k)[:, None], np.arange(m + 1), k, n - k).mean(0))
+    r"""f of 0 .. M samples, ``(M + 1,)``.
+
+    The beta-binomial mass at 0 is :math:`\prod_{s<k} (b + s) / (b + m + s)` with b = N - k, and that at l + 1 is
+    :math:`(m - l) (l + k) / ((l + 1) (m - l - 1 + b))` times that at l.
+    """
+    m_, b = np.arange(m + 1, dtype=np.float64), n - k
+    mass = np.prod([(b + s) / (b + m_ + s) for s in range(k)], axis=0)  # at l
+    below, beyond = np.zeros(m + 1), np.zeros(m + 1)
+    for draw in range(k):
+        below += mass
+        beyond += 1 - below
+        mass = mass * (m_ - draw) * (draw + k) / ((draw + 1) * np.maximum(m_ - draw - 1 + b, 1))
+    f = np.maximum.accumulate(beyond / k)
     f[0] = 0.0
     return f
 
@@ -130,41 +141,72 @@ def _expected_shares(n: int, m: int, k: int) -> "np.ndarray[Any, np.dtype[np.flo
 class _Side:
     """One set of features. Versions ``v`` are the whole set (0) and random halves of it.
 
+    Of the whole set, radii are exact. The halves serve for errors alone and keep the rounding of float32.
+
     Attributes:
-        x: ``(N, D)``, centred.
+        x: The features.
         kept: ``(V, N)`` bool: the examples of each version.
         radius: ``(V, N)`` squared; -1 for an example that a version lacks.
         clipped: The same, no larger than their median.
         crowd: ``(V, N)``: in how many clipped balls of others an example lies.
     """
 
-    x: Tensor
+    x: Cloud
     kept: Tensor
     radius: Tensor
     clipped: Tensor
     crowd: Tensor
 
     @classmethod
-    def of(cls, x: Tensor, k: int, generator: Generator) -> "_Side":
-        n = len(x)
+    def of(cls, x: Cloud, k: int, generator: Generator) -> "_Side":
+        n = len(x.x)
         kept = torch.ones(1 + HALVES, n, dtype=torch.bool)
         for half in kept[1:]:
             half[torch.randperm(n, generator=generator)[n // 2 :]] = False
+        kept = kept.to(x.x.device)
         more = min(n - 1, 6 * k + 30)  # of so many neighbours, half are left in a half, and at least k
-        near, index = x.new_empty(n, more), torch.empty(n, more, dtype=torch.long)
-        for rows, part in blocks(x, n):
-            distance = squared_distances(part, x)
-            distance[:, rows].fill_diagonal_(math.inf)
-            near[rows], index[rows] = distance.topk(more, dim=1, largest=False)
-        radius, clipped = x.new_empty(kept.shape), x.new_empty(kept.shape)
-        crowd = torch.empty(kept.shape, dtype=torch.long)
+        near, doubt, index = _neighbours(x, k, more)
+        radius, clipped = x.squares.new_empty(kept.shape), x.squares.new_empty(kept.shape)
+        crowd = torch.empty(kept.shape, dtype=torch.long, device=near.device)
         for v, version in enumerate(kept):
             left = near.masked_fill(~version[index], math.inf)
             radius[v] = left.sort(1).values[:, k - 1].masked_fill(~version, -1.0)
             clipped[v] = radius[v].clamp(max=float(radius[v][version].sqrt().quantile(0.5).square()))
+            if v == 0:
+                _refine(x, near, index, (near - clipped[0][:, None]).abs() <= doubt)
+                left = near
             # All others within a radius are among the nearest: ties aside, which only add to what is clipped.
             crowd[v] = torch.bincount(index[left <= clipped[v][:, None]], minlength=n)
         return cls(x, kept, radius, clipped, crowd)
+
+
+def _neighbours(x: Cloud, k: int, more: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Squared distances to ``more`` near others, how far they may be wrong, and which these are: ``(N, more)`` each.
+
+    The k-th smallest distance is exact, and so are all that could be the k-th smallest.
+    """
+    lower, index = nearest_bounds(x, more)
+    doubt = x.doubt[:, None] + x.doubt[index]
+    near = (lower.double() + doubt).clamp_min_(0)
+    highest = (near + doubt).kthvalue(k, 1, keepdim=True).values
+    lowest = (near - doubt).kthvalue(k, 1, keepdim=True).values
+    _refine(x, near, index, (near - doubt <= highest) & (near + doubt >= lowest))
+    # An example that was left out may be nearer than the k-th, where very many lie at nearly the same distance.
+    radius = near.kthvalue(k, 1).values
+    unsure = (radius > lower[:, -1].double().clamp_min(0)) & (len(x.x) - 1 > more)
+    for i in unsure.nonzero()[:, 0].tolist():
+        others = torch.arange(len(x.x), device=near.device)
+        found = exact_squared_distances(x, torch.full_like(others, i), x, others)
+        found[i] = math.inf
+        near[i], index[i] = found.topk(more, largest=False)
+        doubt[i] = 0.0
+    return near, doubt, index
+
+
+def _refine(x: Cloud, near: Tensor, index: Tensor, wanted: Tensor) -> None:
+    """Put exact distances in the place of the wanted ones."""
+    i, column = wanted.nonzero(as_tuple=True)
+    near[i, column] = exact_squared_distances(x, i, x, index[i, column])
 
 
 @dataclass(frozen=True)
@@ -177,7 +219,7 @@ class _Tally:
         balls, clipped: ``(V, M)``: in how many balls of v a sample lies, and in how many clipped ones.
         held: ``(V, N)``: samples in each ball of v.
         held_of: ``(W, N)``: samples of w in each ball of all x.
-        recalled: ``(W, N)``: in how many balls of w a real example lies.
+        recalled: ``(W, N)`` bool: whether a real example lies in a ball of w.
     """
 
     x: _Side
@@ -199,7 +241,7 @@ class _Tally:
         c = (held / self.k).clamp(max=1).mean().item()
         return ManifoldScores(
             precision=(balls > 0).double().mean().item(),
-            recall=(self.recalled[w][real] > 0).double().mean().item(),
+            recall=self.recalled[w][real].double().mean().item(),
             density=balls.mean().item() / self.k,
             coverage=(held > 0).double().mean().item(),
             clipped_density=share / own if own > 0 else 0.0,
@@ -208,28 +250,51 @@ class _Tally:
 
 
 def _tally(x: _Side, y: _Side, k: int) -> _Tally:
-    n, m = len(x.x), len(y.x)
-    of_samples, of_real = (1 + HALVES, m), (1 + HALVES, n)
-    tally = _Tally(
-        x, y, k, *(torch.zeros(size, dtype=torch.long) for size in (of_samples, of_samples, of_real, of_real, of_real))
-    )
-    reach, reach_of_y = x.radius.max(0).values, y.radius.max(0).values
-    for rows, part in blocks(y.x, n):
-        distance = squared_distances(part, x.x)  # (b, N)
-        # Few pairs lie within any ball. All versions are counted from those.
-        j, i = (distance <= reach).nonzero(as_tuple=True)
-        d, kept = distance[j, i], y.kept[:, rows]
+    n, m = len(x.x.x), len(y.x.x)
+    balls, clipped = torch.zeros(2, 1 + HALVES, m, dtype=torch.long, device=x.kept.device)
+    held, held_of = torch.zeros(2, 1 + HALVES, n, dtype=torch.long, device=x.kept.device)
+    tally = _Tally(x, y, k, balls, clipped, held, held_of, torch.zeros_like(x.kept))
+    reach = x.radius.max(0).values.float()
+    for rows, part in blocks(y.x.rough, n):
+        lower = lower_bounds(y.x, x.x, rows, slice(0, n))  # (b, N)
+        for first in range(0, len(part), ROWS):  # where samples crowd, many pairs lie within a ball
+            some = lower[first : first + ROWS]
+            _count(tally, some, slice(rows.start + first, rows.start + first + len(some)), reach)
+    return tally
+
+
+def _count(tally: _Tally, lower: Tensor, rows: slice, reach: Tensor) -> None:
+    """Add the pairs of some samples with all real examples, of which the lower bounds ``(b, N)`` are given."""
+    x, y, n = tally.x, tally.y, lower.shape[1]
+    j, i = (lower <= reach).nonzero(as_tuple=True)
+    if len(j) > 0:
+        d, kept = _distances(x, y, lower, rows, j, i, (x.radius[0, i], x.clipped[0, i])), y.kept[:, rows]
         for v in range(1 + HALVES):
             inside = d <= x.radius[v, i]
-            tally.balls[v, rows] = torch.bincount(j[inside], minlength=len(part))
-            tally.clipped[v, rows] = torch.bincount(j[d <= x.clipped[v, i]], minlength=len(part))
+            tally.balls[v, rows] = torch.bincount(j[inside], minlength=len(lower))
+            tally.clipped[v, rows] = torch.bincount(j[d <= x.clipped[v, i]], minlength=len(lower))
             tally.held[v] += torch.bincount(i[inside], minlength=n)
             tally.held_of[v] += torch.bincount(i[(d <= x.radius[0, i]) & kept[v, j]], minlength=n)
-        j, i = (distance <= reach_of_y[rows, None]).nonzero(as_tuple=True)
-        d = distance[j, i]
+    # Real examples that are recalled in every version need no further look.
+    left = (~tally.recalled.all(0)).nonzero()[:, 0]
+    radius = y.radius[:, rows]
+    j, i = (lower[:, left] <= radius.max(0).values.float()[:, None]).nonzero(as_tuple=True)
+    if len(j) > 0:
+        i = left[i]
+        d = _distances(x, y, lower, rows, j, i, (radius[0, j],))
         for w in range(1 + HALVES):
-            tally.recalled[w] += torch.bincount(i[d <= y.radius[w, rows][j]], minlength=n)
-    return tally
+            tally.recalled[w, i[d <= radius[w, j]]] = True
+
+
+def _distances(
+    x: _Side, y: _Side, lower: Tensor, rows: slice, j: Tensor, i: Tensor, radii: tuple[Tensor, ...]
+) -> Tensor:
+    """Squared distances ``(P,)`` of pairs of a block, exact where rounding could move them over one of their radii."""
+    doubt = x.x.doubt[i] + y.x.doubt[rows][j]
+    d = (lower[j, i].double() + doubt).clamp_min_(0)
+    unsure = torch.stack([(d - radius).abs() <= doubt for radius in radii]).any(0)
+    d[unsure] = exact_squared_distances(y.x, rows.start + j[unsure], x.x, i[unsure])
+    return d
 
 
 def _spread(halves: Sequence[ManifoldScores]) -> ManifoldScores:

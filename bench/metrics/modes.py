@@ -67,6 +67,8 @@ class ModeCounts(Metric):
         about: dict[str, Any] = {}
         if isinstance(modes, ClassifiedModes):
             classifier = examples.classifier(self.recipe, modes.labelled)
+            if classifier.accuracy is None:
+                raise UnavailableError(f"the classes of {classifier.name} are not the modes of the data")
             about = {"extractor": classifier.name, "extractor_hash": classifier.hash}
             modes = modes.read(classifier.classes)
         mode = modes.assign(samples)  # (N,)

@@ -82,7 +82,10 @@ class Subject(ABC):
         return self.relation
 
     def samples(self, n: int, report: Report = silent) -> Tensor:
-        """``(n, *shape)`` samples, or fewer where there are no more, in the data's own space and dtype."""
+        """``(n, *shape)`` samples, or fewer where there are no more, in the data's own space and dtype.
+
+        They are drawn in chunks of 250, one after another: the first 250 k of them are the samples for n = 250 k.
+        """
         raise UnavailableError("there is nothing to sample")
 
     def outside(self, n: int, report: Report = silent) -> Tensor:

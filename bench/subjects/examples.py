@@ -1,14 +1,17 @@
 """What the metrics of one subject share, computed once: samples, log-weights, features."""
 
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from bench.chunks import CHUNK
 from bench.data.base import Data
 from bench.data.formats.moments import Moments
 from bench.errors import UnavailableError
 from bench.features.base import Classifier, Extractor, Note, Recipe
+from bench.features.stored import digest, stored_features
 from bench.schema import DataSpec
 from bench.subjects.base import Report, Subject, silent
 
@@ -41,6 +44,7 @@ class Examples:
         self._log_weights: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self._extractors: list[tuple[Recipe, Data, Extractor]] = []
         self._features: dict[tuple[int, int], tuple[Extractor, Tensor, Tensor]] = {}
+        self._chunks: dict[tuple[int, str], Tensor] = {}
         self._probabilities: dict[tuple[int, int], tuple[Extractor, Tensor, Tensor]] = {}
 
     @property
@@ -88,6 +92,10 @@ class Examples:
             ValueError: Its samples are of another shape or dtype than the data, or not finite.
         """
         if n not in self._samples:
+            larger = max(self._samples, default=0)
+            if larger > n and n % CHUNK == 0:  # the same chunks are drawn, in the same order
+                self._samples[n] = self._samples[larger][:n]
+                return self._samples[n]
             made, real = self.subject.samples(n, self.report), self.data.test.x
             if made.dtype != real.dtype or made.shape[1:] != real.shape[1:]:
                 raise ValueError(f"the model's samples are {made.dtype} {tuple(made.shape)}, "
@@ -127,8 +135,12 @@ class Examples:
         for known, of, extractor in self._extractors:
             if _same(known, recipe) and of is data:
                 return extractor
-        self._extractors.append((recipe, data, recipe.extractor(data, self._note)))
-        return self._extractors[-1][2]
+        made = recipe.extractor(data, self._note)
+        for _, of, extractor in self._extractors:
+            if of is data and made.hash and (extractor.name, extractor.hash) == (made.name, made.hash):
+                made = extractor
+        self._extractors.append((recipe, data, made))
+        return made
 
     def _learned(self, data: Data | None) -> Data:
         """The data that extractors are made for: beside a reference, those of the data set that it stands in."""
@@ -147,13 +159,33 @@ class Examples:
             raise UnavailableError(f"{extractor.name} gives features but no class probabilities")
         return extractor
 
+    def caveat(self, name: str | None, hash: str | None) -> str:
+        """What a reader of numbers that were made with an extractor must know; usually nothing."""
+        return next((one.caveat for *_, one in self._extractors if (one.name, one.hash) == (name, hash)), "")
+
     def features(self, extractor: Extractor, x: Tensor) -> Tensor:
-        """``(N, F)`` features, computed once for each tensor."""
+        """``(N, F)`` features, computed once for each tensor; of real examples, if slow, once for all commands."""
         # The extractor and the tensor are kept beside the result, so that their ids cannot be given to others.
         key = (id(extractor), id(x))
         if key not in self._features:
-            self._features[key] = (extractor, x, extractor.features(x))
+            self._features[key] = (extractor, x, self._extracted(extractor, x))
         return self._features[key][2]
+
+    def _extracted(self, extractor: Extractor, x: Tensor) -> Tensor:
+        if not extractor.is_slow:
+            return extractor.features(x)
+        if any(x is split.x for split in (self.data.train, self.data.val, self.data.test)):
+            return stored_features(extractor, x)
+        if x is vars(self).get("held_out"):
+            return torch.cat([stored_features(extractor, split.x) for split in (self.data.val, self.data.test)])
+        # Samples of different numbers have chunks in common.
+        return torch.cat([self._chunk(extractor, part) for part in x.split(CHUNK)])
+
+    def _chunk(self, extractor: Extractor, x: Tensor) -> Tensor:
+        key = (id(extractor), digest(x))
+        if key not in self._chunks:
+            self._chunks[key] = extractor.features(x)
+        return self._chunks[key]
 
     def probabilities(self, classifier: Classifier, x: Tensor) -> Tensor:
         """``(N, classes)`` class probabilities, computed once for each tensor."""
@@ -164,5 +196,8 @@ class Examples:
 
 
 def _same(a: Recipe, b: Recipe) -> bool:
-    """Whether two recipes are the same: recipes without settings always are, others where they are one object."""
-    return a is b or (type(a) is type(b) and not vars(a))
+    """Whether two recipes are the same: of one class with the same plain settings, or one object."""
+    if a is b:
+        return True
+    plain = all(isinstance(value, str | int | float | Path | None) for one in (a, b) for value in vars(one).values())
+    return plain and type(a) is type(b) and vars(a) == vars(b)

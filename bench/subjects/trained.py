@@ -135,7 +135,7 @@ class TrainedModel(Subject):
         return Decoder(model.latent_dim, lambda z: model.decoder_mean(z.to(self.model.device)).to(z.device))
 
     def costs(self, x: Tensor, n: int) -> dict[str, float]:
-        """A batch of up to 250 of ``x`` is counted."""
+        """A batch of up to 250 of ``x`` is counted. If ``n`` samples were not drawn before, they are now."""
         progress = self.progress
         costs = {"parameters": float(self.model.n_parameters)}
         if progress is not None:
@@ -144,7 +144,9 @@ class TrainedModel(Subject):
                 costs["train_examples_per_second"] = progress.examples_seen / progress.train_seconds
             if progress.best_seconds is not None:
                 costs["seconds_to_best"] = progress.best_seconds
-        if n in self._sampling:
+        if not self.model.cannot_sample:
+            if n not in self._sampling:  # samples of this number were cut from more, which went another way
+                self.samples(n)
             costs["samples_per_second"], _ = self._sampling[n]
         if isinstance(self.model, ReportsCost):
             batch = x[:CHUNK].to(self.model.device)

@@ -85,7 +85,14 @@ def hand_on(name: str, decode: Callable[[], object], decoded: Path) -> None:
         raise _Announced(replace(request_of(decode) or Request(name, ()), decoded=decoded))
 
 
-def fetch(name: str, files: Sequence[DataFile], sources: Sequence[Source], path: str | None = None) -> list[Path]:
+def fetch(
+    name: str,
+    files: Sequence[DataFile],
+    sources: Sequence[Source],
+    path: str | None = None,
+    *,
+    setting: str = "data.path",
+) -> list[Path]:
     """Return the paths of the checked files, in the order of ``files``.
 
     A data set must request all its files in one call, because ``genbench data`` shows the first request only.
@@ -100,6 +107,7 @@ def fetch(name: str, files: Sequence[DataFile], sources: Sequence[Source], path:
         files: The files needed.
         sources: Where to look, in order.
         path: A folder with all files, plain or ``.gz``; or the published archive of one of the sources; or None.
+        setting: The configuration key that ``path`` comes from, for messages.
 
     Raises:
         UserError: ``path`` lacks a file or holds one with other bytes; no source delivered a file; a file cannot be
@@ -108,20 +116,22 @@ def fetch(name: str, files: Sequence[DataFile], sources: Sequence[Source], path:
     home = cache_dir() / name
     announce(Request(name, tuple(home / file.name for file in files), tuple(files), tuple(sources), path))
     try:
-        return _fetch(name, files, sources, path, home)
+        return _fetch(name, files, sources, path, home, setting)
     except OSError as error:
         raise UserError(
             f"{name}: cannot read or write {error.filename or path or home} ({error.strerror or error}); check its "
-            "permissions and the free space, or set data.path or GENBENCH_CACHE to another place"
+            f"permissions and the free space, or set {setting} or GENBENCH_CACHE to another place"
         ) from error
 
 
-def _fetch(name: str, files: Sequence[DataFile], sources: Sequence[Source], path: str | None, home: Path) -> list[Path]:
+def _fetch(
+    name: str, files: Sequence[DataFile], sources: Sequence[Source], path: str | None, home: Path, setting: str
+) -> list[Path]:
     if path is not None:
         place = Path(path).expanduser()
         if place.is_file():
-            return _from_archive(name, files, sources, place, home)
-        return [_from_folder(name, file, place, home) for file in files]
+            return _from_archive(name, files, sources, place, home, setting)
+        return [_from_folder(name, file, place, home, setting) for file in files]
 
     missing = [file for file in files if not file.matches(home / file.name)]
     tried = []
@@ -149,15 +159,16 @@ def _fetch(name: str, files: Sequence[DataFile], sources: Sequence[Source], path
         raise UserError(
             f"{name}: could not get {names}; tried the cache {home}"
             + "".join(f"; {attempt}" for attempt in tried)
-            + f". Put {', '.join(file.name for file in files)} (plain or .gz) into one folder and set data.path to it, "
+            + f". Put {', '.join(file.name for file in files)} (plain or .gz) into one folder and set {setting} to it, "
             f"or put {names} (plain) into {home}"
         )
     return [home / file.name for file in files]
 
 
-def _from_folder(name: str, file: DataFile, folder: Path, home: Path) -> Path:
+def _from_folder(name: str, file: DataFile, folder: Path, home: Path, setting: str) -> Path:
     plain, packed = folder / file.name, folder / f"{file.name}.gz"
-    remedy = f"expected {file.size} bytes with SHA-256 {file.sha256}; put the right file there or leave data.path unset"
+    wanted = f"expected {file.size} bytes with SHA-256 {file.sha256}"
+    remedy = f"{wanted}; put the right file there or leave {setting} unset"
     if plain.is_file():
         if file.matches(plain):
             return plain
@@ -178,7 +189,7 @@ def _from_folder(name: str, file: DataFile, folder: Path, home: Path) -> Path:
 
 
 def _from_archive(
-    name: str, files: Sequence[DataFile], sources: Sequence[Source], path: Path, home: Path
+    name: str, files: Sequence[DataFile], sources: Sequence[Source], path: Path, home: Path, setting: str
 ) -> list[Path]:
     found = sha256(path)
     bundles = [source for source in sources if isinstance(source, Bundle)]
@@ -186,7 +197,7 @@ def _from_archive(
     if source is None:
         known = "".join(f"; or the archive of {bundle} (SHA-256 {bundle.sha256})" for bundle in bundles)
         raise UserError(
-            f"{name}: {path} (SHA-256 {found}) is none of the published archives; set data.path to a folder with "
+            f"{name}: {path} (SHA-256 {found}) is none of the published archives; set {setting} to a folder with "
             f"{', '.join(file.name for file in files)} (plain or .gz){known}"
         )
     missing = [file for file in files if not file.matches(home / file.name)]
@@ -197,11 +208,11 @@ def _from_archive(
             source.deliver_from(path, missing, staging)
         except (SourceError, *UNREADABLE) as error:
             raise UserError(
-                f"{name}: {path} cannot be unpacked ({_one_line(str(error))}); leave data.path unset"
+                f"{name}: {path} cannot be unpacked ({_one_line(str(error))}); leave {setting} unset"
             ) from error
         for file in missing:
             if not file.matches(staging / file.name):
-                raise UserError(f"{name}: {path} holds another {file.name} than expected; leave data.path unset")
+                raise UserError(f"{name}: {path} holds another {file.name} than expected; leave {setting} unset")
             publish(staging / file.name, home / file.name)
     return [home / file.name for file in files]
 
