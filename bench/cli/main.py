@@ -62,7 +62,7 @@ def _main(arguments: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from bench.cli import court, data, new, properties, table
+    from bench.cli import court, data, lottery, new, properties, table
 
     parser = argparse.ArgumentParser(
         prog="genbench", description="Compare generative models on equal terms.", epilog=EPILOG,
@@ -78,6 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     new.add_arguments(commands.add_parser("new", help="the files of a new model, to begin from"))
     properties.add_arguments(
         commands.add_parser("properties", help="what families are like, measured, beside what the literature says")
+    )
+    lottery.add_arguments(
+        commands.add_parser("lottery", help="how much of each number's spread is retraining, how much resampling")
     )
     court.add_arguments(commands.add_parser("court", help="put every metric through known ways of being bad"))
     data.add_arguments(commands.add_parser("data", help="fetch data sets, verify them, say where they are"))
@@ -97,6 +100,10 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         from bench.cli import properties
 
         return properties.main(arguments)
+    if arguments.command == "lottery":
+        from bench.cli import lottery
+
+        return lottery.main(arguments)
     if arguments.command == "court":
         from bench.cli import court
 

@@ -22,18 +22,19 @@ def rows_of(
         estimates: By the name of the measurement that they are of.
     """
     return [
-        _row(estimate, measurement.key, origin, data)
+        _row(estimate, measurement, origin, data)
         for measurement in measurements
         for estimate in estimates[measurement.name]
     ]
 
 
-def _row(estimate: Estimate, key: str, origin: Origin, data: DataSpec) -> ResultRow:
+def _row(estimate: Estimate, measurement: Measurement, origin: Origin, data: DataSpec) -> ResultRow:
     info = estimate.info
     return ResultRow(
         **{name: getattr(origin, name) for name in _ORIGIN},
         **{name: getattr(estimate, name) for name in _ESTIMATE},
-        dataset=data.name, data_revision=data.revision, split="test", measuring_key=key,
+        dataset=data.name, data_revision=data.revision, split="test",
+        measuring_key=measurement.key, sampling_seed=measurement.sampling_seed,
         metric=info.name, metric_title=info.title, metric_version=info.version, rank=info.rank,
         unit=info.unit, higher_is_better=info.higher_is_better,
     )  # fmt: skip

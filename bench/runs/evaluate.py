@@ -145,10 +145,13 @@ def evaluate_run(target: Target, asked: Asked) -> tuple[list[ResultRow], RunSpec
         known = set() if again else folder.measured(identity.training_key)
         folder.reopen()
         try:
-            for checkpoint, file in files.items():
-                missing = [one for one in measurements if one.checkpoint == checkpoint and one.key not in known]
+            for checkpoint, sampling_seed in spec.passes:
+                missing = [
+                    one for one in measurements
+                    if (one.checkpoint, one.sampling_seed) == (checkpoint, sampling_seed) and one.key not in known
+                ]  # fmt: skip
                 if missing:
-                    made, _, _ = measure_checkpoint(spec, data, file, missing, say)
+                    made, _, _ = measure_checkpoint(spec, data, files[checkpoint], missing, say)
                     folder.add_rows([_adopted(row, spec, identity) for row in made])
         finally:  # the marker says how training ended, and vouches for the rows there are
             if outcome is not None or target.path is None:
@@ -193,6 +196,8 @@ def _spec(target: Target, asked: Asked) -> tuple[RunSpec, bool]:
         settings["checkpoints"] = [target.checkpoint.stem if target.checkpoint.stem in CHECKPOINTS else "best"]
     elif "evaluate.checkpoints" not in asked.keys and "checkpoints" in evaluate:
         settings["checkpoints"] = evaluate["checkpoints"]
+    if "evaluate.sampling_seeds" not in asked.keys and "sampling_seeds" in evaluate:
+        settings["sampling_seeds"] = evaluate["sampling_seeds"]
     ours = {key: composed[key] for key in ("trust", "runs_dir", "results_dir")}  # never a stranger's
     measured = {"metric": chosen if named else _as_trained(metrics, chosen, asked.keys), "evaluate": settings}
     spec = RunSpec.parse({"probe": {}, "logger": None, **stored, **ours, **measured, "rerun": False})
@@ -274,6 +279,8 @@ def evaluate_samples(
     check_name("name", config["name"])
     measurements = on_samples(config)
     evaluation = typed(Evaluation, config["evaluate"], "evaluate")
+    if evaluation.sampling_seeds != [0]:
+        raise UserError("evaluate.sampling_seeds: samples of others cannot be drawn again; seed=1 orders them anew")
     data = build_data(config["data"])
     x, sha256 = read(data)
     subject = given_samples(
