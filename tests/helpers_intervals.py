@@ -34,7 +34,7 @@ from bench.metrics.sliced import MIND
 from bench.metrics.two_sample_test import _chosen, _parts
 from bench.schema import Estimate, MetricInfo
 
-__all__ = ["CASES", "Coverage", "coverage_of"]
+__all__ = ["CASES", "DEAR", "Coverage", "coverage_of"]
 
 DIM = 8
 N_REAL, N_FAKE = 400, 500
@@ -253,7 +253,7 @@ CASES: dict[str, tuple[Simulate, tuple[str, ...]]] = {
     "estimate of 8 draws, a part of whose noise all examples share": (
         partial(_likelihood, "estimate", 8), ("both", "samples")
     ),
-    "normal against shifted, wide and cut off": (partial(_two_sets, FID(PIXELS, ALL)), SIDES),
+    "fid: normal against shifted, wide and cut off": (partial(_two_sets, FID(PIXELS, ALL)), SIDES),
     "kid: the same": (partial(_two_sets, KID(PIXELS, ALL)), SIDES),
     "kid: equal distributions": (partial(_two_sets, KID(PIXELS, ALL), of_fake=normal), SIDES),
     "mind: the same": (partial(_two_sets, MIND(PIXELS, ALL, n_directions=100)), SIDES),
@@ -276,3 +276,5 @@ CASES: dict[str, tuple[Simulate, tuple[str, ...]]] = {
     "windows around fixed samples": (_parzen, ("both",)),
     "units about the threshold": (_active, ("both",)),
 }  # fmt: skip
+DEAR = ("manifold: the same", "manifold: equal distributions", "a classifier against many more examples")
+"""Cases that take minutes."""
