@@ -33,7 +33,7 @@ from bench.schema import Estimate, MetricInfo, Relation
 from bench.seeds import derive_seed
 from bench.subjects.examples import Examples
 
-__all__ = ["KernelEntropy", "bandwidth", "rke", "vendi"]
+__all__ = ["KernelEntropy", "bandwidth", "median_distance", "rke", "vendi"]
 
 MOST = 2000
 """Samples of Vendi's eigenvalue problem, which takes time in proportion to their cube."""
@@ -79,6 +79,11 @@ def vendi(x: Tensor, sigma: float) -> float:
 def bandwidth(real: Tensor, generator: Generator) -> float:
     """A quarter of the median distance between two of at most 2000 random examples of ``(N, D)``."""
     return _bandwidth(real[torch.randperm(len(real), generator=generator)[:MOST]])[0]
+
+
+def median_distance(real: Tensor, generator: Generator) -> float:
+    """The median distance between two of at most 2000 random examples of ``(N, D)``."""
+    return bandwidth(real, generator) / SHARE
 
 
 def _bandwidth(x: Tensor) -> tuple[float, Tensor]:
