@@ -39,6 +39,7 @@ from models.base import (
     HasLikelihood,
     HasPosterior,
     ReportsCost,
+    SamplesClasses,
     SolvesODE,
     ValidatedByLoss,
 )
@@ -87,7 +88,7 @@ EVERY_SPACE = {**SPACES, **ENUMERABLE, **QUADRATURE}
 
 CAPABILITIES = (
     HasLikelihood, HasPosterior, HasDiscriminator, Autoencodes, HasDecoder, ClosedForm, ClipsSamples, ReportsCost,
-    SolvesODE, ValidatedByLoss,
+    SolvesODE, ValidatedByLoss, SamplesClasses,
 )  # fmt: skip
 
 

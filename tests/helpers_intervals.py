@@ -5,6 +5,7 @@ about FID of 500 samples. That expectation is known for proportions and exact li
 all repetitions, whose own error (1/sqrt(R) of a standard deviation) moves the coverage by less than 0.1 %.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,16 +19,19 @@ from torch import Generator, Tensor
 from bench.data.base import Data, Modes, Split
 from bench.evaluation.evaluate import evaluate
 from bench.metrics.base import Metric
+from bench.metrics.bins import NDB
 from bench.metrics.birthday import renyi2_support
 from bench.metrics.copying import Copying
+from bench.metrics.critic_distance import trained_critic
 from bench.metrics.frechet import FID
 from bench.metrics.inception_score import InceptionScore
 from bench.metrics.intervals import Z975, combined_interval, proportion_error, wilson_interval
-from bench.metrics.kernel_distance import KID
+from bench.metrics.kernel_distance import KID, MMD
 from bench.metrics.kernel_entropy import KernelEntropy
 from bench.metrics.latent import active_units
 from bench.metrics.likelihood import LogLikelihood
 from bench.metrics.manifold import Manifold
+from bench.metrics.low_level import standardized_difference
 from bench.metrics.modes import ModeCounts
 from bench.metrics.parzen import Parzen
 from bench.metrics.sliced import MIND
@@ -225,6 +229,31 @@ def _c2st(real: Generator, fake: Generator) -> list[Drawn]:
     return [Drawn("c2st", (p + q) / 2, error, None, None, low, high, truth)]
 
 
+@functools.cache
+def _one_critic(bounded: bool) -> Callable[[Tensor], Tensor]:
+    seed = Generator().manual_seed(7)
+    return trained_critic(normal(N_REAL, seed), worse(N_FAKE, seed), seed, bounded=bounded)
+
+
+def _critic(bounded: bool, real: Generator, fake: Generator) -> list[Drawn]:
+    """The held-out difference of one critic's means, whose truth is that of many more examples."""
+    critic = _one_critic(bounded)
+    of_real, of_fake = critic(normal(N_REAL // 2, real)), critic(worse(N_FAKE // 2, fake))
+    test, draws = (float(side.std()) / math.sqrt(len(side)) for side in (of_real, of_fake))
+    value, error = float(of_real.mean() - of_fake.mean()), math.hypot(test, draws)
+    name = "nn_tv" if bounded else "nn_wasserstein"
+    return [Drawn(name, value, error, test, draws, value - Z975 * error, value + Z975 * error)]
+
+
+def _difference(real: Generator, fake: Generator) -> list[Drawn]:
+    """A statistic of pictures whose distributions are skewed and differ."""
+    value, test, draws = standardized_difference(
+        (0.6 * torch.randn(N_FAKE, generator=fake)).exp().double(), torch.randn(N_REAL, generator=real).exp().double()
+    )
+    error = math.hypot(test, draws)
+    return [Drawn("low_level", value, error, test, draws, value - Z975 * error, value + Z975 * error)]
+
+
 def _support(exponent: float, real: Generator, fake: Generator) -> list[Drawn]:
     """N_eff of Zipf's distribution over 1000 different samples, duplicates being known."""
     p = torch.arange(1, 1001, dtype=torch.float64) ** -exponent
@@ -256,6 +285,11 @@ CASES: dict[str, tuple[Simulate, tuple[str, ...]]] = {
     "fid: normal against shifted, wide and cut off": (partial(_two_sets, FID(PIXELS, ALL)), SIDES),
     "kid: the same": (partial(_two_sets, KID(PIXELS, ALL)), SIDES),
     "kid: equal distributions": (partial(_two_sets, KID(PIXELS, ALL), of_fake=normal), SIDES),
+    "mmd: the same": (partial(_two_sets, MMD(PIXELS, ALL)), SIDES),
+    "ndb: the same": (partial(_two_sets, NDB(PIXELS, ALL)), ("both",)),
+    "statistics that are log-normal": (_difference, SIDES),
+    "a 1-Lipschitz critic": (partial(_critic, False), SIDES),
+    "a bounded critic": (partial(_critic, True), SIDES),
     "mind: the same": (partial(_two_sets, MIND(PIXELS, ALL, n_directions=100)), SIDES),
     "manifold: the same": (partial(_two_sets, Manifold(PIXELS, ALL)), SIDES),
     "manifold: equal distributions": (partial(_two_sets, Manifold(PIXELS, ALL), of_fake=normal), SIDES),

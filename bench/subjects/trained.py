@@ -19,6 +19,7 @@ from models.base import (
     HasLikelihood,
     HasPosterior,
     ReportsCost,
+    SamplesClasses,
     SolvesODE,
 )
 
@@ -62,6 +63,14 @@ class TrainedModel(Subject):
         if self.model.device.type == "cpu":
             self._sampling_load = cpu / (seconds * torch.get_num_threads())
         return drawn
+
+    def class_samples(self, y: Tensor, report: Report = silent) -> Tensor:
+        model, generator = _of_classes(self.model), self._generator("class samples")
+        made: list[Tensor] = []
+        for part in self._chunks(y):
+            report("sampling classes", CHUNK * len(made), len(y))
+            made.append(model.sample_class(part, generator=generator).cpu())
+        return torch.cat(made)
 
     def outside(self, n: int, report: Report = silent) -> Tensor:
         model = _clipping(self.model)
@@ -184,6 +193,10 @@ class FailedModel(Subject):
             raise UnavailableError(f"the model cannot be sampled: {self.model.cannot_sample}")
         raise BrokenError(self.reason)
 
+    def class_samples(self, y: Tensor, report: Report = silent) -> Tensor:
+        _of_classes(self.model)
+        raise BrokenError(self.reason)
+
     def outside(self, n: int, report: Report = silent) -> Tensor:
         _clipping(self.model)
         raise BrokenError(self.reason)
@@ -222,6 +235,19 @@ class FailedModel(Subject):
 
     def costs(self, x: Tensor) -> dict[str, float]:
         raise BrokenError(self.reason)
+
+
+def _of_classes(model: GenerativeModel) -> SamplesClasses:
+    """Return the model itself.
+
+    Raises:
+        UnavailableError: It cannot be sampled, or is not class-conditional.
+    """
+    if model.cannot_sample:
+        raise UnavailableError(f"the model cannot be sampled: {model.cannot_sample}")
+    if not isinstance(model, SamplesClasses) or model.classes == 0:
+        raise UnavailableError("the model is not class-conditional: its samples have no labels")
+    return model
 
 
 def _clipping(model: GenerativeModel) -> ClipsSamples:

@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import one_hot
 from torch.optim import Optimizer
 
-from ..base import Autoencodes, Batch, ClipsSamples, GenerativeModel, HasLikelihood, OptimizerFactory, Relation
+from ..base import Autoencodes, Batch, ClipsSamples, GenerativeModel, HasLikelihood, OptimizerFactory, Relation, SamplesClasses
 from ..distributions import standard_normal
 from ..options import at_least, class_context
 from ..transforms.base import Chain, Transform
@@ -23,7 +23,7 @@ from ..transforms.logit import Logit
 __all__ = ["Flow", "OptimizerFactory", "at_least", "class_context", "is_image", "to_reals"]
 
 
-class Flow(GenerativeModel, HasLikelihood, Autoencodes, ClipsSamples):
+class Flow(GenerativeModel, HasLikelihood, Autoencodes, ClipsSamples, SamplesClasses):
     r"""A normalizing flow: z = f(x) is standard normal.
 
     .. math:: \log w = \log N(f(x); 0, I) + \log|\det \partial f / \partial x|

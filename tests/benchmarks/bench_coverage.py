@@ -29,17 +29,19 @@ COLUMNS = ("of", "case", "redrawn", "repetitions", "coverage", "error_ratio", "s
 CELL = "cell"
 
 
-def of_cells(repetitions: int) -> Iterator[dict[str, object]]:
+def of_cells(repetitions: int, only: str) -> Iterator[dict[str, object]]:
     cases = [*itertools.product((1, 2, 3, 5), RATIOS, (0.0,)), *itertools.product((2, 3, 5), (0.3, 1.0), (0.5,))]
     for m, ratio, own_share in cases:
-        found = coverage(m, ratio, repetitions, own_share=own_share)
         case = f"seeds {m}; ratio {ratio}; own share {own_share}"
+        if only not in case:
+            continue
+        found = coverage(m, ratio, repetitions, own_share=own_share)
         others = {name: found.get(name, "") for name in ("seeds_alone", "welch_satterthwaite")}
         yield {"of": CELL, "case": case, "repetitions": repetitions, "coverage": found["total"], **others}
 
 
-def of_metrics(draws: int) -> Iterator[dict[str, object]]:
-    for case in CASES:
+def of_metrics(draws: int, only: str) -> Iterator[dict[str, object]]:
+    for case in (case for case in CASES if only in case):
         for one in coverage_of(case, draws // 2 if case in DEAR else draws):
             yield {
                 "of": one.interval, "case": case, "redrawn": one.redrawn, "repetitions": one.repetitions,
@@ -51,18 +53,18 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repetitions", type=int, default=10_000, help="of cells")
     parser.add_argument("--draws", type=int, default=1000, help="of metrics; half of it of the dear ones")
-    parser.add_argument("--part", choices=["cells", "metrics"], help="measure this part; the file keeps the other")
+    parser.add_argument("--only", default="", metavar="TEXT", help="cases with this text; the file keeps the others")
     parser.add_argument("--out", type=Path, help="for example results/benchmarks/coverage.csv")
     arguments = parser.parse_args()
     kept: list[dict[str, object]] = []
-    if arguments.part and arguments.out and arguments.out.exists():
+    if arguments.only and arguments.out and arguments.out.exists():
         with arguments.out.open(newline="") as file:
-            kept = [dict(line) for line in csv.DictReader(file) if (line["of"] == CELL) != (arguments.part == "cells")]
+            kept = [dict(line) for line in csv.DictReader(file) if arguments.only not in line["case"]]
     lines: list[dict[str, object]] = []
-    for part, made in (("cells", of_cells(arguments.repetitions)), ("metrics", of_metrics(arguments.draws))):
-        for line in made if arguments.part in (None, part) else ():
-            print(*line.values(), flush=True)
-            lines.append(line)
+    cells, metrics = of_cells(arguments.repetitions, arguments.only), of_metrics(arguments.draws, arguments.only)
+    for line in itertools.chain(cells, metrics):
+        print(*line.values(), flush=True)
+        lines.append(line)
     if arguments.out is not None:
         with arguments.out.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
