@@ -259,7 +259,7 @@ class SamplesClasses(ABC):
 
     @abstractmethod
     def sample_class(self, y: Tensor, *, temperature: float = 1.0, generator: Generator | None = None) -> Tensor:
-        """Draw one example of each of the classes ``(n,)`` int64: ``(n, *shape)``. Asked only where there are classes."""
+        """Draw one example of each of the classes ``(n,)`` int64, ``(n, *shape)``, where there are classes."""
 
 
 class HasDiscriminator(ABC):

@@ -30,8 +30,8 @@ from bench.metrics.kernel_distance import KID, MMD
 from bench.metrics.kernel_entropy import KernelEntropy
 from bench.metrics.latent import active_units
 from bench.metrics.likelihood import LogLikelihood
-from bench.metrics.manifold import Manifold
 from bench.metrics.low_level import standardized_difference
+from bench.metrics.manifold import Manifold
 from bench.metrics.modes import ModeCounts
 from bench.metrics.parzen import Parzen
 from bench.metrics.sliced import MIND
@@ -119,7 +119,9 @@ def _coverage(name: str, case: str, side: str, found: list[Drawn]) -> Coverage:
     rounding = 1e-9 * (1 + np.abs(truths))
     covered = ((low - rounding <= truths) & (truths <= high + rounding)).mean()
     spread = (values - truths).std()
-    return Coverage(name, case, side, len(found), float(covered), float(errors.mean() / spread) if spread > 0 else math.nan)
+    return Coverage(
+        name, case, side, len(found), float(covered), float(errors.mean() / spread) if spread > 0 else math.nan
+    )
 
 
 def normal(n: int, generator: Generator, dim: int = DIM) -> Tensor:

@@ -39,7 +39,9 @@ def test_the_test_and_the_divergence_by_hand() -> None:
     found = different_bins(x, y)
     assert found.share == pytest.approx(sum(z > 1.96 for z in expected) / 4)
     p, q = (0.5, 0.3, 0.2), (0.3, 0.4, 0.3)
-    js = sum(0.5 * a * math.log(2 * a / (a + b)) + 0.5 * b * math.log(2 * b / (a + b)) for a, b in zip(p, q, strict=True))
+    js = sum(
+        0.5 * a * math.log(2 * a / (a + b)) + 0.5 * b * math.log(2 * b / (a + b)) for a, b in zip(p, q, strict=True)
+    )
     assert found.divergence == pytest.approx(js)
     assert different_bins(x, 3 * x).divergence == pytest.approx(0, abs=1e-12)
     apart = different_bins(torch.tensor([90, 0]), torch.tensor([0, 70]))
@@ -76,7 +78,9 @@ def ndb(real: Tensor, fake: Tensor, train: Tensor) -> dict[str, float]:
 
 def test_missing_modes_are_cells_that_differ() -> None:
     means = 8 * torch.nn.functional.normalize(randn(10, 6, seed=9), dim=1)
-    train, real, fake = (means[torch.arange(n) % 10] + randn(n, 6, seed=s) for n, s in ((2000, 1), (1000, 2), (1000, 3)))
+    train, real, fake = (
+        means[torch.arange(n) % 10] + randn(n, 6, seed=s) for n, s in ((2000, 1), (1000, 2), (1000, 3))
+    )
     before = torch.get_rng_state()
     same = ndb(real, fake, train)
     half = ndb(real, means[torch.arange(1000) % 5] + randn(1000, 6, seed=4), train)
@@ -87,5 +91,7 @@ def test_missing_modes_are_cells_that_differ() -> None:
 
 
 def test_too_few_examples() -> None:
-    (row, _) = evaluate(examples(spec(3), real=randn(39, 3), samples=randn(60, 3)), {"it": NDB(FakeRecipe(), ALL)})["it"]
+    (row, _) = evaluate(examples(spec(3), real=randn(39, 3), samples=randn(60, 3)), {"it": NDB(FakeRecipe(), ALL)})[
+        "it"
+    ]
     assert "at least 40" in row.reason

@@ -66,7 +66,9 @@ def test_data_agree_with_their_specification(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", names("metric"))
 def test_metrics_make_what_they_announce(name: str, tmp_path: Path) -> None:
     # Every metric applies to a flow on labelled pictures, but for those of a posterior or of a decoder.
-    model_name = {"latent": "vae_conv", "ais": "vae", "classification": "realnvp_conditional"}.get(name, "realnvp_small")
+    model_name = {"latent": "vae_conv", "ais": "vae", "classification": "realnvp_conditional"}.get(
+        name, "realnvp_small"
+    )
     few = [f"metric.ais.{size}" for size in ("temperatures=2", "most_temperatures=4")] if name == "ais" else []
     few += ["metric.classification.steps=20"] if name == "classification" else []
     config = configuration(model_name, f"metric=[{name}]", "evaluate.n_samples=64", "evaluate.n_draws=2", *few)

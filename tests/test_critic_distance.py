@@ -21,7 +21,9 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def distances(real: Tensor, fake: Tensor) -> list[Estimate]:
-    return evaluate(examples(spec(real.shape[1]), real=real, samples=fake), {"it": NeuralNetDistance(FakeRecipe(), ALL)})["it"]
+    return evaluate(
+        examples(spec(real.shape[1]), real=real, samples=fake), {"it": NeuralNetDistance(FakeRecipe(), ALL)}
+    )["it"]
 
 
 def test_a_shift_has_its_known_distances() -> None:
@@ -51,7 +53,7 @@ def test_the_critic_is_lipschitz_and_the_other_bounded() -> None:
     slopes = (critic(a) - critic(b)).abs() / (a - b).norm(dim=1)
     assert 0.5 < float(slopes.max()) <= 1 + 1e-5
     values = trained_critic(x, y, generator(), bounded=True)(100 * a)
-    assert 0 <= float(values.min())
+    assert float(values.min()) >= 0
     assert float(values.max()) <= 1
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import dataclasses
 import io
 from pathlib import Path
 
@@ -47,8 +48,7 @@ def test_the_parts_of_a_panel_are_those_of_the_analysis_of_variance() -> None:
 
 def test_a_seed_that_lacks_a_value_is_left_out_and_named() -> None:
     rows = rows_of(VALUES)
-    rows[4] = make_row(**{**{name: getattr(rows[4], name) for name in ("seed", "sampling_seed", "run_id",
-                                                                     "training_key", "measuring_key")}, **FAILED})  # fmt: skip
+    rows[4] = dataclasses.replace(rows[4], **FAILED)
     (panel,) = panels_of(to_frame(rows))
     assert (panel.components.seeds, panel.lost) == (3, (1,))
     assert panel.components.mean == pytest.approx(VALUES[[0, 2, 3]].mean())

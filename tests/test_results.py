@@ -45,7 +45,7 @@ def test_round_trip_keeps_every_bit(tmp_path: Path) -> None:
     assert isinstance(again[3].status, Status)
     # Columns of newer versions, in the last field, are stored as columns.
     without = [name for name in ResultRow.columns() if name != "sampling_seed"]  # 0 is left out
-        assert [*json.loads(path.read_text().splitlines()[0]), "more"] == without
+    assert [*json.loads(path.read_text().splitlines()[0]), "more"] == without
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

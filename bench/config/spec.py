@@ -143,9 +143,9 @@ class Evaluation:
         n_samples: Samples drawn from the model for every sample metric.
         n_draws: Draws K per test example of a bounded or estimated likelihood.
         checkpoints: Which weights are evaluated: ``best`` on validation, ``final``, or both.
-        sampling_seeds: Seeds of the model's samples and of what metrics draw; everything is measured under each. 0 means
-            that they derive from the run's own seed. Every other one is the same stream for all runs, so that training
-            seeds and sampling seeds are crossed.
+        sampling_seeds: Seeds of the model's samples and of what metrics draw; everything is measured under each. 0
+            means that they derive from the run's own seed. Every other one is the same stream for all runs, so that
+            training seeds and sampling seeds are crossed.
 
     Raises:
         UserError: A number is out of range, a checkpoint is not one of the two, or a sampling seed is given twice.

@@ -30,7 +30,9 @@ LEARNING_RATE = 4e-3
 HIDDEN = 128
 
 
-def right_answers(x: Tensor, y: Tensor, test_x: Tensor, test_y: Tensor, spec: DataSpec, steps: int, seed: int) -> Tensor:
+def right_answers(
+    x: Tensor, y: Tensor, test_x: Tensor, test_y: Tensor, spec: DataSpec, steps: int, seed: int
+) -> Tensor:
     """Whether a classifier trained on ``(N, *shape)`` with labels ``(N,)`` knows each test example, ``(M,)`` bool.
 
     Arguments:

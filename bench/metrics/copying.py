@@ -27,7 +27,7 @@ from torch import Tensor
 from bench.errors import BrokenError
 from bench.features.base import Recipe
 from bench.metrics.base import Metric
-from bench.metrics.intervals import combined_interval, measured, proportion_error, wilson_interval
+from bench.metrics.intervals import measured, proportion_error, wilson_interval
 from bench.metrics.pairs import blocks, squared_distances
 from bench.metrics.two_sets import two_sets
 from bench.schema import Estimate, MetricInfo

@@ -76,9 +76,7 @@ class NeuralNetDistance(Metric):
             test, draws = (side.std().item() / math.sqrt(len(side)) for side in (of_real, of_fake))
             if not math.isfinite(value + test + draws):
                 raise BrokenError("features are too large: the critic overflows")
-            estimates.append(
-                measured(info, value, test=test, draws=draws, relation=Relation.LOWER_BOUND, **sets.about)
-            )
+            estimates.append(measured(info, value, test=test, draws=draws, relation=Relation.LOWER_BOUND, **sets.about))
         return estimates
 
 

@@ -67,7 +67,9 @@ def proportion_error(p: float, n: int) -> float:
 
 
 def combined_interval(
-    weights: tuple[float, float], values: tuple[float, float], intervals: tuple[tuple[float, float], tuple[float, float]]
+    weights: tuple[float, float],
+    values: tuple[float, float],
+    intervals: tuple[tuple[float, float], tuple[float, float]],
 ) -> tuple[float, float]:
     r"""Return the 95 % interval of a weighted sum of two independent estimates from their own 95 % intervals.
 

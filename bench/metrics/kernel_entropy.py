@@ -147,7 +147,11 @@ class KernelEntropy(Metric):
         of_first = about | {"n_fake": min(n, MOST)}
         return [
             measured(
-                of_fake, value, test=abs(_slope(sets.fake[:n], sigma)) * error_of_sigma, draws=error, within=within,
+                of_fake,
+                value,
+                test=abs(_slope(sets.fake[:n], sigma)) * error_of_sigma,
+                draws=error,
+                within=within,
                 **about,
             ),
             measured(of_vendi, vendi(sets.fake[:n][:MOST], sigma), relation=Relation.ESTIMATE, **of_first),

@@ -7,7 +7,8 @@ Of each picture, channels averaged, with levels scaled to [0, 1]:
 * *sharpness*: the logarithm of the variance of its Laplacian (Pech-Pacheco et al. 2000, "Diatom autofocusing in
   brightfield microscopy");
 * *spectrum slope*: the least-squares slope of log power against log frequency, over rings of whole frequencies up to
-  half the sampling rate, each weighted by its size: about -2 in photographs (Torralba, Oliva 2003, "Statistics of natural image categories").
+  half the sampling rate, each weighted by its size: about -2 in photographs (Torralba, Oliva 2003, "Statistics of
+  natural image categories").
 
 Each number is the difference of the means of samples and of real test pictures, in standard deviations of the real
 pictures:
@@ -56,7 +57,11 @@ def standardized_difference(of_fake: Tensor, of_real: Tensor) -> tuple[float, fl
     d = (of_fake.mean() - of_real.mean()) / spread
     z = (of_real - of_real.mean()) / spread
     influence = -z - d * (z.square() - 1) / 2
-    return d.item(), influence.std().item() / math.sqrt(len(z)), (of_fake.std() / spread).item() / math.sqrt(len(of_fake))
+    return (
+        d.item(),
+        influence.std().item() / math.sqrt(len(z)),
+        (of_fake.std() / spread).item() / math.sqrt(len(of_fake)),
+    )
 
 
 def _of_chunk(x: Tensor, levels: int) -> Tensor:
@@ -109,7 +114,9 @@ class LowLevel(Metric):
     def compute(self, examples: Examples) -> list[Estimate]:
         spec = examples.spec
         if not spec.is_image or spec.levels is None or min(spec.shape[1:]) < SMALLEST:
-            raise UnavailableError(f"{spec.name} has no pictures of at least {SMALLEST} x {SMALLEST} with integer levels")
+            raise UnavailableError(
+                f"{spec.name} has no pictures of at least {SMALLEST} x {SMALLEST} with integer levels"
+            )
         samples = examples.samples(self.n_samples)
         if min(len(samples), len(examples.real)) < 2:
             raise BrokenError("needs at least 2 samples and 2 test examples")

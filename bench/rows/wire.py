@@ -25,7 +25,8 @@ _MAX_LINE_BYTES = 1 << 20
 _LONGEST_TEXT = 4096  # characters of any text but the reason
 
 STORED = ResultRow.columns()[:-1]
-"""The fields that every line has, but for a ``sampling_seed`` of 0, which is left out. What is in ``more``, the last field, follows them as fields of its own."""
+"""The fields that every line has, but for a ``sampling_seed`` of 0, which is left out. What is in
+``more``, the last field, follows them as fields of its own."""
 
 _DEFAULTS = {
     field.name: field.default for field in dataclasses.fields(ResultRow) if field.default is not dataclasses.MISSING

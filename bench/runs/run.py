@@ -212,7 +212,9 @@ def _log_history(spec: RunSpec, folder: RunFolder) -> str:
 def measure_checkpoint(
     spec: RunSpec, data: Data, path: Path, asked: Sequence[Measurement], say: Reporter
 ) -> tuple[list[ResultRow], TrainedModel, Examples]:
-    """The rows of one checkpoint under one sampling seed, and of the data's own density where that is known; the model and its examples.
+    """The rows of one checkpoint under one sampling seed; the model and its examples.
+
+    The first rows come with those of the data's own density, where that is known.
 
     Arguments:
         path: The checkpoint's file; its rows bear the checkpoint that ``asked`` names.

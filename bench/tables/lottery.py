@@ -114,7 +114,7 @@ def _panel(of_metric: pd.DataFrame, same: pd.DataFrame) -> Panel | None:
 def to_markdown(panels: Sequence[Panel]) -> str:
     """A line a panel: mean with its 95 % interval, both standard deviations with their degrees of freedom."""
     lines = [
-        "| data | metric | model | seeds x draws | mean | retraining sd (df) | resampling sd (df) | retraining sd / mean |",
+        "| data | metric | model | seeds x draws | mean | retraining sd (df) | resampling sd (df) | retraining / mean |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for one in panels:
@@ -141,7 +141,14 @@ def to_csv(panels: Sequence[Panel]) -> str:
             parts.mean, one.half_width, one.retraining, parts.df_between, one.resampling, parts.df_within,
             math.sqrt(parts.shared),
         )  # fmt: skip
-        texts = (one.dataset, one.checkpoint, one.metric, "" if one.n_fake is None else one.n_fake, one.model, one.group)
+        texts = (
+            one.dataset,
+            one.checkpoint,
+            one.metric,
+            "" if one.n_fake is None else one.n_fake,
+            one.model,
+            one.group,
+        )
         lost = " ".join(map(str, one.lost))
         cells = [*map(str, texts), str(parts.seeds), str(parts.draws), lost, *(f"{number:.10g}" for number in numbers)]
         lines.append(",".join(cells))

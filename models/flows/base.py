@@ -13,7 +13,16 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import one_hot
 from torch.optim import Optimizer
 
-from ..base import Autoencodes, Batch, ClipsSamples, GenerativeModel, HasLikelihood, OptimizerFactory, Relation, SamplesClasses
+from ..base import (
+    Autoencodes,
+    Batch,
+    ClipsSamples,
+    GenerativeModel,
+    HasLikelihood,
+    OptimizerFactory,
+    Relation,
+    SamplesClasses,
+)
 from ..distributions import standard_normal
 from ..options import at_least, class_context
 from ..transforms.base import Chain, Transform
