@@ -7,7 +7,8 @@ The training examples' features are divided into K cells by k-means. Of N real t
 .. math:: |p_b - q_b| > z_{1-\alpha/2} \sqrt{\bar p_b (1 - \bar p_b) (1/N + 1/M)}, \qquad
           \bar p_b = \frac{N p_b + M q_b}{N + M}.
 
-NDB/K is the share of cells that differ: :math:`\alpha` is expected of a perfect model, and not 0. The Jensen-Shannon
+NDB/K is the share of cells that differ: :math:`\alpha` is expected of a perfect model, and not 0, so it is not ranked.
+It was made to see missing modes, and sees little of noise within the cells. The Jensen-Shannon
 divergence of the two histograms, in nats, says by how much (Richardson, Weiss 2018, "On GANs and GMMs", arXiv
 1805.12462, who compare samples with the training set itself; here with test examples, so that copies of the training
 set are no better than other samples). NDB counts what n examples can prove: more examples prove more, so compare only
@@ -124,7 +125,7 @@ class NDB(Metric):
     def infos(self, examples: Examples) -> tuple[MetricInfo, ...]:
         on = f"[{self.recipe.name(examples.spec)}]"
         return (
-            MetricInfo(f"ndb{on}", "", False, self.version, f"NDB/K{on}", rank=46),
+            MetricInfo(f"ndb{on}", "", None, self.version, f"NDB/K{on}", rank=300),
             MetricInfo(f"bins_js{on}", "nats", None, self.version, f"JS of bins{on}", rank=300),
         )
 

@@ -25,9 +25,9 @@ from bench.errors import BrokenError
 from bench.features.base import Recipe
 from bench.metrics.base import Metric
 from bench.metrics.intervals import measured
-from bench.metrics.kernel_entropy import median_distance
 from bench.metrics.pairs import blocks, squared_distances
 from bench.metrics.two_sets import two_sets
+from bench.metrics.width import median_distance, some
 from bench.schema import Estimate, MetricInfo
 from bench.seeds import derive_seed
 from bench.subjects.examples import Examples
@@ -179,7 +179,8 @@ class MMD(Metric):
     def compute(self, examples: Examples) -> list[Estimate]:
         (info,) = self.infos(examples)
         sets = two_sets(examples, self.recipe, self.n_samples)
-        sigma = median_distance(sets.real, Generator().manual_seed(derive_seed(0, "mmd", "width")))
+        generator = Generator().manual_seed(derive_seed(0, "mmd", "width"))
+        sigma, _ = median_distance(sets.real[some(len(sets.real), generator)])
         if not 0 < sigma < math.inf:
             raise BrokenError("half of the real examples are equal, or their distances overflow: there is no width")
         centre = sets.real.double().mean(0)  # squared distances would cancel far from the origin

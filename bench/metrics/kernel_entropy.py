@@ -29,14 +29,13 @@ from bench.metrics.base import Metric
 from bench.metrics.intervals import measured
 from bench.metrics.pairs import blocks, squared_distances
 from bench.metrics.two_sets import two_sets
+from bench.metrics.width import MOST, median_distance, some
 from bench.schema import Estimate, MetricInfo, Relation
 from bench.seeds import derive_seed
 from bench.subjects.examples import Examples
 
-__all__ = ["KernelEntropy", "bandwidth", "median_distance", "rke", "vendi"]
+__all__ = ["KernelEntropy", "bandwidth", "rke", "vendi"]
 
-MOST = 2000
-"""Samples of Vendi's eigenvalue problem, which takes time in proportion to their cube."""
 SHARE = 0.25
 """Of the median distance between real examples."""
 STEP = 0.02
@@ -78,28 +77,7 @@ def vendi(x: Tensor, sigma: float) -> float:
 
 def bandwidth(real: Tensor, generator: Generator) -> float:
     """A quarter of the median distance between two of at most 2000 random examples of ``(N, D)``."""
-    return _bandwidth(real[torch.randperm(len(real), generator=generator)[:MOST]])[0]
-
-
-def median_distance(real: Tensor, generator: Generator) -> float:
-    """The median distance between two of at most 2000 random examples of ``(N, D)``."""
-    return bandwidth(real, generator) / SHARE
-
-
-def _bandwidth(x: Tensor) -> tuple[float, Tensor]:
-    r"""The bandwidth from all pairs of ``(N, D)``, and the influence of each example on its logarithm, ``(N,)``.
-
-    Of a median m of pairs it is :math:`2 (\tfrac12 - F_i(m)) / (m f(m))`, with :math:`F_i` the share of the others that
-    lie within m of example i, and f the density of the distances, from the share within a tenth of m.
-    """
-    x = x.double() - x.double().mean(0)
-    squared = squared_distances(x, x)
-    rows, columns = torch.triu_indices(len(x), len(x), offset=1)
-    pairs = squared[rows, columns]
-    median = math.sqrt(pairs.median().item())
-    within = [(pairs <= (median * factor) ** 2).double().mean().item() for factor in (0.9, 1.1)]
-    share = ((squared <= median**2).double().sum(1) - 1) / (len(x) - 1)  # less the example itself
-    return SHARE * median, 2 * (0.5 - share) * 0.2 / max(within[1] - within[0], 1e-12)
+    return SHARE * median_distance(real[some(len(real), generator)])[0]
 
 
 class KernelEntropy(Metric):
@@ -127,8 +105,9 @@ class KernelEntropy(Metric):
         sets = two_sets(examples, self.recipe, self.n_samples)
         # Of the data alone: the same for all subjects.
         generator = Generator().manual_seed(derive_seed(0, "kernel entropy"))
-        chosen = torch.randperm(len(sets.real), generator=generator)[:MOST]
-        sigma, on_sigma = _bandwidth(sets.real[chosen])
+        chosen = some(len(sets.real), generator)
+        median, on_sigma = median_distance(sets.real[chosen])
+        sigma = SHARE * median
         if not (0 < sigma < math.inf):
             raise BrokenError("half of the real examples are equal, or their distances overflow: there is no bandwidth")
         n = min(len(sets.real), len(sets.fake))

@@ -114,7 +114,7 @@ def _panel(of_metric: pd.DataFrame, same: pd.DataFrame) -> Panel | None:
 def to_markdown(panels: Sequence[Panel]) -> str:
     """A line a panel: mean with its 95 % interval, both standard deviations with their degrees of freedom."""
     lines = [
-        "| data | metric | model | seeds x draws | mean | retraining sd (df) | resampling sd (df) | retraining / mean |",
+        "| data | metric | model | seeds x draws | mean | retraining sd (df) | resampling sd (df) | in % of mean |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for one in panels:
@@ -122,7 +122,7 @@ def to_markdown(panels: Sequence[Panel]) -> str:
         mean = f"{parts.mean:.4g} ± {one.half_width:.2g}"
         size = f"{parts.seeds} x {parts.draws}" + (f" (lost: {', '.join(map(str, one.lost))})" if one.lost else "")
         between = f"{one.retraining:.3g} ({parts.df_between:.1f})" if parts.between > 0 else "0 (none seen)"
-        share = f"{100 * one.retraining / abs(parts.mean):.1f} %" if parts.mean != 0 else ""
+        share = f"{100 * one.retraining / abs(parts.mean):.1f}" if parts.mean != 0 else ""
         cells = [one.dataset, one.title, _name(one, panels), size, mean, between,
                  f"{one.resampling:.3g} ({parts.df_within:.1f})", share]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
