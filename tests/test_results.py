@@ -83,7 +83,9 @@ def edited(**changes: Any) -> str:
 
 
 def line_of(row: ResultRow) -> str:
-    return json.dumps({name: value for name, value in dataclasses.asdict(row).items() if name != "more"})
+    """Every stored field; a sampling seed of 0 is none."""
+    left_out = {"more"} if row.sampling_seed else {"more", "sampling_seed"}
+    return json.dumps({name: value for name, value in dataclasses.asdict(row).items() if name not in left_out})
 
 
 BAD_LINES = {
