@@ -222,6 +222,7 @@ class ResultRow:
     stderr_draws: float | None = None  # the part from this run's own draws: samples, or draws of a likelihood
     ci_low: float | None = None
     ci_high: float | None = None
+    sampling_seed: int = 0  # 0: the run draws its samples from its own seed; else from this one, whatever the training
     load: float | None = None  # of a time on the CPU: CPU seconds / (wall seconds x threads), 1 on a quiet machine
     status: Status
     reason: str = ""

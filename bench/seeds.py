@@ -6,7 +6,7 @@ change the numbers in another, and changing the model does not change the order 
 
 import hashlib
 
-__all__ = ["derive_seed"]
+__all__ = ["derive_seed", "sampling_seed_of"]
 
 
 def derive_seed(base: int, *parts: str | int) -> int:
@@ -29,3 +29,8 @@ def derive_seed(base: int, *parts: str | int) -> int:
     # repr keeps 1 and "1" apart, and the separator keeps ("ab", "c") and ("a", "bc") apart.
     text = "/".join(repr(part) for part in (base, *parts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def sampling_seed_of(run: int, sampling_seed: int) -> int:
+    """Return the base of what a run draws when it is measured: the run's own seed for 0, else the same for all runs."""
+    return run if sampling_seed == 0 else derive_seed(sampling_seed, "sampling")

@@ -35,6 +35,7 @@ __all__ = [
     "OptimizerFactory",
     "Relation",
     "ReportsCost",
+    "SamplesClasses",
     "SolvesODE",
     "Unnormalized",
     "ValidatedByLoss",
@@ -265,6 +266,20 @@ class ClipsSamples(ABC):
 
         With a generator of the same seed it is about the n examples that ``sample`` draws at temperature 1.
         """
+
+
+class SamplesClasses(ABC):
+    """A model that can be sampled from chosen classes, where it was made with some.
+
+    Attributes:
+        classes: Number of classes; 0 where it was made without any.
+    """
+
+    classes: int
+
+    @abstractmethod
+    def sample_class(self, y: Tensor, *, temperature: float = 1.0, generator: Generator | None = None) -> Tensor:
+        """Draw one example of each of the classes ``(n,)`` int64, ``(n, *shape)``, where there are classes."""
 
 
 class HasDiscriminator(ABC):

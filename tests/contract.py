@@ -42,6 +42,7 @@ from models.base import (
     HasLikelihood,
     HasPosterior,
     ReportsCost,
+    SamplesClasses,
     SolvesODE,
     ValidatedByLoss,
 )
@@ -98,7 +99,7 @@ OF_CATEGORIES = ("categories", "two categories")
 
 CAPABILITIES = (
     HasLikelihood, HasPosterior, HasDiscriminator, Autoencodes, HasDecoder, ClosedForm, ClipsSamples, ReportsCost,
-    SolvesODE, ValidatedByLoss, ClassConditional,
+    SolvesODE, ValidatedByLoss, ClassConditional, SamplesClasses,
 )  # fmt: skip
 
 

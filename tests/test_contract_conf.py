@@ -73,12 +73,12 @@ def test_data_agree_with_their_specification(name: str, tmp_path: Path) -> None:
 def test_metrics_make_what_they_announce(name: str, tmp_path: Path) -> None:
     # Every metric applies to a flow on labelled pictures, but those of a posterior, a decoder, classes, the plane.
     plane = name in ("kl_divergence", "wasserstein")
-    model_name = {"latent": "vae_conv", "ais": "vae", "class_likelihood": "realnvp_conditional"}.get(
-        name, "linear" if plane else "realnvp_small"
-    )
+    of_classes = dict.fromkeys(("class_likelihood", "classification"), "realnvp_conditional")
+    model_name = {"latent": "vae_conv", "ais": "vae", **of_classes}.get(name, "linear" if plane else "realnvp_small")
     other = ["metric.ood.data=mnist5k"] if name == "ood" else []
     few = [f"metric.ais.{size}" for size in ("temperatures=2", "most_temperatures=4")] if name == "ais" else []
     few += ["metric.kl_divergence.points=64"] if name == "kl_divergence" else []
+    few += ["metric.classification.steps=20"] if name == "classification" else []
     config = configuration(model_name, f"metric=[{name}]", "evaluate.n_samples=64", "evaluate.n_draws=2", *few, *other)
     checked(config)
     metrics = build_metrics(config["metric"])

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from helpers_coverage import coverage
+from helpers_intervals import CASES, DEAR, coverage_of
 from helpers_rows import make_row
 
 from bench.rows.frame import to_frame
@@ -31,6 +32,23 @@ def test_the_seeds_alone_forget_the_test_set() -> None:
 @pytest.mark.parametrize("ratio", [0.1, 0.3, 1.0, 3.0, 10.0])
 def test_the_interval_covers_between_93_and_97_percent(m: int, ratio: float) -> None:
     assert 0.93 < coverage(m, ratio, 20_000)["total"] < 0.97
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [case for case in CASES if case not in DEAR])
+def test_intervals_of_metrics_cover_what_they_say(case: str) -> None:
+    """Reduced from tests/benchmarks/bench_coverage.py. Of 300 draws the standard error is 1.3 %."""
+    for one in coverage_of(case, 300):
+        if one.redrawn == "both":
+            assert one.covered > 0.95 - 0.02 - 3 * 0.0126, one
+
+
+@pytest.mark.parametrize(
+    "case", ["a share of 0.01 in 1000", "shares of 0.99 and 1", "25 modes, 5 missing", "exact likelihood of a normal"]
+)
+def test_intervals_that_are_quickly_simulated(case: str) -> None:
+    for one in coverage_of(case, 100):
+        assert one.covered > 0.85, one
 
 
 def cell(*rows: dict[str, object], **shared: object) -> Cell:

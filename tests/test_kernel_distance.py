@@ -1,6 +1,7 @@
 """Kernel distance: enumeration of all pairs, a peer, no bias, and its standard error against simulation."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torchmetrics.image.kid import poly_mmd
 
 from bench.evaluation.evaluate import evaluate
 from bench.metrics import pairs
-from bench.metrics.kernel_distance import KID, cubic, kernel_distance
+from bench.metrics.kernel_distance import KID, MMD, cubic, gaussian, kernel_distance
 from bench.schema import Status
 
 
@@ -88,3 +89,30 @@ def test_rows_and_failures() -> None:
         (row,) = evaluate(examples(spec(4), real=x, samples=samples), {"it": KID(FakeRecipe(), ALL)})["it"]
         assert row.status is Status.FAILED
         assert reason in row.reason
+
+
+def test_a_gaussian_kernel_by_definition_and_in_closed_form() -> None:
+    x, y = randn(40, 3, seed=1), 1 + randn(30, 3, seed=2)
+    every = [torch.cdist(a, b).square().div(-2 * 1.5**2).exp() for a, b in ((x, x), (y, y), (x, y))]
+    within = [(k.sum() - len(k)) / (len(k) * (len(k) - 1)) for k in every[:2]]
+    found = kernel_distance(x, y, partial(gaussian, sigma=1.5))
+    assert found.value == pytest.approx(float(sum(within) - 2 * every[2].mean()), rel=1e-10)
+    # Of N(0, I) and N(m, I) in D dimensions: 2 (s / (s + 2))^(D/2) (1 - exp(-|m|^2 / 2 (s + 2))), s = sigma^2.
+    s = 1.5**2
+    truth = 2 * (s / (s + 2)) ** 1.5 * (1 - math.exp(-3 / (2 * (s + 2))))
+    made = [
+        kernel_distance(randn(150, 3, seed=i), 1 + randn(150, 3, seed=i + 500), partial(gaussian, sigma=1.5)).value
+        for i in range(30)
+    ]
+    assert sum(made) / 30 == pytest.approx(truth, rel=0.03)
+
+
+def test_mmd_does_not_depend_on_unit_or_place() -> None:
+    x, y = randn(60, 4, seed=1).float(), (0.5 + randn(50, 4, seed=2)).float()
+    rows = [
+        evaluate(examples(spec(4), real=a, samples=b), {"it": MMD(FakeRecipe(), ALL)})["it"][0]
+        for a, b in ((x, y), (1000 + 64 * x, 1000 + 64 * y))
+    ]
+    assert rows[0].value == pytest.approx(rows[1].value, rel=1e-3)
+    (row,) = evaluate(examples(spec(4), real=x[:1].expand(60, 4), samples=y), {"it": MMD(FakeRecipe(), ALL)})["it"]
+    assert "there is no width" in row.reason

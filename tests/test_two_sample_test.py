@@ -50,6 +50,10 @@ def test_rows() -> None:
     before = torch.get_rng_state()
     (row,) = evaluate(examples(spec(4), real=x, samples=x + 9), {"it": C2ST(FakeRecipe(), ALL)})["it"]
     assert (row.status, row.value) == (Status.OK, 1.0)
+    assert row.ci_low is not None
+    assert row.stderr is not None
+    assert row.stderr > 0, "30 right answers of 30 do not prove that all are"
+    assert 0.85 < row.ci_low < 1 == row.ci_high
     assert torch.equal(before, torch.get_rng_state())
     (row,) = evaluate(examples(spec(4), real=x, samples=x[:39]), {"it": C2ST(FakeRecipe(), ALL)})["it"]
     assert "needs at least 40" in row.reason

@@ -64,7 +64,7 @@ def _main(arguments: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from bench.cli import birthday, check, compare, court, data, new, properties, table
+    from bench.cli import birthday, check, compare, court, data, lottery, new, properties, table
 
     parser = argparse.ArgumentParser(
         prog="genbench", description="Compare generative models on equal terms.", epilog=EPILOG,
@@ -82,6 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     new.add_arguments(commands.add_parser("new", help="the files of a new model, to begin from"))
     properties.add_arguments(
         commands.add_parser("properties", help="what families are like, measured, beside what the literature says")
+    )
+    lottery.add_arguments(
+        commands.add_parser("lottery", help="how much of each number's spread is retraining, how much resampling")
     )
     court.add_arguments(commands.add_parser("court", help="put every metric through known ways of being bad"))
     birthday.add_arguments(commands.add_parser("birthday", help="judge by eye whether a model repeats itself"))

@@ -214,7 +214,14 @@ def _without_multirun(made: Override, overrides: list[str]) -> str:
         return f"{text}: a comma separates the values of a sweep; for the number write {number}"
     if isinstance(value, IntervalSweep):
         return f"{text}: every value between two numbers cannot be run; write -m {shown(_listed(made))}"
-    if made.key_or_group in ("metric", "probe", "trust", "evaluate.checkpoints", "hydra.searchpath"):
+    if made.key_or_group in (
+        "metric",
+        "probe",
+        "trust",
+        "evaluate.checkpoints",
+        "evaluate.sampling_seeds",
+        "hydra.searchpath",
+    ):
         listed = ",".join(map(str, value.list)) if isinstance(value, ChoiceSweep) else "NAME"
         return f"{text}: a list of names is expected; write {shown(f'{made.key_or_group}=[{listed}]')}"
     one_text = f", and for one text with commas write {shown(quoted(text))}" if made.key_or_group in _TEXTS else ""

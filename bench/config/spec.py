@@ -144,14 +144,18 @@ class Evaluation:
         n_samples: Samples drawn from the model for every sample metric.
         n_draws: Draws K per test example of a bounded or estimated likelihood.
         checkpoints: Which weights are evaluated: ``best`` on validation, ``final``, or both.
+        sampling_seeds: Seeds of the model's samples and of what metrics draw; everything is measured under each. 0
+            means that they derive from the run's own seed. Every other one is the same stream for all runs, so that
+            training seeds and sampling seeds are crossed.
 
     Raises:
-        UserError: A number is out of range, or a checkpoint is not one of the two.
+        UserError: A number is out of range, a checkpoint is not one of the two, or a sampling seed is given twice.
     """
 
     n_samples: int = 1000
     n_draws: int = 16
     checkpoints: list[str] = field(default_factory=lambda: ["best"])
+    sampling_seeds: list[int] = field(default_factory=lambda: [0])
 
     def __post_init__(self) -> None:
         if self.n_samples < 2 or self.n_draws < 1:
@@ -159,6 +163,9 @@ class Evaluation:
         named = set(self.checkpoints)
         if not named or not named <= set(CHECKPOINTS) or len(named) < len(self.checkpoints):
             raise UserError(f"evaluate.checkpoints={self.checkpoints}: must be [best], [final] or [best,final]")
+        seeds = self.sampling_seeds
+        if not seeds or min(seeds) < 0 or max(seeds) >= 2**63 or len(set(seeds)) < len(seeds):
+            raise UserError(f"evaluate.sampling_seeds={seeds}: different whole numbers from 0 up, as in [1,2,3,4]")
 
 
 @dataclass(frozen=True)
@@ -170,12 +177,14 @@ class Measurement:
         node: Its configuration.
         checkpoint: ``best`` or ``final``; ``given`` for samples of others.
         data: The data's configuration where it is measured on other data than the subject was trained on, else None.
+        sampling_seed: As in ``Evaluation``.
     """
 
     name: str
     node: Node
     checkpoint: str
     data: Node | None = None
+    sampling_seed: int = 0
 
     @cached_property
     def key(self) -> str:
@@ -189,6 +198,8 @@ class Measurement:
         more = self.node.get("data")
         if isinstance(more, Mapping) and more.get("path") is not None:
             other["more data"] = fingerprint(more["path"])
+        if self.sampling_seed != 0:
+            other["sampling_seed"] = self.sampling_seed
         return digest({"metric": settings, "checkpoint": self.checkpoint, **other})
 
 
@@ -281,12 +292,18 @@ class RunSpec:
         """Where the run lives: ``runs_dir/name/run_id``."""
         return self.runs_dir / self.name / self.run_id
 
+    @property
+    def passes(self) -> list[tuple[str, int]]:
+        """What is measured together, on the same samples: a checkpoint and a sampling seed."""
+        return list(itertools.product(self.evaluation.checkpoints, self.evaluation.sampling_seeds))
+
     @cached_property
     def measurements(self) -> tuple[Measurement, ...]:
-        """Every metric on every checkpoint, in the order of the configuration; of equal ones the first."""
+        """Every metric on every checkpoint under every sampling seed, in the order of the configuration; of equal ones
+        the first."""
         asked = [
-            Measurement(name, node, checkpoint)
-            for checkpoint in self.evaluation.checkpoints
+            Measurement(name, node, checkpoint, sampling_seed=sampling_seed)
+            for checkpoint, sampling_seed in self.passes
             for name, node in self.metrics.items()
         ]
         return tuple({measurement.key: measurement for measurement in reversed(asked)}.values())[::-1]

@@ -24,9 +24,11 @@ from bench.data.base import Data, Split
 from bench.evaluation.evaluate import evaluate
 from bench.features.pixels import Pixels
 from bench.metrics.base import Metric
+from bench.metrics.bins import NDB
 from bench.metrics.copying import Copying
+from bench.metrics.critic_distance import NeuralNetDistance
 from bench.metrics.frechet import FID
-from bench.metrics.kernel_distance import KID
+from bench.metrics.kernel_distance import KID, MMD
 from bench.metrics.kernel_entropy import KernelEntropy
 from bench.metrics.manifold import Manifold
 from bench.metrics.sliced import MIND
@@ -57,12 +59,16 @@ CLAIMS: dict[str, tuple[Sees, int]] = {
     "kid": (Sees.BOTH, -1),
     "mind": (Sees.BOTH, -1),
     "c2st": (Sees.BOTH, -1),
+    "mmd": (Sees.BOTH, -1),
+    "nn_wasserstein": (Sees.BOTH, -1),
+    "nn_tv": (Sees.BOTH, -1),
     "precision": (Sees.FIDELITY, 1),
     "density": (Sees.FIDELITY, 1),
     "clipped_density": (Sees.FIDELITY, 1),
     "recall": (Sees.DIVERSITY, 1),
     "coverage": (Sees.DIVERSITY, 1),
     "clipped_coverage": (Sees.DIVERSITY, 1),
+    "ndb": (Sees.DIVERSITY, -1),
     "rke": (Sees.DIVERSITY, 1),
     "vendi": (Sees.DIVERSITY, 1),
     "authenticity": (Sees.COPYING, 1),
@@ -285,6 +291,9 @@ def _metrics() -> dict[str, Metric]:
         "kid": KID(features, N),
         "mind": MIND(features, N, n_directions=200),
         "c2st": C2ST(features, N),
+        "mmd": MMD(features, N),
+        "ndb": NDB(features, N),
+        "nn_distance": NeuralNetDistance(features, N),
         "manifold": Manifold(features, N),
         "kernel_entropy": KernelEntropy(features, N),
         "copying": Copying(features, N),

@@ -23,7 +23,7 @@ from bench.provenance import device_name, git_state, versions
 from bench.rng import seeded
 from bench.rows.items import items_path, write_items
 from bench.schema import DataSpec, Estimate, MetricInfo, ResultRow, Status
-from bench.seeds import derive_seed
+from bench.seeds import derive_seed, sampling_seed_of
 from bench.subjects.base import Origin, Report, Subject, silent
 from bench.subjects.density import KnownDensity
 from bench.subjects.examples import Examples
@@ -38,12 +38,13 @@ __all__ = [
 log = logging.getLogger("genbench")
 
 
-def trained_model(spec: RunSpec, data: Data, checkpoint: str, path: Path) -> TrainedModel:
+def trained_model(spec: RunSpec, data: Data, checkpoint: str, path: Path, sampling_seed: int = 0) -> TrainedModel:
     """The model of a checkpoint, in full float32 on the GPU where there is one.
 
     Arguments:
         checkpoint: What its rows call it: ``best`` or ``final``.
         path: The file.
+        sampling_seed: As in ``Evaluation``.
 
     Raises:
         UserError: The file cannot be read, or is of another model.
@@ -52,7 +53,8 @@ def trained_model(spec: RunSpec, data: Data, checkpoint: str, path: Path) -> Tra
         model = build_model(spec.model, data.spec)
     progress = load_weights(model, path)
     model.to("cuda" if spec.hardware.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
-    return TrainedModel(model, _whole(progress, path), spec.seed, _origin(spec, model, checkpoint, progress))
+    seed = sampling_seed_of(spec.seed, sampling_seed)
+    return TrainedModel(model, _whole(progress, path), seed, _origin(spec, model, checkpoint, progress))
 
 
 def _whole(progress: Progress, path: Path) -> Progress | None:

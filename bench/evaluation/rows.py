@@ -27,18 +27,19 @@ def rows_of(
         split: What the test examples are.
     """
     return [
-        _row(estimate, measurement.key, origin, data, split)
+        _row(estimate, measurement, origin, data, split)
         for measurement in measurements
         for estimate in estimates[measurement.name]
     ]
 
 
-def _row(estimate: Estimate, key: str, origin: Origin, data: DataSpec, split: str) -> ResultRow:
+def _row(estimate: Estimate, measurement: Measurement, origin: Origin, data: DataSpec, split: str) -> ResultRow:
     info = estimate.info
     return ResultRow(
         **{name: getattr(origin, name) for name in _ORIGIN},
         **{name: getattr(estimate, name) for name in _ESTIMATE},
-        dataset=data.name, data_revision=data.revision, split=split, measuring_key=key,
+        dataset=data.name, data_revision=data.revision, split=split,
+        measuring_key=measurement.key, sampling_seed=measurement.sampling_seed,
         metric=info.name, metric_title=info.title, metric_version=info.version, rank=info.rank,
         unit=info.unit, higher_is_better=info.higher_is_better,
     )  # fmt: skip

@@ -27,7 +27,7 @@ from torch import Tensor
 from bench.errors import BrokenError
 from bench.features.base import Recipe
 from bench.metrics.base import Metric
-from bench.metrics.intervals import measured
+from bench.metrics.intervals import measured, proportion_error, wilson_interval
 from bench.metrics.pairs import blocks, squared_distances
 from bench.metrics.two_sets import two_sets
 from bench.schema import Estimate, MetricInfo
@@ -122,9 +122,11 @@ class Copying(Metric):
         p = authentic(of_fake, train).double().mean().item()
         share, share_error = copies(of_fake.distance, of_real.distance)
         authenticity, statistic, copied = self.infos(examples)
-        error = math.sqrt(p * (1 - p) / len(sets.fake))
+        low, high = wilson_interval(p, len(sets.fake))
         return [
-            measured(authenticity, p, draws=error, within=(0.0, 1.0), **sets.about),
+            measured(
+                authenticity, p, draws=proportion_error(p, len(sets.fake)), ci_low=low, ci_high=high, **sets.about
+            ),
             measured(statistic, copying_statistic(of_fake.distance, of_real.distance), stderr=1.0, **sets.about),
             measured(copied, share, stderr=share_error, within=(-1.0, 1.0), **sets.about),
         ]

@@ -5,7 +5,7 @@ from typing import Any
 
 from bench.schema import Estimate, MetricInfo, Relation
 
-__all__ = ["Z975", "measured", "wilson_interval"]
+__all__ = ["Z975", "combined_interval", "measured", "proportion_error", "wilson_interval"]
 
 Z975 = 1.959964
 """The 97.5 % quantile of the standard normal."""
@@ -53,3 +53,36 @@ def wilson_interval(p: float, n: int) -> tuple[float, float]:
     half = Z975 * math.sqrt(p * (1 - p) / n + Z975**2 / (4 * n**2))
     low, high = (centre - half) / (1 + Z975**2 / n), (centre + half) / (1 + Z975**2 / n)
     return max(0.0, min(p, low)), min(1.0, max(p, high))  # without rounding, p would always be between them
+
+
+def proportion_error(p: float, n: int) -> float:
+    r"""Return the standard error of a proportion p of n trials, which is not 0 at p = 0 and p = 1.
+
+    It is that of the proportion with two successes and two failures more (Agresti, Coull 1998, "Approximate is better
+    than exact for interval estimation of binomial proportions"): :math:`\tilde n = n + 4,\ \tilde p = (np + 2) /
+    \tilde n,\ \sqrt{\tilde p (1 - \tilde p) / \tilde n}`.
+    """
+    centre = (n * p + 2) / (n + 4)
+    return math.sqrt(centre * (1 - centre) / (n + 4))
+
+
+def combined_interval(
+    weights: tuple[float, float],
+    values: tuple[float, float],
+    intervals: tuple[tuple[float, float], tuple[float, float]],
+) -> tuple[float, float]:
+    r"""Return the 95 % interval of a weighted sum of two independent estimates from their own 95 % intervals.
+
+    .. math:: \hat\theta - \sqrt{\sum_i (w_i (\hat\theta_i - l_i))^2}, \qquad
+              \hat\theta + \sqrt{\sum_i (w_i (u_i - \hat\theta_i))^2},
+
+    with lower and upper ends exchanged where a weight is negative (Zou, Donner 2008, "Construction of confidence limits
+    about effect measures"; for two proportions: Newcombe 1998). It keeps the asymmetry of Wilson's intervals.
+    """
+    low = high = 0.0
+    for weight, value, (below, above) in zip(weights, values, intervals, strict=True):
+        reach = (value - below, above - value)
+        down, up = reach if weight >= 0 else reach[::-1]
+        low, high = math.hypot(low, weight * down), math.hypot(high, weight * up)
+    whole = sum(weight * value for weight, value in zip(weights, values, strict=True))
+    return whole - low, whole + high

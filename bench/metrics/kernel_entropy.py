@@ -12,6 +12,10 @@ arXiv 2210.02410.) RKE is the soft version of the support size that the birthday
 any kernel; Vendi need not before 20,000 samples (arXiv 2410.21719). :math:`\sigma` is a share of the median distance
 between *real* examples, so that the unit is the data's and not the model's. Neither is ranked: noise is diverse. What
 to compare with is the same number of real examples, which is reported beside it.
+
+The errors of RKE hold two parts: the linear part of the V-statistic, and that of the bandwidth, a median that other
+real examples would move. For the real examples themselves the two nearly cancel: if they lay further apart, so would
+the bandwidth be larger. Vendi has no error.
 """
 
 import math
@@ -25,29 +29,42 @@ from bench.metrics.base import Metric
 from bench.metrics.intervals import measured
 from bench.metrics.pairs import blocks, squared_distances
 from bench.metrics.two_sets import two_sets
+from bench.metrics.width import MOST, median_distance, some
 from bench.schema import Estimate, MetricInfo, Relation
 from bench.seeds import derive_seed
 from bench.subjects.examples import Examples
 
 __all__ = ["KernelEntropy", "bandwidth", "rke", "vendi"]
 
-MOST = 2000
-"""Samples of Vendi's eigenvalue problem, which takes time in proportion to their cube."""
 SHARE = 0.25
 """Of the median distance between real examples."""
+STEP = 0.02
+"""Of the logarithm of the bandwidth, for derivatives."""
 
 
 def rke(x: Tensor, sigma: float) -> tuple[float, float]:
     r"""Return :math:`N^2 / \sum_{ij} K_{ij}^2` of features ``(N, D)``, N >= 2, and its standard error, in float64.
 
-    The error is that of the V-statistic's linear part, by the delta method.
+    The error is that of the V-statistic's linear part, by the delta method, for a given bandwidth.
     """
+    value, influence = _with_influence(x, sigma)
+    return value, influence.std().item() / math.sqrt(len(x))
+
+
+def _with_influence(x: Tensor, sigma: float) -> tuple[float, Tensor]:
+    """RKE and the influence of each example on it, ``(N,)``."""
     x = x.double() - x.double().mean(0)
     means = x.new_empty(len(x))
     for rows, part in blocks(x, len(x)):
         means[rows] = (-squared_distances(part, x) / sigma**2).exp().mean(1)  # of K^2
     purity = means.mean().item()
-    return 1 / purity, 2 * means.std().item() / math.sqrt(len(x)) / purity**2
+    return 1 / purity, -2 * (means - purity) / purity**2
+
+
+def _slope(x: Tensor, sigma: float) -> float:
+    """The derivative of RKE by the logarithm of the bandwidth."""
+    wider, narrower = (_with_influence(x, sigma * factor)[0] for factor in (1 + STEP, 1 - STEP))
+    return (wider - narrower) / (2 * STEP)
 
 
 def vendi(x: Tensor, sigma: float) -> float:
@@ -60,10 +77,7 @@ def vendi(x: Tensor, sigma: float) -> float:
 
 def bandwidth(real: Tensor, generator: Generator) -> float:
     """A quarter of the median distance between two of at most 2000 random examples of ``(N, D)``."""
-    chosen = real[torch.randperm(len(real), generator=generator)[:MOST]].double()
-    squared = squared_distances(chosen - chosen.mean(0), chosen - chosen.mean(0))
-    rows, columns = torch.triu_indices(len(chosen), len(chosen), offset=1)
-    return SHARE * math.sqrt(squared[rows, columns].median().item())
+    return SHARE * median_distance(real[some(len(real), generator)])[0]
 
 
 class KernelEntropy(Metric):
@@ -91,19 +105,34 @@ class KernelEntropy(Metric):
         sets = two_sets(examples, self.recipe, self.n_samples)
         # Of the data alone: the same for all subjects.
         generator = Generator().manual_seed(derive_seed(0, "kernel entropy"))
-        sigma = bandwidth(sets.real, generator)
+        chosen = some(len(sets.real), generator)
+        median, on_sigma = median_distance(sets.real[chosen])
+        sigma = SHARE * median
         if not (0 < sigma < math.inf):
             raise BrokenError("half of the real examples are equal, or their distances overflow: there is no bandwidth")
         n = min(len(sets.real), len(sets.fake))
         order = torch.randperm(len(sets.real), generator=generator)[:n]
         value, error = rke(sets.fake[:n], sigma)
-        of_real, error_of_real = rke(sets.real[order], sigma)
+        error_of_sigma = on_sigma.std().item() / math.sqrt(len(chosen))
+        of_real, on_real = _with_influence(sets.real[order], sigma)
+        # A real example moves its own number directly and by the bandwidth.
+        whole = on_real.new_zeros(len(sets.real))
+        whole[order] += on_real / n
+        whole[chosen] += _slope(sets.real[order], sigma) * on_sigma / len(chosen)
+        error_of_real = whole.norm().item()
         of_fake, of_vendi, real = self.infos(examples)
         within = (1.0, float(n))
         about = sets.about | {"n_fake": n}
         of_first = about | {"n_fake": min(n, MOST)}
         return [
-            measured(of_fake, value, draws=error, within=within, **about),
+            measured(
+                of_fake,
+                value,
+                test=abs(_slope(sets.fake[:n], sigma)) * error_of_sigma,
+                draws=error,
+                within=within,
+                **about,
+            ),
             measured(of_vendi, vendi(sets.fake[:n][:MOST], sigma), relation=Relation.ESTIMATE, **of_first),
             measured(real, of_real, test=error_of_real, within=within, **about),
         ]

@@ -309,6 +309,11 @@ class Manifold(Metric):
     None is ranked: each can be raised by a model that is worse. Samples that crowd at the centre of the data (blurred,
     averaged, all alike) lie in many balls: clipped density and clipped coverage of them are 1.
 
+    In simulation the intervals of precision, density and clipped coverage cover about 95 %; those of recall 98 %, and
+    those of coverage and of clipped density near 1 up to 99.8 %, because half of one side beside the whole of the other
+    changes how many samples a ball holds. So the real side's part of coverage's error is only half of the truth, and
+    the samples' part is too large.
+
     Arguments:
         features: Recipe of the features.
         n_samples: Number of the subject's samples.

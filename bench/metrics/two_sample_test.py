@@ -13,6 +13,7 @@ examples, and its binomial error would be too small by almost half (measured: 0.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -21,7 +22,7 @@ from torch.nn import functional
 
 from bench.features.base import Recipe
 from bench.metrics.base import Metric
-from bench.metrics.intervals import measured
+from bench.metrics.intervals import combined_interval, measured, proportion_error, wilson_interval
 from bench.metrics.two_sets import two_sets
 from bench.schema import Estimate, MetricInfo
 from bench.seeds import derive_seed
@@ -41,8 +42,10 @@ WEIGHT_DECAY = 1e-2
 class C2ST(Metric):
     """Computes ``c2st[<features>]``, the held-out accuracy; lower is better, and 1/2 cannot be told from real.
 
-    Below 1/2 there is only noise, so the value is at least 1/2. The standard error is that of two independent
-    proportions.
+    Below 1/2 there is only noise, so the value is at least 1/2. Error and interval are those of the mean of two
+    independent proportions (Agresti and Coull's errors, Wilson's intervals combined), so they are not 0 where every
+    answer is right. They are about the accuracy of the one classifier that was trained: another training half would
+    give another, which is part of the spread over seeds and not of this error.
 
     Arguments:
         features: Recipe of the features.
@@ -63,9 +66,14 @@ class C2ST(Metric):
         generator = Generator().manual_seed(derive_seed(examples.seed, "c2st"))
         on_real, on_fake = held_out_answers(sets.real, sets.fake, generator)
         p, q = on_real.double().mean().item(), on_fake.double().mean().item()
-        errors = [math.sqrt(share * (1 - share) / len(on)) / 2 for share, on in ((p, on_real), (q, on_fake))]
-        value = max(0.5, (p + q) / 2)
-        return [measured(info, value, test=errors[0], draws=errors[1], within=(0.5, 1.0), **sets.about)]
+        n, m = len(on_real), len(on_fake)
+        low, high = combined_interval((0.5, 0.5), (p, q), (wilson_interval(p, n), wilson_interval(q, m)))
+        return [
+            measured(
+                info, max(0.5, (p + q) / 2), test=proportion_error(p, n) / 2, draws=proportion_error(q, m) / 2,
+                ci_low=max(0.5, low), ci_high=max(0.5, high), **sets.about,
+            )
+        ]  # fmt: skip
 
 
 def held_out_answers(real: Tensor, fake: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -76,7 +84,13 @@ def held_out_answers(real: Tensor, fake: Tensor, generator: Generator) -> tuple[
         generator: Of the halves, initial weights and batches.
     """
     parts = [_parts(x, generator) for x in (real, fake)]
-    (train, y_train), (choice, y_choice) = (_labelled(parts[0][i], parts[1][i]) for i in (0, 1))
+    logit = _chosen(parts[0], parts[1], generator)
+    return logit(parts[0][2]) <= 0, logit(parts[1][2]) > 0
+
+
+def _chosen(real: Sequence[Tensor], fake: Sequence[Tensor], generator: Generator) -> Callable[[Tensor], Tensor]:
+    """The classifier, ``(N, D)`` features to ``(N,)`` logits of being fake, from parts to train and parts to choose."""
+    (train, y_train), (choice, y_choice) = (_labelled(real[i], fake[i]) for i in (0, 1))
     mean, scale = train.mean(0), train.std(0).clamp_min(1e-12)
 
     def standard(x: Tensor) -> Tensor:
@@ -84,8 +98,14 @@ def held_out_answers(real: Tensor, fake: Tensor, generator: Generator) -> tuple[
 
     networks = [_trained(standard(train), y_train, hidden, generator) for hidden in (0, HIDDEN)]
     with torch.no_grad():
-        chosen = min(networks, key=lambda network: float(_loss(network(standard(choice)), y_choice)))
-        return chosen(standard(parts[0][2])) <= 0, chosen(standard(parts[1][2])) > 0
+        best = min(networks, key=lambda network: float(_loss(network(standard(choice)), y_choice)))
+
+    @torch.no_grad()
+    def logit(x: Tensor) -> Tensor:
+        answer: Tensor = best(standard(x))
+        return answer
+
+    return logit
 
 
 def _parts(x: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:

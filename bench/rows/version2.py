@@ -1,13 +1,14 @@
 """Rows of version 2, and what they mean in version 3.
 
 Version 2 had no ``load`` and no ``config``: how busy the machine was and what was configured is unknown of its rows.
+Nor had it a ``sampling_seed``: every run drew its samples from its own seed.
 """
 
 from typing import Any
 
 __all__ = ["SINCE", "upgraded"]
 
-SINCE: dict[str, Any] = {"load": None, "config": ""}
+SINCE: dict[str, Any] = {"load": None, "config": "", "sampling_seed": 0}
 """The fields that version 3 added, and what stands for them in an older row."""
 
 

@@ -1,6 +1,7 @@
 """Lines of a file of rows: decoded strictly by msgspec, encoded so that they read back as the same rows.
 
-A block of complete lines of the present version, or of the one before, takes msgspec's fast way. Other lines (another
+A block of complete lines of the present version (all with ``sampling_seed`` or all without, which means 0), or of the
+one before, takes msgspec's fast way. Other lines (another
 version, missing fields, a mistake) are parsed one by one with the standard library, which can say what is wrong.
 """
 
@@ -24,7 +25,8 @@ _MAX_LINE_BYTES = 1 << 20
 _LONGEST_TEXT = 4096  # characters of any text but the reason
 
 STORED = ResultRow.columns()[:-1]
-"""The fields that every line has. What is in ``more``, the last field, follows them as fields of its own."""
+"""The fields that every line has, but for a ``sampling_seed`` of 0, which is left out. What is in
+``more``, the last field, follows them as fields of its own."""
 
 _DEFAULTS = {
     field.name: field.default for field in dataclasses.fields(ResultRow) if field.default is not dataclasses.MISSING
@@ -32,7 +34,7 @@ _DEFAULTS = {
 _HINTS = typing.get_type_hints(ResultRow)
 _ENUMS: dict[str, type[StrEnum]] = {"relation": Relation, "status": Status, "source": Source}
 # The smallest numbers that mean something.
-_LOWEST = {"schema": SCHEMA, "stderr": 0, "stderr_test": 0, "stderr_draws": 0, "load": 0}
+_LOWEST = {"schema": SCHEMA, "stderr": 0, "stderr_test": 0, "stderr_draws": 0, "load": 0, "sampling_seed": 0}
 
 
 def _wire_type(name: str, annotation: Any) -> Any:
@@ -67,6 +69,8 @@ def _struct(names: list[str], **kinds: Any) -> Any:
 
 _Stored = _struct(STORED)
 _DECODER = msgspec.json.Decoder(_Stored)
+_STORED_3 = [name for name in STORED if name != "sampling_seed"]
+_DECODER_3 = msgspec.json.Decoder(_struct(_STORED_3))
 _STORED_2 = [name for name in STORED if name not in version2.SINCE]
 _DECODER_2 = msgspec.json.Decoder(_struct(_STORED_2, schema=Literal[2]))
 
@@ -79,7 +83,7 @@ def decode_block(block: bytes) -> list[tuple[Any, ...]] | None:
     if len(block) > _MAX_LINE_BYTES:
         return None
     lines = block.removesuffix(b"\n").split(b"\n")
-    for decoder, names in ((_DECODER, STORED), (_DECODER_2, _STORED_2)):
+    for decoder, names in ((_DECODER, STORED), (_DECODER_3, _STORED_3), (_DECODER_2, _STORED_2)):
         try:
             rows = list(map(decoder.decode, lines))
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -92,6 +96,8 @@ def decode_block(block: bytes) -> list[tuple[Any, ...]] | None:
             return None
         if names is _STORED_2:
             columns |= {name: (value,) * len(lines) for name, value in version2.upgraded({}).items()}
+        if names is _STORED_3:
+            columns["sampling_seed"] = (_DEFAULTS["sampling_seed"],) * len(lines)
         return [*(columns[name] for name in STORED), ("",) * len(lines)]
     return None
 
@@ -151,7 +157,8 @@ def encode(row: ResultRow) -> str:
         ValueError: The row breaks the schema: it would not be read back as it is.
     """
     try:
-        line = json.dumps({name: getattr(row, name) for name in STORED}, ensure_ascii=False, allow_nan=False)
+        names = STORED if row.sampling_seed else _STORED_3
+        line = json.dumps({name: getattr(row, name) for name in names}, ensure_ascii=False, allow_nan=False)
     except TypeError as error:
         raise ValueError(str(error)) from error
     if row.more:

@@ -160,10 +160,13 @@ def evaluate_run(target: Target, asked: Asked) -> tuple[list[ResultRow], RunSpec
         known = set() if again else folder.measured(identity.training_key)
         folder.reopen()
         try:
-            for checkpoint, file in files.items():
-                missing = [one for one in measurements if one.checkpoint == checkpoint and one.key not in known]
+            for checkpoint, sampling_seed in spec.passes:
+                missing = [
+                    one for one in measurements
+                    if (one.checkpoint, one.sampling_seed) == (checkpoint, sampling_seed) and one.key not in known
+                ]  # fmt: skip
                 if missing:
-                    made, _, _ = measure_checkpoint(spec, data, file, missing, say, folder.path)
+                    made, _, _ = measure_checkpoint(spec, data, files[checkpoint], missing, say, folder.path)
                     folder.add_rows([_adopted(row, spec, identity) for row in made])
         finally:  # the marker says how training ended, and vouches for the rows there are
             if outcome is not None or target.path is None:
@@ -208,6 +211,8 @@ def _spec(target: Target, asked: Asked) -> tuple[RunSpec, bool]:
         settings["checkpoints"] = [target.checkpoint.stem if target.checkpoint.stem in CHECKPOINTS else "best"]
     elif "evaluate.checkpoints" not in asked.keys and "checkpoints" in evaluate:
         settings["checkpoints"] = evaluate["checkpoints"]
+    if "evaluate.sampling_seeds" not in asked.keys and "sampling_seeds" in evaluate:
+        settings["sampling_seeds"] = evaluate["sampling_seeds"]
     ours = {key: composed[key] for key in ("trust", "runs_dir", "results_dir")}  # never a stranger's
     measured = {"metric": chosen if named else _as_trained(metrics, chosen, asked.keys), "evaluate": settings}
     spec = RunSpec.parse({"probe": {}, "logger": None, **stored, **ours, **measured, "rerun": False})
@@ -352,7 +357,10 @@ def _evaluate(
     check_name("label", label)
     named = isinstance(config.get("data"), dict)
     measurements = on_samples(config)
-    typed(Evaluation, config["evaluate"], "evaluate")
+    if typed(Evaluation, config["evaluate"], "evaluate").sampling_seeds != [0]:
+        raise UserError(
+            "evaluate.sampling_seeds: is for runs; here seed=1 draws samples anew, or orders them anew"
+        )
     data, node = _compared(config["data"] if named else None, referred)
     name = config["name"] or data.spec.name
     check_name("name", name)

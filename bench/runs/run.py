@@ -35,7 +35,7 @@ from bench.runs.folder import Ended, Outcome, RunFolder
 from bench.runs.log import RunLog
 from bench.runs.sweep import Stage
 from bench.schema import ResultRow, Status
-from bench.seeds import derive_seed
+from bench.seeds import derive_seed, sampling_seed_of
 from bench.stopping import is_stopping
 from bench.subjects.examples import Examples
 from bench.subjects.trained import TrainedModel
@@ -140,16 +140,16 @@ def _run(spec: RunSpec, folder: RunFolder, say: Reporter) -> Outcome:
         say.tell(_log_history(spec, folder, say))
     rows: list[ResultRow] = []
     missing = folder.missing(spec)
-    for checkpoint in spec.evaluation.checkpoints:
-        asked = [measurement for measurement in missing if measurement.checkpoint == checkpoint]
+    for checkpoint, sampling_seed in spec.passes:
+        asked = [one for one in missing if (one.checkpoint, one.sampling_seed) == (checkpoint, sampling_seed)]
         if asked:
             made, subject, examples = measure_checkpoint(
                 spec, data, folder.checkpoint(checkpoint), asked, say, folder.path
             )
             folder.add_rows(made)
             rows += made
-            picture = folder.samples(checkpoint)
-            if not trained or not picture.with_suffix(".png").exists():
+            picture, first = folder.samples(checkpoint), sampling_seed == spec.evaluation.sampling_seeds[0]
+            if first and (not trained or not picture.with_suffix(".png").exists()):
                 save_picture(subject, examples, spec.evaluation.n_samples, picture)
     failures = [f"{row.metric}: {row.reason}" for row in rows if row.status is Status.FAILED]
     if failures:
@@ -243,18 +243,21 @@ def _log_history(spec: RunSpec, folder: RunFolder, say: Reporter) -> str:
 def measure_checkpoint(
     spec: RunSpec, data: Data, path: Path, asked: Sequence[Measurement], say: Reporter, beside: Path
 ) -> tuple[list[ResultRow], TrainedModel, Examples]:
-    """The rows of one checkpoint, and of the data's own density where that is known; the model and its examples.
+    """The rows of one checkpoint under one sampling seed; the model and its examples.
+
+    The first rows come with those of the data's own density, where that is known.
 
     Arguments:
         path: The checkpoint's file; its rows bear the checkpoint that ``asked`` names.
+        asked: Of one checkpoint and one sampling seed.
         beside: The folder for values of single examples and for pictures.
     """
-    subject = trained_model(spec, data, asked[0].checkpoint, path)
-    rows, examples = measure(
-        subject, data, asked, seed=spec.seed, report=say.evaluating, note=say.note, beside=beside
-    )  # fmt: skip
+    checkpoint, sampling_seed = asked[0].checkpoint, asked[0].sampling_seed
+    subject = trained_model(spec, data, checkpoint, path, sampling_seed)
+    seed = sampling_seed_of(spec.seed, sampling_seed)
+    rows, examples = measure(subject, data, asked, seed=seed, report=say.evaluating, note=say.note, beside=beside)
     density = known_density(spec.choices["data"], asked[0].data or spec.data, data)
-    if density is not None and asked[0].checkpoint == spec.evaluation.checkpoints[0]:
+    if density is not None and (checkpoint, sampling_seed) == spec.passes[0]:
         rows += measure_density(density, data, asked)
     return rows, subject, examples
 

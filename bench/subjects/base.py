@@ -88,6 +88,10 @@ class Subject(ABC):
         """
         raise UnavailableError("there is nothing to sample")
 
+    def class_samples(self, y: Tensor, report: Report = silent) -> Tensor:
+        """One sample of each of the classes ``(n,)`` int64, ``(n, *shape)``."""
+        raise UnavailableError("samples of chosen classes cannot be drawn")
+
     def outside(self, n: int, report: Report = silent) -> Tensor:
         """Which of the ``samples`` lie outside the data's range before they are clipped to it, ``(n,)`` bool."""
         raise UnavailableError("what was clipped to the data's range is not known")

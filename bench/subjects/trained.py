@@ -20,6 +20,7 @@ from models.base import (
     HasLikelihood,
     HasPosterior,
     ReportsCost,
+    SamplesClasses,
     SolvesODE,
 )
 
@@ -61,6 +62,14 @@ class TrainedModel(Subject):
         load = cpu / (seconds * torch.get_num_threads()) if self.model.device.type == "cpu" else None
         self._sampling[n] = n / seconds, load
         return drawn
+
+    def class_samples(self, y: Tensor, report: Report = silent) -> Tensor:
+        model, generator = _of_classes(self.model), self._generator("class samples")
+        made: list[Tensor] = []
+        for part in self._chunks(y):
+            report("sampling classes", CHUNK * len(made), len(y))
+            made.append(model.sample_class(part, generator=generator).cpu())
+        return torch.cat(made)
 
     def outside(self, n: int, report: Report = silent) -> Tensor:
         model = _clipping(self.model)
@@ -194,6 +203,10 @@ class FailedModel(Subject):
             raise UnavailableError(f"the model cannot be sampled: {self.model.cannot_sample}")
         raise BrokenError(self.reason)
 
+    def class_samples(self, y: Tensor, report: Report = silent) -> Tensor:
+        _of_classes(self.model)
+        raise BrokenError(self.reason)
+
     def outside(self, n: int, report: Report = silent) -> Tensor:
         _clipping(self.model)
         raise BrokenError(self.reason)
@@ -251,6 +264,19 @@ def _with_classes(model: GenerativeModel) -> ClassConditional:
     """
     if not isinstance(model, ClassConditional) or model.classes == 0:
         raise UnavailableError("the model has no likelihood given a class")
+    return model
+
+
+def _of_classes(model: GenerativeModel) -> SamplesClasses:
+    """Return the model itself.
+
+    Raises:
+        UnavailableError: It cannot be sampled, or is not class-conditional.
+    """
+    if model.cannot_sample:
+        raise UnavailableError(f"the model cannot be sampled: {model.cannot_sample}")
+    if not isinstance(model, SamplesClasses) or model.classes == 0:
+        raise UnavailableError("the model is not class-conditional: its samples have no labels")
     return model
 
 

@@ -104,7 +104,7 @@ def _base(metric: str) -> str:
 
 def _section(dataset: str, rows: pd.DataFrame, checkpoint: str, sort: str) -> Section:
     """Columns, lines and cells of one data set; with ``both`` each checkpoint has its own line."""
-    rows = _at_checkpoint(rows, checkpoint).reset_index(drop=True)
+    rows = _of_one_sampling(_at_checkpoint(rows, checkpoint)).reset_index(drop=True)
     placed, columns = in_columns(rows, numbered(rows, _CONFIGURATION))
     line_of_row, lines = _lines(rows, checkpoint)
     placed = placed.assign(line=line_of_row[placed["row"]], seed=rows["seed"].to_numpy()[placed["row"]])
@@ -129,6 +129,14 @@ def _at_checkpoint(rows: pd.DataFrame, checkpoint: str) -> pd.DataFrame:
         return rows
     measured = numbered(rows, [*_CONFIGURATION, "seed", "metric"])
     return rows[is_asked | ~np.isin(measured, measured[is_asked])]
+
+
+def _of_one_sampling(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the smallest sampling seed of each number of each run; ``bench.tables.lottery`` shows the others."""
+    if (rows["sampling_seed"] == 0).all():
+        return rows
+    number = numbered(rows, [*_CONFIGURATION, "checkpoint", "seed", "metric"])
+    return rows[rows["sampling_seed"] == rows.groupby(number)["sampling_seed"].transform("min")]
 
 
 def _one_per_seed(placed: pd.DataFrame, rows: pd.DataFrame) -> tuple[pd.DataFrame, int]:

@@ -10,7 +10,15 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import one_hot
 from torch.optim import Optimizer
 
-from ..base import Batch, ClassConditional, GenerativeModel, HasLikelihood, OptimizerFactory, Relation
+from ..base import (
+    Batch,
+    ClassConditional,
+    GenerativeModel,
+    HasLikelihood,
+    OptimizerFactory,
+    Relation,
+    SamplesClasses,
+)
 from ..distributions import to_symmetric
 from ..entries import Entries
 
@@ -22,7 +30,7 @@ Emit = Callable[[int, Tensor], Tensor]
 CHUNK = 250  # examples generated at once, so that memory does not grow with the number of samples
 
 
-class Autoregressive(GenerativeModel, HasLikelihood, ClassConditional):
+class Autoregressive(GenerativeModel, HasLikelihood, ClassConditional, SamplesClasses):
     r"""Each entry given those before it.
 
     .. math:: \log p(x) = \sum_i \log p(x_i \mid x_1, \dots, x_{i-1})
@@ -107,12 +115,20 @@ class Autoregressive(GenerativeModel, HasLikelihood, ClassConditional):
     @torch.no_grad()
     def sample(self, n: int, *, temperature: float = 1.0, generator: Generator | None = None) -> Tensor:
         """Entry after entry. Temperature changes nothing: what is drawn is the entries themselves, not latent noise."""
-        return torch.cat([self._sampled(min(CHUNK, n - start), generator) for start in range(0, n, CHUNK)])
+        parts = [min(CHUNK, n - start) for start in range(0, n, CHUNK)]
+        return torch.cat([self._sampled(size, None, generator) for size in parts])
 
-    def _sampled(self, n: int, generator: Generator | None) -> Tensor:
-        context = None if self.classes == 0 else self._context(self._drawn_classes(n, generator))
+    @torch.no_grad()
+    def sample_class(self, y: Tensor, *, temperature: float = 1.0, generator: Generator | None = None) -> Tensor:
+        """Draw one example of each of the classes ``(n,)`` int64: ``(n, *shape)``. Conditional models only."""
+        return torch.cat([self._sampled(len(part), part, generator) for part in y.split(CHUNK)])
+
+    def _sampled(self, n: int, y: Tensor | None, generator: Generator | None) -> Tensor:
+        """n examples of the classes y, which are drawn where there are none and the model is conditional."""
+        if y is None and self.classes > 0:
+            y = self._drawn_classes(n, generator)
         x = torch.empty(n, self.dim, dtype=self.data_dtype, device=self.device)
-        self.generate(self.emitter(x, generator), n, context)
+        self.generate(self.emitter(x, generator), n, None if y is None else self._context(y))
         return x.unflatten(1, self.shape)
 
     def seen(self, x: Tensor) -> Tensor:

@@ -102,7 +102,7 @@ class MADE(Autoregressive):
         self.steps += 1
         return self.scaled(-self._log_prob_in(batch[0], order).mean())
 
-    def _sampled(self, n: int, generator: Generator | None) -> Tensor:
+    def _sampled(self, n: int, y: Tensor | None, generator: Generator | None) -> Tensor:
         device = self.orders.device if generator is None else generator.device
         which = torch.randint(len(self.orders), (n,), generator=generator, device=device).to(self.orders.device)
         x = torch.empty(n, self.dim, dtype=self.data_dtype, device=self.device)

@@ -22,6 +22,7 @@ from ..base import (
     HasLikelihood,
     OptimizerFactory,
     Relation,
+    SamplesClasses,
 )
 from ..distributions import standard_normal
 from ..options import at_least, class_context
@@ -32,7 +33,7 @@ from ..transforms.logit import Logit
 __all__ = ["Flow", "OptimizerFactory", "at_least", "class_context", "is_image", "to_reals"]
 
 
-class Flow(GenerativeModel, HasLikelihood, Autoencodes, ClassConditional, ClipsSamples):
+class Flow(GenerativeModel, HasLikelihood, Autoencodes, ClassConditional, ClipsSamples, SamplesClasses):
     r"""A normalizing flow: z = f(x) is standard normal.
 
     .. math:: \log w = \log N(f(x); 0, I) + \log|\det \partial f / \partial x|

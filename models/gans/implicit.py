@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Generator, Tensor, nn
 
-from ..base import Batch, GenerativeModel, HasDecoder
+from ..base import Batch, GenerativeModel, HasDecoder, SamplesClasses
 from ..distributions import from_symmetric, standard_normal, to_symmetric, uniform
 
 __all__ = ["ImplicitModel"]
@@ -21,7 +21,7 @@ __all__ = ["ImplicitModel"]
 CHUNK = 1024  # examples generated at once, so that memory does not grow with the number of samples
 
 
-class ImplicitModel(GenerativeModel, HasDecoder):
+class ImplicitModel(GenerativeModel, HasDecoder, SamplesClasses):
     """A generator of examples from normal noise, optimized by hand, without a likelihood.
 
     A base class: a GAN is a subclass whose constructor makes the networks and whose ``training_step`` is written out.
