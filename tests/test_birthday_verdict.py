@@ -167,7 +167,7 @@ def test_pictures_of_any_shape_are_registered_and_matched(shape: tuple[int, int,
 # Batches.
 
 
-def test_all_samples_of_a_file_are_used_and_a_narrow_interval_needs_no_more(
+def test_batches_grow_beyond_the_real_examples_until_the_interval_is_narrow(
     data: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
@@ -180,7 +180,7 @@ def test_all_samples_of_a_file_are_used_and_a_narrow_interval_needs_no_more(
     for samples, sizes in ((shuffled(data)[:2000], [1000, 2000]), (resampled(data, 100, 2000), [1000])):
         asked.clear()
         subject = GivenSamples(levels(samples), 0, ORIGIN)
-        batch = prepared(Examples(subject, data, seed=0), Pixels(), 300, 1)
+        batch = prepared(Examples(subject, data, seed=0), Pixels(), 2000, 1)
         support, s = sequential(batch.fake, batch.calibration)
         assert asked == sizes
         assert (s, batch.about["n_fake"], batch.about["n_real"]) == (sizes[-1], 2000, 1000)

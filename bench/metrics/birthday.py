@@ -46,7 +46,7 @@ class Birthday(Metric):
         features: Recipe of the feature space in which distances are measured. On digits, pixels work better than the
             classifier's features: they find more noisy and more distorted copies, and samples without fine detail do
             not collapse to one point.
-        n_samples: Number of the subject's samples. Of samples that are given as a file, all are used.
+        n_samples: Number of the subject's samples.
         false_pairs: Expected number of close pairs by chance among n real examples, at least 1.
 
     Raises:

@@ -30,7 +30,6 @@ from bench.metrics.support_size import Support, renyi2_support
 from bench.schema import Relation
 from bench.seeds import derive_seed
 from bench.subjects.examples import Examples
-from bench.subjects.samples import GivenSamples
 
 __all__ = [
     "Batch",
@@ -130,15 +129,14 @@ class Batch:
 
 
 def prepared(examples: Examples, recipe: Recipe, n_samples: int, false_pairs: int) -> Batch:
-    """Calibrate on the held-out examples, for ``n_samples`` of the subject, or all where samples are given.
+    """Calibrate on the held-out examples, for ``n_samples`` of the subject.
 
     Raises:
         UnavailableError: There are too few examples, or they have the same features.
         BrokenError: Features are not finite, or their distances overflow.
     """
     examples.need(recipe)
-    subject = examples.subject
-    samples = examples.samples(len(subject.x) if isinstance(subject, GivenSamples) else n_samples)
+    samples = examples.samples(n_samples)
     order = distinct(examples.held_out)
     n = min(len(order), len(samples))
     if n < FEWEST:

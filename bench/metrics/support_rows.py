@@ -39,7 +39,7 @@ class SupportSize(Metric):
 
     Arguments:
         features: Recipe of the feature space in which distances are measured.
-        n_samples: Number of the subject's samples. Of samples that are given as a file, all are used.
+        n_samples: Number of the subject's samples.
         false_pairs: Expected number of close pairs by chance among n real examples, at least 1; not of ``support@m``.
 
     Raises:
