@@ -183,6 +183,21 @@ def test_csv_gives_the_rows_back_and_no_cell_is_a_formula(tmp_path: Path, texts:
             assert name == "value" or not cell.lstrip().startswith(tuple("=+-@＝"))
 
 
+def test_a_csv_of_before_a_field_was_added_is_read_and_one_with_foreign_fields_is_not(tmp_path: Path) -> None:
+    rows = rows_of([1.0, 2.0], load=None)
+    header, *lines = csv.reader(io.StringIO(to_csv(rows)))
+    place = header.index("load")
+    path = tmp_path / "base.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([line[:place] + line[place + 1 :] for line in [header, *lines]])
+    assert from_csv(path) == rows
+    for foreign in ("seed", "colour"):
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([[*header, foreign], *([*line, "1"] for line in lines)])
+        with pytest.raises(UserError, match="is not a CSV file"):
+            from_csv(path)
+
+
 @pytest.mark.parametrize("cut", [0.01, 0.3, 0.7, 0.9, 0.97])
 def test_a_csv_that_was_cut_or_changed_is_refused(tmp_path: Path, cut: float) -> None:
     whole = to_csv(rows_of([1.0, 2.0]))

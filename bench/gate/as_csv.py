@@ -50,14 +50,16 @@ def from_csv(path: Path) -> list[ResultRow]:
         raise UserError(
             f"{path}: is no CSV file of rows ({error}); give one that genbench check --update wrote"
         ) from error
-    if not lines or lines[0] != STORED:
+    names = lines[0] if lines else []
+    # A file of an earlier version of the rows lacks fields, which then have their defaults.
+    if not names or len(set(names)) < len(names) or not {"schema", "config", "group"} <= set(names) <= set(STORED):
         raise UserError(f"{path}: is not a CSV file that genbench check --update wrote; give one, or a file of rows")
     rows, configs = [], dict[str, str]()
     for number, line in enumerate(lines[1:], start=2):
         try:
-            if len(line) != len(STORED) or max(map(len, line)) > _LONGEST:
-                raise ValueError(f"{len(line)} fields, and {len(STORED)} are needed")
-            record = {name: _value(name, text) for name, text in zip(STORED, line, strict=True)}
+            if len(line) != len(names) or max(map(len, line)) > _LONGEST:
+                raise ValueError(f"{len(line)} fields, and {len(names)} are needed")
+            record = {name: _value(name, text) for name, text in zip(names, line, strict=True)}
             record["config"] = record["config"] or configs.get(record["group"], "")
             configs.setdefault(record["group"], record["config"])
             rows.append(to_row(decode(json.dumps(record, ensure_ascii=False).encode())))
