@@ -32,8 +32,11 @@ from bench.subjects.examples import Examples
 
 N = 240
 IN_BLOCKS = {"BLOCK": 37, "PIECE": 4000, "PAIRS": 3000}  # constants of metrics that bound their memory
-# What these measure is no property of samples or of log-weights; tests/test_contract_conf.py gives them a model.
-OF_MODELS = {"ais", "collapse", "latent", "mass_outside", "reconstruction", "structure"}
+# These need a model, a second data set, or points of the plane; tests/test_contract_conf.py gives them that.
+OF_MODELS = {
+    "ais", "class_likelihood", "classification", "collapse", "kl_divergence", "latent", "mass_outside", "ood",
+    "reconstruction", "structure", "wasserstein",
+}  # fmt: skip
 
 
 def draw(n: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -73,7 +76,8 @@ def washed_out(x: Tensor) -> Tensor:
 def data() -> Data:
     modes = Modes(4, lambda x: torch.where(quarters(x).amax(1) > 140, quarters(x).argmax(1), -1))
     train, val, test = (Split(*draw(n, seed)) for n, seed in ((N, 1), (60, 2), (N, 3)))
-    return Data(DataSpec("quarters", "q", (1, 8, 8), 256, N, 60, N, 4), train, val, test, modes=modes)
+    spec = DataSpec("quarters", "q", (1, 8, 8), 256, N, 60, N, 4)
+    return Data(spec, train, val, test, modes=modes, valid=lambda x: quarters(x).amax(1) > 140)
 
 
 LOG_WEIGHTS = -40 + 3 * torch.randn(1, N, generator=Generator().manual_seed(9), dtype=torch.float64)

@@ -186,14 +186,14 @@ def _within(name: str, value: int, least: int, most: int) -> None:
 def _make(name: str, sequences: Sequences, sizes: tuple[int, int, int], as_numbers: bool) -> Data:
     for split, size in zip(("n_train", "n_val", "n_test"), sizes, strict=True):
         _within(split, size, 1, 10_000_000)
-    splits = [
+    train, val, test = (
         Split(torch.from_numpy(sequences.draw(size, RandomState(derive_seed(_SEED, name, split) % 2**32))))
         for size, split in zip(sizes, ("train", "val", "test"), strict=True)
-    ]
+    )
     recipe = repr((name, sequences, sizes, _SEED, _VERSION))
     kind = Kind.NUMBERS if as_numbers else Kind.CATEGORIES
     spec = DataSpec(
         name, hashlib.sha256(recipe.encode()).hexdigest()[:16], (sequences.n,), sequences.levels, *sizes,
         licence="none needed: generated", source="generated, after Lippe and Gavves 2021", kind=kind,
     )  # fmt: skip
-    return Data(spec, *splits, log_density=sequences.log_density, valid=sequences.valid)
+    return Data(spec, train, val, test, log_density=sequences.log_density, valid=sequences.valid)

@@ -358,9 +358,7 @@ def _evaluate(
     named = isinstance(config.get("data"), dict)
     measurements = on_samples(config)
     if typed(Evaluation, config["evaluate"], "evaluate").sampling_seeds != [0]:
-        raise UserError(
-            "evaluate.sampling_seeds: is for runs; here seed=1 draws samples anew, or orders them anew"
-        )
+        raise UserError("evaluate.sampling_seeds: is for runs; here seed=1 draws samples anew, or orders them anew")
     data, node = _compared(config["data"] if named else None, referred)
     name = config["name"] or data.spec.name
     check_name("name", name)
