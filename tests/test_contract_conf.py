@@ -79,13 +79,17 @@ def test_metrics_make_what_they_announce(name: str, tmp_path: Path) -> None:
     few = [f"metric.ais.{size}" for size in ("temperatures=2", "most_temperatures=4")] if name == "ais" else []
     few += ["metric.kl_divergence.points=64"] if name == "kl_divergence" else []
     few += ["metric.classification.steps=20"] if name == "classification" else []
-    config = configuration(model_name, f"metric=[{name}]", "evaluate.n_samples=64", "evaluate.n_draws=2", *few, *other)
+    n = 300 if name == "fid_infinity" else 64  # four for each of the classifier's features
+    config = configuration(
+        model_name, f"metric=[{name}]", f"evaluate.n_samples={n}", "evaluate.n_draws=2", *few, *other
+    )
     checked(config)
     metrics = build_metrics(config["metric"])
     if name == "ood":  # of the same shape
         metrics["ood"].other = small_data((1, 8, 8), 256, n=20, held_out=20)
     bright_or_dark = Modes(2, lambda x: (x.flatten(1).float().mean(1) > 127.5).long())
-    data = replace(small_data((1, 8, 8), 256, n=200, held_out=40), modes=bright_or_dark)
+    pictures = small_data((1, 8, 8), 256, n=200, held_out=n if n > 64 else 40)
+    data = replace(pictures, modes=bright_or_dark, valid=lambda x: bright_or_dark.assign(x) == 1)
     data = eight_gaussians(n_train=10, n_val=50, n_test=50) if plane else data
     model = new_model(model_name, data.spec)
     subject: Subject = TrainedModel(

@@ -159,7 +159,7 @@ def test_order_moves_no_value_beyond_its_error(named: tuple[str, Metric]) -> Non
     assert of.train.y is not None
     assert of.test.y is not None
     train, test = Split(of.train.x[second], of.train.y[second]), Split(of.test.x[second], of.test.y[second])
-    turned = Data(of.spec, train, of.val, test, modes=of.modes)
+    turned = Data(of.spec, train, of.val, test, modes=of.modes, valid=of.valid)
     before = values(measured(metric, samples))
     after = values(measured(metric, samples[first], turned, LOG_WEIGHTS[:, second]))
     assert list(before) == list(after)
