@@ -68,6 +68,7 @@ __all__ = [
     "check_spaces",
     "check_streams",
     "data_of",
+    "kind_of",
 ]
 
 SPACES: dict[str, tuple[tuple[int, ...], int | None]] = {

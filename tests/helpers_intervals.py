@@ -20,7 +20,6 @@ from bench.data.base import Data, Modes, Split
 from bench.evaluation.evaluate import evaluate
 from bench.metrics.base import Metric
 from bench.metrics.bins import NDB
-from bench.metrics.birthday import renyi2_support
 from bench.metrics.copying import Copying
 from bench.metrics.critic_distance import trained_critic
 from bench.metrics.frechet import FID
@@ -35,6 +34,7 @@ from bench.metrics.manifold import Manifold
 from bench.metrics.modes import ModeCounts
 from bench.metrics.parzen import Parzen
 from bench.metrics.sliced import MIND
+from bench.metrics.support_size import renyi2_support
 from bench.metrics.two_sample_test import _chosen, _parts
 from bench.schema import Estimate, MetricInfo
 

@@ -65,7 +65,8 @@ def data_in(page: bytes) -> dict[str, Any]:
 def test_the_closest_pairs_are_the_planted_ones(digits: Data, planted: tuple[Tensor, Tensor]) -> None:
     x, pick = planted
     subject = GivenSamples(x, 0, ORIGIN)
-    order = torch.tensor([int((x == one).flatten(1).all(1).nonzero()[0]) for one in subject.x])
+    drawn = subject.samples(len(x))
+    order = torch.tensor([int((x == one).flatten(1).all(1).nonzero()[0]) for one in drawn])
     truth = pick[order]
     copied = sum(int((truth[:k] == truth[k]).sum()) for k in range(500))
     chosen = choose(Examples(subject, digits, seed=0), 1000, copied)
@@ -75,7 +76,7 @@ def test_the_closest_pairs_are_the_planted_ones(digits: Data, planted: tuple[Ten
     assert np.mean([truth[pair.first] == truth[pair.second] for pair in candidates]) > 0.95
     for pair, pictures in zip(chosen.shown, chosen.pictures, strict=True):
         if pair.kind == "candidate":
-            assert torch.equal(pictures, subject.x[[pair.first, pair.second]])
+            assert torch.equal(pictures, drawn[[pair.first, pair.second]])
 
 
 def test_decoys_are_what_the_key_says(digits: Data, planted: tuple[Tensor, Tensor]) -> None:

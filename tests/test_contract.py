@@ -19,10 +19,12 @@ from contract import (
     check_samples,
     check_spaces,
     check_streams,
+    kind_of,
 )
 from helpers_models import Declared, declared, names
 
 from bench.errors import UserError
+from bench.schema import Kind
 
 GOOD = """
 import math
@@ -58,7 +60,13 @@ class Planted(GenerativeModel, HasLikelihood):
     def configure_optimizers(self):
         return torch.optim.Adam(self.parameters(), 1e-2)
 """
-INTEGERS = ", ".join(space for space, (_, levels) in EVERY_SPACE.items() if levels is not None)
+
+
+def numbers(space: str) -> bool:
+    return kind_of(space) == Kind.NUMBERS
+
+
+INTEGERS = ", ".join(space for space, (_, levels) in EVERY_SPACE.items() if levels is not None and numbers(space))
 YAML = f"# A planted model\n_target_: PACKAGE.Planted\nwidth: 100\n# test: width=3\n# refuses: {INTEGERS}\n"
 
 

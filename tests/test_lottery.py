@@ -138,7 +138,7 @@ def test_samples_of_others_have_no_sampling_seeds(workplace: Path, capsys: pytes
     np.save(workplace / "x.npy", np.zeros((50, 2), np.float32))
     given = ["evaluate", "samples=x.npy", "data=two_moons", "metric=[fid]", "metric.fid.features=pixels"]
     assert main([*given, "evaluate.sampling_seeds=[1,2]"]) == 2
-    assert "cannot be drawn again" in capsys.readouterr().err
+    assert "evaluate.sampling_seeds: is for runs" in capsys.readouterr().err
 
 
 def test_where_it_cannot_be_written() -> None:
