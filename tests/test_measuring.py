@@ -235,6 +235,20 @@ def test_data_that_changed_are_not_measured_unasked(workplace: Path, capsys: pyt
     assert len(values()) == 3
 
 
+def test_data_that_changed_are_measured_anew_beside_a_reference(workplace: Path) -> None:
+    for name, seed in (("t.csv", 0), ("other.csv", 1), ("mine.csv", 2)):
+        table_file(workplace / name, seed)
+    np.save("mine.npy", np.loadtxt("mine.csv", delimiter=",", skiprows=1))
+    assert main(["run", "data=csv", "data.path=t.csv", "model=gaussian", *RUN[6:], "metric=[likelihood]"]) == 0
+    revisions = set()
+    for seed in (1, 3):
+        table_file(workplace / "other.csv", seed)
+        asked = ["metric=[likelihood]", "data.path=other.csv", "reference=mine.npy", "out=out.jsonl"]
+        assert main(["evaluate", str(the_run(workplace)), *asked]) == 0
+        revisions |= {row.data_revision for row in read_rows(Path("out.jsonl"))}
+    assert len(revisions) == 2, "the same paths, other bytes: another number"
+
+
 @pytest.mark.parametrize("how", ["diverged", "interrupted"])
 def test_what_is_not_trained_to_its_end_is_not_measured(
     how: str, workplace: Path, capsys: pytest.CaptureFixture[str]

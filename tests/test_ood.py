@@ -265,3 +265,9 @@ def test_the_command_leaves_numbers_and_a_picture(workplace: Path) -> None:
     assert len(values) == 6
     assert any(row.model == "oracle" and row.metric == "ood_auroc_likelihood[ring8]" for row in rows)
     assert main(["evaluate", str(picture.parent)]) == 0, "the run's own metrics are known without naming the data again"
+    reference = workplace / "mine.npy"
+    np.save(reference, np.random.default_rng(0).normal(size=(50, 2)))
+    before = picture.read_bytes()
+    assert main(["evaluate", str(picture.parent), f"reference={reference}"]) == 0
+    assert picture.read_bytes() == before, "a reference has a picture of its own"
+    Image.open(picture.with_name("ood-ring8-best-reference-mine.png")).verify()

@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers_metrics import ORIGIN
 
 from bench.cli.main import main
 from bench.data.toy import two_moons
 from bench.rows.store import read_rows
 from bench.schema import ResultRow, Status
+from bench.subjects.examples import Examples
+from bench.subjects.own import OwnModel
 
 SMALL = ["data=two_moons", "data.n_train=512", "data.n_val=64", "data.n_test=64", "evaluate.n_samples=301"]
 NORMAL = torch.distributions.Normal(0.0, 1.5)
@@ -56,6 +59,11 @@ class Odd(Plain):
     def __init__(self, how):
         super().__init__(1.0)
         self.how = how
+
+
+class Named(Plain):
+    def __init__(self, text):
+        super().__init__(len(text))
 
 
 class Nothing:
@@ -134,8 +142,8 @@ def test_changed_code_is_measured_again(package: str, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("how", "metric", "reason"),
     [
-        ("many", "fid", "ValueError: sample(151) returned 152 samples"),
-        ("flat", "fid", "subject: sample(n) has the shape (151,); two_moons wants (N, 2)"),
+        ("many", "fid", "ValueError: sample(250) returned 251 samples"),
+        ("flat", "fid", "subject: sample(n) has the shape (250,); two_moons wants (N, 2)"),
         ("list", "fid", "TypeError: sample returned a list; wanted is a torch.Tensor"),
         ("many", "likelihood", "ValueError: log_prob returned shape () for 64 examples"),
     ],
@@ -173,6 +181,33 @@ def test_mistakes_are_one_line_and_strangers_are_not_imported(
     assert len(told.splitlines()) == 1
     assert said.replace("PACKAGE", package) in told
     assert "TRUST" in arguments or package not in sys.modules
+
+
+class Draws:
+    """Samples of a stream whose numbers depend on how many are drawn at once."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def sample(self, n: int, generator: torch.Generator) -> torch.Tensor:
+        self.asked.append(n)
+        return torch.randn(n, 2, generator=generator)
+
+
+@pytest.mark.parametrize("more", [501, 600, 1300])
+def test_samples_of_one_number_are_the_same_whatever_else_is_measured(more: int) -> None:
+    data, model = two_moons(64, 16, 16), Draws()
+    alone = Examples(OwnModel(Draws(), data.spec, 0, ORIGIN), data, seed=0).samples(500)
+    examples = Examples(OwnModel(model, data.spec, 0, ORIGIN), data, seed=0)
+    assert len(examples.samples(more)) == more
+    assert torch.equal(examples.samples(500), alone)
+    assert min(model.asked) >= 2, "one sample alone is no batch"
+
+
+def test_arguments_that_are_no_paths_are_arguments(package: str) -> None:
+    for text in ("a" * 300, "~nobody_is_called_so/x"):
+        row = fid(package, "Named", f"subject.text='{text}'")
+        assert row.status is Status.OK
 
 
 def test_a_model_without_data_is_refused(package: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -146,6 +146,7 @@ def test_a_run_is_compared_with_a_reference_and_keeps_its_rows(workplace: Path) 
         (["reference=text.npy"], "reference text.npy is damaged"),
         (["reference=whole.npy"], r"reference whole.npy: int64 \(9, 2\); wanted are uint8 pictures"),
         (["reference=empty"], "reference empty has no pictures"),
+        (["reference=none.npy"], r"reference none.npy has the shape \(9, 0\): its samples have no entries"),
         (["reference=wide.npy"], r"samples fake.npy has the shape \(50, 2\); reference-wide wants \(N, 3\)"),
         (["reference=wide.npy", *SMALL], r"reference wide.npy has the shape \(9, 3\); two_moons wants \(N, 2\)"),
         (["reference=real.npy", "out=real.npy"], "real.npy"),
@@ -158,6 +159,7 @@ def test_mistakes_are_one_line(
     np.save("real.npy", normal(50))
     np.save("whole.npy", np.ones((9, 2), int))
     np.save("wide.npy", normal(9, 3))
+    np.save("none.npy", normal(9, 0))
     Path("text.npy").write_text("no array")
     Path("empty").mkdir()
     assert re.search(said, refusal(capsys, "samples=fake.npy", *FID, *arguments))

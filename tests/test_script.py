@@ -8,9 +8,11 @@ from helpers_features import Means, saved
 from helpers_models import configuration, small_data
 
 from bench.config.build import build_metrics, checked
+from bench.data.bytes.arrays import revision
 from bench.data.bytes.cache import sha256
 from bench.errors import UserError
 from bench.features.script import OwnScript
+from bench.features.stored import stored_features
 
 TRUST = "trust=[bench.features.script]"
 
@@ -28,7 +30,7 @@ def test_a_file_is_run_only_where_the_user_trusts_it(tmp_path: Path) -> None:
     recipe = build_metrics(config["metric"])["fid"].recipe
     data = small_data((3, 8, 8), 256)
     extractor = recipe.extractor(data)
-    assert (extractor.name, extractor.hash) == ("means", sha256(path)[:16])
+    assert (extractor.name, extractor.hash) == ("means", revision(sha256(path), "256 levels"))
     torch.testing.assert_close(extractor.features(data.test.x), Means()(data.test.x.float() / 255))
 
 
@@ -43,7 +45,8 @@ def test_a_pinned_file_is_that_file(tmp_path: Path) -> None:
     path = saved(tmp_path / "net.pt")
     digest = sha256(path)
     for pin in (digest, digest[:16], digest[:20].upper()):
-        assert OwnScript("means", str(path), pin).extractor(small_data((3, 8, 8), 256)).hash == digest[:16]
+        found = OwnScript("means", str(path), pin).extractor(small_data((3, 8, 8), 256))
+        assert found.hash == revision(digest, "256 levels")
     for pin in ("0" * 64, digest[:15], ""):
         with pytest.raises(UserError, match=f"has the SHA-256 {digest}"):
             OwnScript("means", str(path), pin)
@@ -61,5 +64,17 @@ def test_what_is_no_script_is_told_in_a_line(tmp_path: Path) -> None:
     torch.save({"weights": torch.zeros(3)}, path)
     with pytest.raises(UserError, match="is no TorchScript file"):
         OwnScript("net", str(path)).extractor(data)
-    with pytest.raises(UserError, match="may hold only"):
-        OwnScript("a/b", str(path))
+    for name in ("a/b", "..", ".", ""):
+        with pytest.raises(UserError, match="may hold only"):
+            OwnScript(name, str(path))
+
+
+def test_features_of_the_same_bytes_of_other_levels_are_not_taken_from_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GENBENCH_CACHE", str(tmp_path / "cache"))
+    recipe = OwnScript("means", str(saved(tmp_path / "net.pt")))
+    x = torch.ones(3, 1, 4, 4, dtype=torch.uint8)
+    for levels, light in ((2, 1.0), (256, 1 / 255)):
+        made = stored_features(recipe.extractor(small_data((1, 4, 4), levels)), x)
+        torch.testing.assert_close(made, torch.full((3, 3), light))

@@ -9,6 +9,7 @@ from helpers_models import small_data
 from torch import Tensor
 
 from bench.data.base import Data
+from bench.data.reference import Reference
 from bench.evaluation.evaluate import evaluate
 from bench.features.base import Extractor, Note, Recipe
 from bench.features.classifier import Network, TrainedClassifier
@@ -95,6 +96,14 @@ def test_features_of_real_examples_are_kept_for_the_next_command() -> None:
     stored_features(other, data.test.x)
     stored_features(second, data.test.x.flip(0))
     assert (other.seen, second.seen) == ([30], [30]), "another network, other bytes"
+
+
+def test_a_split_without_examples_is_shown_to_no_network() -> None:
+    data = small_data((1, 8, 8), 256, n=40, held_out=30)
+    data = Reference("reference", data.spec, data.test.x).in_place_of_test(data)
+    extractor, examples = Counting(), Examples(Draws(data.spec.shape), data, seed=0)
+    assert torch.equal(examples.features(extractor, examples.held_out), data.test.x.flatten(1).float())
+    assert extractor.seen == [30]
 
 
 def test_stored_features_that_were_damaged_are_made_again(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """``genbench evaluate``: measure more on runs and checkpoints, or measure samples of others."""
 
 import glob
+import os
 import re
 import sys
 from collections.abc import Iterable
@@ -112,8 +113,8 @@ def _without_flags(arguments: list[str]) -> list[str]:
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Places and overrides. What exists is a place, whatever its name."""
-    overrides = [text for text in arguments if _KEY.match(text) and not Path(text).exists()]
+    """Places and overrides. What exists is a place, whatever its name; a long value is no name, and no error here."""
+    overrides = [text for text in arguments if _KEY.match(text) and not os.path.exists(text)]
     return [text for text in arguments if text not in overrides], overrides
 
 
@@ -172,7 +173,9 @@ def _targets(places: Iterable[str]) -> list["Target"]:
     targets = []
     for place in places:
         path = at_home("evaluate", place)
-        found = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+        found = (
+            [path] if os.path.exists(path) else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+        )
         if not found:
             what = "no such file or folder" if not glob.has_magic(place) else "nothing matches"
             raise UserError(f"{place}: {what}; give the folder of a run, as in runs/NAME/RUN, or its best.ckpt")

@@ -329,11 +329,11 @@ def fingerprint(path: object) -> str:
     """
     if not isinstance(path, str):
         return ""
-    place = Path(path).expanduser()
-    files = sorted(itertools.islice(place.rglob("*"), _MOST_FILES)) if place.is_dir() else [place]
     try:
+        place = Path(path).expanduser()
+        files = sorted(itertools.islice(place.rglob("*"), _MOST_FILES)) if place.is_dir() else [place]
         found = [(str(file.relative_to(place)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    except OSError:
+    except (OSError, ValueError, RuntimeError):  # a text that is no path: too long, a zero byte, ~ of nobody
         return ""
     return digest(found)
 

@@ -154,7 +154,9 @@ def _keep(metric: Metric, measurement: Measurement, examples: Examples, folder: 
             name, picture = found
             png = io.BytesIO()
             picture.save(png, format="PNG")
-            durable_write(folder / f"{name}-{measurement.checkpoint}.png", png.getvalue())
+            split = examples.data.split  # a picture of somebody's reference stands beside that of the test split
+            name += f"-{measurement.checkpoint}" + (f"-{split}" if split != "test" else "")
+            durable_write(folder / f"{name}.png", png.getvalue())
     except Exception:  # the numbers count without it
         log.exception("no picture of %s", measurement.name)
 

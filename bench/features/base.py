@@ -77,9 +77,9 @@ class Recipe(ABC):
 
 
 def check_name(name: str) -> None:
-    """Raise UserError unless a name of features is of letters, digits, ``_``, ``.`` and ``-``."""
-    if re.fullmatch(r"[A-Za-z0-9_.-]+", name) is None:
-        raise UserError(f"features: name {name!r} may hold only letters, digits, _, . and -")
+    """Raise UserError unless a name of features is of letters, digits, ``_``, ``.`` and ``-``, not all signs."""
+    if re.fullmatch(r"[_.-]*[A-Za-z0-9][A-Za-z0-9_.-]*", name) is None:  # . and .. are folders
+        raise UserError(f"features: name {name!r} may hold only letters, digits, _, . and -, and a letter or digit")
 
 
 def check_features(name: str, made: Tensor, n: int) -> Tensor:

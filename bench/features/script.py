@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bench.data.base import Data
+from bench.data.bytes.arrays import revision
 from bench.data.bytes.cache import sha256
 from bench.errors import UserError, is_out_of_memory
 from bench.features.base import Extractor, Note, Recipe, check_features, check_name
@@ -87,13 +88,16 @@ class OwnScriptExtractor(Extractor):
     """A TorchScript network of the user's.
 
     Images reach it as float32 levels over L - 1, from 0 to 1; real data reach it as they are.
+
+    Attributes:
+        hash: Of the file and of L: the same bytes are other pictures where L is another.
     """
 
     is_slow = True
 
     def __init__(self, name: str, path: Path, digest: str, levels: int | None, note: Note | None = None) -> None:
         self.name = name
-        self.hash = digest[:16]
+        self.hash = revision(digest, f"{levels} levels")
         self._network = load_script(path)
         self._scale = 1 if levels is None else levels - 1
         self._note = note

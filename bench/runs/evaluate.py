@@ -155,8 +155,11 @@ def evaluate_run(target: Target, asked: Asked) -> tuple[list[ResultRow], RunSpec
         measurements = _on_these_data(spec, asked, node, data, next(iter(files.values())))
         if asked.reference is not None:
             reference = read_reference(asked.reference, data.spec, lambda: data.spec)
-            data, others = reference.in_place_of_test(data), {**node, "reference": reference.revision}
-            measurements = tuple(dataclasses.replace(one, data=others) for one in measurements)
+            data = reference.in_place_of_test(data)
+            measurements = tuple(
+                dataclasses.replace(one, data={**(one.data or node), "reference": reference.revision})
+                for one in measurements
+            )
         known = set() if again else folder.measured(identity.training_key)
         folder.reopen()
         try:

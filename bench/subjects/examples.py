@@ -177,7 +177,8 @@ class Examples:
         if any(x is split.x for split in (self.data.train, self.data.val, self.data.test)):
             return stored_features(extractor, x)
         if x is vars(self).get("held_out"):
-            return torch.cat([stored_features(extractor, split.x) for split in (self.data.val, self.data.test)])
+            splits = [split.x for split in (self.data.val, self.data.test) if len(split)]
+            return torch.cat([stored_features(extractor, x) for x in splits])
         # Samples of different numbers have chunks in common.
         return torch.cat([self._chunk(extractor, part) for part in x.split(CHUNK)])
 

@@ -1,7 +1,6 @@
 """A model of the user's own that knows nothing of this harness: an object with ``sample(n)`` or ``log_prob(x)``."""
 
 import inspect
-import math
 from typing import Any
 
 import torch
@@ -57,12 +56,13 @@ class OwnModel(Subject):
         made = torch.empty(n, *self.spec.shape, dtype=dtype)
         done = 0
         with seeded(seed):
-            for part in made.tensor_split(math.ceil(n / CHUNK)):  # of nearly one size: no part of one sample
+            for part in made.split(CHUNK):  # as ``Examples.samples`` expects: those of n are the first of more
                 report("sampling", done, n)
-                drawn = as_samples(_tensor(self._sample(len(part), **more), "sample"), self.spec, "subject: sample(n)")
-                if len(drawn) != len(part):
-                    raise ValueError(f"sample({len(part)}) returned {len(drawn)} samples")
-                part.copy_(drawn)
+                asked = max(2, len(part))  # fewer are refused as samples
+                drawn = as_samples(_tensor(self._sample(asked, **more), "sample"), self.spec, "subject: sample(n)")
+                if len(drawn) != asked:
+                    raise ValueError(f"sample({asked}) returned {len(drawn)} samples")
+                part.copy_(drawn[: len(part)])
                 done += len(part)
         return made
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from bench.did_you_mean import nearest
 from bench.errors import UserError
-from bench.rows.frame import as_frame
+from bench.rows.frame import as_frame, protocol_of
 from bench.schema import ResultRow
 from bench.tables.cells import distinct, made_cells
 from bench.tables.columns import in_columns, numbered
@@ -132,11 +132,20 @@ def _at_checkpoint(rows: pd.DataFrame, checkpoint: str) -> pd.DataFrame:
 
 
 def _of_one_sampling(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the smallest sampling seed of each number of each run; ``bench.tables.lottery`` shows the others."""
-    if (rows["sampling_seed"] == 0).all():
+    """The rows of the smallest sampling seed of each number of each run; ``bench.tables.lottery`` shows the others.
+
+    Numbers of two protocols (another n, a reference) are two. A row without a value may not know its n: one that failed
+    stands for all numbers of its metric that have no smaller sampling seed.
+    """
+    seeds = rows["sampling_seed"]
+    if (seeds == 0).all():
         return rows
-    number = numbered(rows, [*_CONFIGURATION, "checkpoint", "seed", "metric"])
-    return rows[rows["sampling_seed"] == rows.groupby(number)["sampling_seed"].transform("min")]
+    metric = numbered(rows, [*_CONFIGURATION, "checkpoint", "seed", "metric", "data_revision", "split"])
+    parts = protocol_of(rows)
+    smallest = seeds.groupby([metric, numbered(parts, list(parts.columns))]).transform("min")
+    smallest = smallest.where(rows["status"] == "ok", seeds.groupby(metric).transform("min"))
+    failed = seeds.where(rows["status"] == "failed", np.iinfo(np.int64).max).groupby(metric).transform("min")
+    return rows[seeds == np.minimum(smallest, failed)]
 
 
 def _one_per_seed(placed: pd.DataFrame, rows: pd.DataFrame) -> tuple[pd.DataFrame, int]:

@@ -38,6 +38,8 @@ def check(shape: tuple[int, ...], dtype: np.dtype[Any], spec: DataSpec, where: s
         raise UserError(f"{where} has the shape {shape}; {spec.name} wants {wanted}")
     if shape[0] < _FEWEST:
         raise UserError(f"{where} has {shape[0]} samples; bring at least {_FEWEST}, and as many as there are")
+    if 0 in shape:
+        raise UserError(f"{where} has the shape {shape}: its samples have no entries")
 
 
 def as_reals(values: NDArray[Any], where: str) -> NDArray[np.float32]:
