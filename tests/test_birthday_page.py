@@ -65,7 +65,8 @@ def data_in(page: bytes) -> dict[str, Any]:
 def test_the_closest_pairs_are_the_planted_ones(digits: Data, planted: tuple[Tensor, Tensor]) -> None:
     x, pick = planted
     subject = GivenSamples(x, 0, ORIGIN)
-    order = torch.tensor([int((x == one).flatten(1).all(1).nonzero()[0]) for one in subject.x])
+    samples = subject.samples(500)
+    order = torch.tensor([int((x == one).flatten(1).all(1).nonzero()[0]) for one in samples])
     truth = pick[order]
     copied = sum(int((truth[:k] == truth[k]).sum()) for k in range(500))
     chosen = choose(Examples(subject, digits, seed=0), 1000, copied)
@@ -75,7 +76,7 @@ def test_the_closest_pairs_are_the_planted_ones(digits: Data, planted: tuple[Ten
     assert np.mean([truth[pair.first] == truth[pair.second] for pair in candidates]) > 0.95
     for pair, pictures in zip(chosen.shown, chosen.pictures, strict=True):
         if pair.kind == "candidate":
-            assert torch.equal(pictures, subject.x[[pair.first, pair.second]])
+            assert torch.equal(pictures, samples[[pair.first, pair.second]])
 
 
 def test_decoys_are_what_the_key_says(digits: Data, planted: tuple[Tensor, Tensor]) -> None:
@@ -267,6 +268,17 @@ def test_two_judges(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert path.with_name("here-abab-cdcd.report.json").exists()
 
 
+def test_two_judges_whose_files_have_one_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, key = made("out=here.html")
+    for session, place in (("ab", "his"), ("cd", "hers")):
+        Path(place).mkdir()
+        write_answers(f"{place}/mine.json", key, session * 8)
+    assert main(["birthday", "judge", "his/mine.json", "hers/mine.json", "--key", "here.key.json"]) == 0
+    assert "both agree:" in capsys.readouterr().out
+    report = json.loads(path.with_name("here-abab-cdcd.report.json").read_text())
+    assert report["judges"].keys() == {"his/mine.json", "hers/mine.json"}
+
+
 BAD = {
     "not JSON": ("{", "is not the answers that a page exported"),
     "deep": ("[" * 100_000, "nested too deeply"),
@@ -341,6 +353,12 @@ def test_a_key_that_was_changed_is_refused(tmp_path: Path, digits: Data, planted
     path.write_bytes(path.read_bytes().replace(b'"different"', b'"same"', 1))
     with pytest.raises(UserError, match="was changed after"):
         read_key(path)
+    candidate = next(pair for pair in key.pairs if pair.kind == "candidate")
+    again = (*key.pairs, msgspec.structs.replace(candidate, hash="0" * 16))
+    for changed in ({"samples": 2}, {"pairs": again}):
+        path.write_bytes(msgspec.json.encode(sealed(msgspec.structs.replace(key, **changed))))
+        with pytest.raises(UserError, match="are not different pairs"):
+            read_key(path)
     answers = tmp_path / "one.json"
     write_answers(str(answers), key)
     check_answers(answers, read_answers(answers), key)

@@ -108,6 +108,13 @@ def read_key(path: Path) -> Key:
     key: Key = _read(path, Key, "the key of a page, NAME.key.json")
     if len({shown.hash for shown in key.pairs}) != len(key.pairs) or sealed(key).page != key.page:
         raise UserError(f"{path}: was changed after `genbench birthday page` wrote it; make the page again")
+    ends = [(shown.first, shown.second) for shown in key.pairs if shown.kind == "candidate"]
+    places = {tuple(sorted(pair)) for pair in ends}
+    if len(places) < len(ends) or any(not 0 <= first < second < key.samples for first, second in places):
+        raise UserError(
+            f"{path}: its close pairs are not different pairs of {key.samples} samples, as those of every page are; "
+            "make the page again"
+        )
     return key
 
 
