@@ -79,10 +79,25 @@ def test_the_closest_pairs_are_the_planted_ones(digits: Data, planted: tuple[Ten
             assert torch.equal(pictures, samples[[pair.first, pair.second]])
 
 
+def test_shifted_copies_are_on_the_page(digits: Data) -> None:
+    """Pairs are those that the metric counts: it takes a shift by two pixels back."""
+    generator = Generator().manual_seed(3)
+    pick = torch.randint(200, (300,), generator=generator)
+    moves = torch.randint(-2, 3, (300, 2), generator=generator).tolist()
+    shifted = [digits.train.x[one].roll(move, (1, 2)) for one, move in zip(pick.tolist(), moves, strict=True)]
+    subject = GivenSamples(torch.stack(shifted), 0, ORIGIN)
+    chosen = choose(Examples(subject, digits, seed=0), 300, 100)
+    truth = pick[subject.order]
+    candidates = [pair for pair in chosen.shown if pair.kind == "candidate"]
+    assert np.mean([truth[pair.first] == truth[pair.second] for pair in candidates]) > 0.9
+
+
 def test_decoys_are_what_the_key_says(digits: Data, planted: tuple[Tensor, Tensor]) -> None:
     chosen = chosen_of(planted[0], digits)
     held = torch.cat([digits.val.x, digits.test.x]).double()
-    aim = max(pair.distance for pair in chosen.shown if pair.kind == "candidate")
+    candidates = [kind.kind == "candidate" for kind in chosen.shown]
+    left, right = chosen.pictures[candidates].double().unbind(1)
+    aim = 1.1 * (left - right).flatten(1).norm(dim=1).max()  # in the samples' contrast, which jitter changes a little
     used: list[int] = []
     for pair, pictures in zip(chosen.shown, chosen.pictures.double(), strict=True):
         if pair.kind == "candidate":

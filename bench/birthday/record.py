@@ -48,7 +48,8 @@ class Shown(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         hash: Of its two pictures: its name in the answers.
         first, second: Indices of the two samples, or of the real examples of a decoy.
-        distance: Between the two, in units of the local radius; of a decoy of one example, what was aimed at.
+        distance: Between the two, in units of the local radius; of a decoy of one example, what was aimed at, in
+            levels.
     """
 
     hash: _Hash
