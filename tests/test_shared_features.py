@@ -99,7 +99,8 @@ def test_features_of_real_examples_are_kept_for_the_next_command() -> None:
 
 
 def test_the_birthday_test_takes_the_features_that_others_made() -> None:
-    data, made = small_data((1, 8, 8), 256, n=70, held_out=60), []
+    made: list[Counting] = []
+    data = small_data((1, 8, 8), 256, n=70, held_out=60)
     found = evaluate(
         Examples(Draws(data.spec.shape), data, seed=0),
         {"fid": FID(Gives(made), 250), "birthday": Birthday(Gives(made), 250)},
