@@ -134,6 +134,8 @@ def test_support_is_at_most_where_the_list_is_too_short() -> None:
     assert (read.verdict, read.low) == (Verdict.AT_MOST, None)
     assert read.value == pytest.approx(499500 / 20)
     assert "pairs=80" in read.why
+    _, _, read = support(*judged(200, 200))
+    assert "evaluate.n_samples=500" in read.why, "no page shows more than 200 pairs"
     key, answers = judged(0, 20)
     last = key.pairs[19].hash
     assert support(key, {**answers, last: "y"})[2].verdict is Verdict.INCONCLUSIVE

@@ -65,8 +65,8 @@ def data_in(page: bytes) -> dict[str, Any]:
 def test_the_closest_pairs_are_the_planted_ones(digits: Data, planted: tuple[Tensor, Tensor]) -> None:
     x, pick = planted
     subject = GivenSamples(x, 0, ORIGIN)
-    drawn = subject.samples(len(x))
-    order = torch.tensor([int((x == one).flatten(1).all(1).nonzero()[0]) for one in drawn])
+    samples = subject.samples(500)
+    order = torch.tensor([int((x == one).flatten(1).all(1).nonzero()[0]) for one in samples])
     truth = pick[order]
     copied = sum(int((truth[:k] == truth[k]).sum()) for k in range(500))
     chosen = choose(Examples(subject, digits, seed=0), 1000, copied)
@@ -76,13 +76,28 @@ def test_the_closest_pairs_are_the_planted_ones(digits: Data, planted: tuple[Ten
     assert np.mean([truth[pair.first] == truth[pair.second] for pair in candidates]) > 0.95
     for pair, pictures in zip(chosen.shown, chosen.pictures, strict=True):
         if pair.kind == "candidate":
-            assert torch.equal(pictures, drawn[[pair.first, pair.second]])
+            assert torch.equal(pictures, samples[[pair.first, pair.second]])
+
+
+def test_shifted_copies_are_on_the_page(digits: Data) -> None:
+    """Pairs are those that the metric counts: it takes a shift by two pixels back."""
+    generator = Generator().manual_seed(3)
+    pick = torch.randint(200, (300,), generator=generator)
+    moves = torch.randint(-2, 3, (300, 2), generator=generator).tolist()
+    shifted = [digits.train.x[one].roll(move, (1, 2)) for one, move in zip(pick.tolist(), moves, strict=True)]
+    subject = GivenSamples(torch.stack(shifted), 0, ORIGIN)
+    chosen = choose(Examples(subject, digits, seed=0), 300, 100)
+    truth = pick[subject.order]
+    candidates = [pair for pair in chosen.shown if pair.kind == "candidate"]
+    assert np.mean([truth[pair.first] == truth[pair.second] for pair in candidates]) > 0.9
 
 
 def test_decoys_are_what_the_key_says(digits: Data, planted: tuple[Tensor, Tensor]) -> None:
     chosen = chosen_of(planted[0], digits)
     held = torch.cat([digits.val.x, digits.test.x]).double()
-    aim = max(pair.distance for pair in chosen.shown if pair.kind == "candidate")
+    candidates = [kind.kind == "candidate" for kind in chosen.shown]
+    left, right = chosen.pictures[candidates].double().unbind(1)
+    aim = 1.1 * (left - right).flatten(1).norm(dim=1).max()  # in the samples' contrast, which jitter changes a little
     used: list[int] = []
     for pair, pictures in zip(chosen.shown, chosen.pictures.double(), strict=True):
         if pair.kind == "candidate":
@@ -268,6 +283,17 @@ def test_two_judges(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert path.with_name("here-abab-cdcd.report.json").exists()
 
 
+def test_two_judges_whose_files_have_one_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, key = made("out=here.html")
+    for session, place in (("ab", "his"), ("cd", "hers")):
+        Path(place).mkdir()
+        write_answers(f"{place}/mine.json", key, session * 8)
+    assert main(["birthday", "judge", "his/mine.json", "hers/mine.json", "--key", "here.key.json"]) == 0
+    assert "both agree:" in capsys.readouterr().out
+    report = json.loads(path.with_name("here-abab-cdcd.report.json").read_text())
+    assert report["judges"].keys() == {"his/mine.json", "hers/mine.json"}
+
+
 BAD = {
     "not JSON": ("{", "is not the answers that a page exported"),
     "deep": ("[" * 100_000, "nested too deeply"),
@@ -342,6 +368,12 @@ def test_a_key_that_was_changed_is_refused(tmp_path: Path, digits: Data, planted
     path.write_bytes(path.read_bytes().replace(b'"different"', b'"same"', 1))
     with pytest.raises(UserError, match="was changed after"):
         read_key(path)
+    candidate = next(pair for pair in key.pairs if pair.kind == "candidate")
+    again = (*key.pairs, msgspec.structs.replace(candidate, hash="0" * 16))
+    for changed in ({"samples": 2}, {"pairs": again}):
+        path.write_bytes(msgspec.json.encode(sealed(msgspec.structs.replace(key, **changed))))
+        with pytest.raises(UserError, match="are not different pairs"):
+            read_key(path)
     answers = tmp_path / "one.json"
     write_answers(str(answers), key)
     check_answers(answers, read_answers(answers), key)

@@ -102,12 +102,12 @@ def copies(data: Data, how: str) -> Tensor:
 @pytest.mark.parametrize(
     ("how", "off"),
     [
-        ("exact", 1.0),
-        ("shifted by 1", 1.05),
+        pytest.param("exact", 1.0, marks=pytest.mark.slow),
+        pytest.param("shifted by 1", 1.05, marks=pytest.mark.slow),
         ("shifted by 2", 1.2),
         ("noise 10", 1.05),
-        ("turned by 3 degrees", 1.4),
-        ("a third of the contrast", 1.05),
+        pytest.param("turned by 3 degrees", 1.4, marks=pytest.mark.slow),
+        pytest.param("a third of the contrast", 1.05, marks=pytest.mark.slow),
     ],
 )
 def test_copies_are_found_down_to_a_stated_jitter(data: Data, how: str, off: float) -> None:
@@ -134,7 +134,12 @@ def spoilt(data: Data, how: str) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "how", ["blurred by 4", "noise 60", "copies behind noise", "class means with noise", "plain noise"]
+    "how",
+    [
+        "blurred by 4",
+        "copies behind noise",
+        *(pytest.param(how, marks=pytest.mark.slow) for how in ("noise 60", "class means with noise", "plain noise")),
+    ],
 )
 def test_blur_and_noise_end_inconclusive_and_without_a_number(data: Data, how: str) -> None:
     estimate = judged(data, spoilt(data, how))

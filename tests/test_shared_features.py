@@ -14,6 +14,7 @@ from bench.evaluation.evaluate import evaluate
 from bench.features.base import Extractor, Note, Recipe
 from bench.features.classifier import Network, TrainedClassifier
 from bench.features.stored import stored_features
+from bench.metrics.birthday import Birthday
 from bench.metrics.frechet import FID
 from bench.schema import DataSpec
 from bench.subjects.base import Report, Subject, silent
@@ -104,6 +105,19 @@ def test_a_split_without_examples_is_shown_to_no_network() -> None:
     extractor, examples = Counting(), Examples(Draws(data.spec.shape), data, seed=0)
     assert torch.equal(examples.features(extractor, examples.held_out), data.test.x.flatten(1).float())
     assert extractor.seen == [30]
+
+
+def test_the_birthday_test_takes_the_features_that_others_made() -> None:
+    made: list[Counting] = []
+    data = small_data((1, 8, 8), 256, n=70, held_out=60)
+    found = evaluate(
+        Examples(Draws(data.spec.shape), data, seed=0),
+        {"fid": FID(Gives(made), 250), "birthday": Birthday(Gives(made), 250)},
+    )
+    assert found["birthday"][0].extractor == "slow"
+    seen = [n for one in made for n in one.seen]
+    assert seen.count(250) == 1, "the samples once"
+    assert seen.count(60) == 2, "the validation and the test split once"
 
 
 def test_stored_features_that_were_damaged_are_made_again(tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ def test_limits_rise_with_the_evidence() -> None:
         highs = [pair_limits(9, 9, w, pairs, one_sided=one_sided)[1] for w in (0.0, 1.0, 60.0, 600.0)]
         assert highs == sorted(highs)
     assert pair_limits(0, 0, 0, pairs, one_sided=True)[1] == pytest.approx(-math.log(0.05))
+    assert pair_limits(0, 0, 0, pairs) == (0, pytest.approx(-math.log(0.025)))
 
 
 def test_more_coincidences_never_give_a_larger_support() -> None:
@@ -125,6 +126,8 @@ def test_chao1_and_unseen_mass_of_a_worked_example() -> None:
     mass, error = unseen_mass(f)
     assert mass == pytest.approx(10 / 24)
     assert error == pytest.approx(math.sqrt(10 * 14 / 24 + 8) / 24)
+    for none in (torch.tensor([0, 24]), torch.tensor([0, 0, 0, 8])):
+        assert unseen_mass(none)[1] == pytest.approx(math.sqrt(8) / 24), "no evidence is no certainty"
     assert chao1(torch.tensor([0, 6])).value == pytest.approx(6 + 5 / 6 * 15)
     assert chao1(torch.tensor([0, 0, 5])).value == 5, "nothing seen once: nothing is missing"
 
@@ -145,6 +148,14 @@ def test_estimates_of_the_unseen_hold_in_simulation() -> None:
     assert 0.88 <= covered / 200 <= 0.99
     assert abs(sum(masses) / 200) < 0.01
     assert torch.tensor(masses).std().item() == pytest.approx(sum(errors) / 200, rel=0.2)
+
+
+def test_chao1_without_a_group_of_two_is_not_certain() -> None:
+    """Sixty draws of 3,000 equally likely examples hold no pair, one or two."""
+    p, g = torch.full((3000,), 1 / 3000, dtype=torch.float64), generator(5)
+    found = [chao1(fingerprint(batch(p, 60, g))) for _ in range(200)]
+    assert sum(one.low <= 3000 <= one.high for one in found) / 200 >= 0.8
+    assert sum(one.low > 3000 for one in found) / 200 <= 0.05
 
 
 @pytest.mark.parametrize("t", [0.5, 1.0, 2.0, 4.0])
@@ -207,6 +218,22 @@ def test_rows_of_a_model_with_twenty_modes() -> None:
     curve = [found[f"support@{m}"].value or 0.0 for m in (1, 4, 16, 64)]
     assert curve == sorted(curve, reverse=True)
     assert curve[0] == pytest.approx(20, rel=0.2)
+
+
+def test_without_a_duplicate_there_is_no_number_that_needs_one() -> None:
+    held_out = torch.randn(300, 6, generator=generator())
+    samples = torch.cartesian_prod(*[torch.arange(3.0)] * 6)[:200]  # no pair is closer than another
+    found = {
+        one.info.name.removesuffix("[pixels]"): one
+        for one in SupportSize(Pixels(), ALL).compute(examples(spec(6), held_out=held_out, samples=samples))
+    }
+    for name in ("chao1", "uniform_support"):
+        assert (found[name].status, found[name].reason) == (Status.SKIPPED, "no sample has a duplicate")
+    unseen, new = found["unseen_mass"], found["new_examples"]
+    assert (unseen.value, new.value) == (1, 200)
+    assert unseen.ci_low is not None
+    assert 0.96 < unseen.ci_low < 0.98, "200 samples without a pair: about 1 - 5.5 / 200"
+    assert new.stderr == pytest.approx(math.sqrt(200))
 
 
 def test_options_are_checked() -> None:

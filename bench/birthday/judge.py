@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from scipy import special, stats
 
+from bench.birthday.pairs import FEWEST, MOST
 from bench.birthday.record import Answer, Key, Shown
 from bench.metrics.support_size import pair_limits
 
@@ -148,7 +149,7 @@ def support(key: Key, answers: Mapping[str, Answer]) -> tuple[Tally, Copies | No
 
     With T copies among the :math:`\binom s2` pairs of samples, :math:`N_{\text{eff}} = \binom s2 / T`. The interval
     joins that of T with the sampling error of T: ``pair_limits`` of its upper and of its lower limit, with the variance
-    of groups that the pairs called the same show; the upper one is at least the Poisson limit. It is conservative.
+    of groups that the pairs called the same show. It is conservative.
 
     The verdict is *inconclusive* if the judge does not recognize the decoys; *at most* if there are copies in the
     farthest quarter of the list, so that there may be more beyond it; *at least* if no copy is certain (inconclusive if
@@ -173,15 +174,17 @@ def _support(key: Key, answers: Mapping[str, Answer], found: Copies) -> Support:
     pairs = key.samples * (key.samples - 1) / 2
 
     def limits(count: int) -> tuple[float, float]:
-        lower, upper = pair_limits(count, count * (1 - count / pairs), 2 * shared, pairs)
-        return lower, max(upper, float(special.pdtri(count, _TAIL)))
+        return pair_limits(count, count * (1 - count / pairs), 2 * shared, pairs)
 
     low = pairs / limits(found.high)[1]
     rest = candidates[-max(1, len(candidates) // _REST) :]
     beyond = sum(answers.get(pair.hash) == "y" for pair in rest)
+    # A list of 200 cannot be longer; half as many samples have a quarter of the copies.
+    more = f"show more pairs, as in pairs={min(MOST, 4 * len(candidates))}"
+    fewer = f"search fewer samples, as in evaluate.n_samples={max(FEWEST, key.samples // 2)}"
     longer = (
         f"{beyond} of the {len(rest)} farthest pairs are called the same, so there may be more copies beyond the list; "
-        f"show more pairs, as in pairs={min(200, 4 * len(candidates))}"
+        f"{more if len(candidates) < MOST else fewer}"
     )
     if found.low == 0 and beyond > 0:
         return Support(Verdict.INCONCLUSIVE, f"it is not certain that any pair is a copy, and {longer}")

@@ -10,15 +10,9 @@ from torch import Generator, Tensor
 
 from bench.birthday.record import Kind, Shown
 from bench.errors import UserError
-from bench.metrics.near_duplicates import (
-    as_contrasted,
-    closest_distances,
-    closest_pairs,
-    distinct,
-    local_radius,
-    neighbour_rank,
-    reference_radius,
-)
+from bench.features.pixels import Pixels
+from bench.metrics.calibration import Batch, prepared
+from bench.metrics.near_duplicates import as_contrasted, closest_pairs, distinct
 from bench.metrics.pairs import blocks, squared_distances
 from bench.seeds import derive_seed
 from bench.subjects.examples import Examples
@@ -66,12 +60,12 @@ class _Pairs:
 def choose(examples: Examples, n_samples: int, candidates: int) -> Chosen:
     """Return the closest pairs of samples among decoys, shuffled by a derived seed.
 
-    Distances between pixels are divided by the local radius of both pictures, as the metric ``birthday`` does it. There
-    are two kinds of decoys. Different: the closest pairs of as many different held-out examples as there are samples,
-    each example in one pair. Same: a held-out example twice. All pictures of decoys are jittered (``jittered``), so
-    that a trace of the jitter says nothing about the kind. The distance between the two pictures of one example is that
-    of the model's own closest pairs, from the closest to the farthest candidate, but not beyond that of the closest
-    different real examples.
+    Distances are those of the metric ``birthday`` with pixels: between smoothed and centred pictures, divided by the
+    local radius of both. There are two kinds of decoys. Different: the closest pairs of as many different held-out
+    examples as there are samples, each example in one pair. Same: a held-out example twice. All pictures of decoys are
+    jittered (``jittered``), so that a trace of the jitter says nothing about the kind. The distance between the two
+    pictures of one example, in levels, is that of the model's own closest pairs, from the closest to the farthest
+    candidate, in the contrast of the data, but not beyond that of the closest different real examples.
 
     Arguments:
         examples: Of pictures with integer levels, of one or three channels.
@@ -88,14 +82,14 @@ def choose(examples: Examples, n_samples: int, candidates: int) -> Chosen:
             f"birthday page: {spec.name} holds no grey or coloured pictures, and only pictures can be judged"
         )
     samples = examples.samples(n_samples)
-    order = distinct(examples.held_out)
-    if min(len(samples), len(order)) < FEWEST:
+    different = len(distinct(examples.held_out))
+    if min(len(samples), different) < FEWEST:
         raise UserError(
-            f"birthday page: {len(samples)} samples and {len(order)} different held-out examples; at least {FEWEST} of "
+            f"birthday page: {len(samples)} samples and {different} different held-out examples; at least {FEWEST} of "
             "either are needed"
         )
-    order = order[torch.randperm(len(order), generator=_generator(examples.seed, "real"))]
-    kinds = _candidates_and_decoys(samples, examples.held_out, order, spec.levels, candidates, examples.seed)
+    batch = prepared(examples, Pixels(), n_samples, 1)
+    kinds = _candidates_and_decoys(batch, samples, examples.held_out, spec.levels, candidates, examples.seed)
     pictures = torch.cat([kind.pictures for kind in kinds])
     shuffle = torch.randperm(len(pictures), generator=_generator(examples.seed, "shuffle"))
     swap = torch.rand(len(pictures), generator=_generator(examples.seed, "sides")) < 0.5
@@ -118,35 +112,30 @@ def choose(examples: Examples, n_samples: int, candidates: int) -> Chosen:
 
 
 def _candidates_and_decoys(
-    samples: Tensor, real: Tensor, order: Tensor, levels: int, candidates: int, seed: int
+    batch: Batch, samples: Tensor, real: Tensor, levels: int, candidates: int, seed: int
 ) -> list[_Pairs]:
-    fake, held = samples.flatten(1), real[order[: len(samples)]].flatten(1)
-    k = neighbour_rank(min(len(fake), len(held)))
-    gain, offset = as_contrasted(fake, real.flatten(1))
-    reference = real.flatten(1)
-    wide = [
-        reference_radius(held, reference, order, k, itself=True),
-        reference_radius(fake, reference, order, k, gain=gain, offset=offset),
-    ]
-    near = closest_distances(held, wide[0], 1)[-1].item()
-    held_radius, fake_radius = (local_radius(x, near, own, k) for x, own in zip((held, fake), wide, strict=True))
-    i, j, distance = closest_pairs(fake, fake_radius, candidates)
+    calibration = batch.calibration
+    order = calibration.order[: calibration.n]
+    held = calibration.real[order]
+    i, j, distance = closest_pairs(batch.fake, calibration.radius(batch.fake), candidates)
     found = _Pairs("candidate", i, j, distance, torch.stack([samples[i], samples[j]], 1))
 
     n = min(max(DECOYS[0], candidates // 4), DECOYS[1], len(held) // 3)
-    a, b, apart = _each_once(*closest_pairs(held, held_radius, 20 * n), n)
+    a, b, apart = _each_once(*closest_pairs(held, calibration.radius(held), 20 * n), n)
     used = set(a.tolist()) | set(b.tolist())
     alone = torch.tensor([one for one in range(len(held)) if one not in used])[:n]
     # From the closest candidate to the farthest, capped: a copy farther than two different examples is no small change.
-    aim = distance[torch.linspace(0, len(distance) - 1, n).round().long()].clamp(max=apart[0].item())
+    gain, _ = as_contrasted(samples.flatten(1), real.flatten(1))
+    within = gain * _apart(samples[i], samples[j]).sort().values
+    cap = _apart(real[order[a]], real[order[b]]).min().item()
+    aim = within[torch.linspace(0, len(within) - 1, n).round().long()].clamp(max=cap)
     made: list[_Pairs] = [found]
-    for kind, first, second in (("different", a, b), ("same", alone, alone)):
-        steps = aim[: len(first)] * (held_radius[first] * held_radius[second]).sqrt() / 2**0.5  # of either picture
+    for kind, first, second, known in (("different", a, b, apart), ("same", alone, alone, aim)):
+        steps = aim[: len(first)] / 2**0.5  # of either picture
         sides = []
         for side, index in (("left", first), ("right", second)):
             generator = _generator(seed, "jitter", kind, side)
             sides.append(jittered(real[order[index]], steps, levels, generator))
-        known = apart if kind == "different" else aim
         made.append(_Pairs(kind, order[first], order[second], known[: len(first)], torch.stack(sides, 1)))  # type: ignore[arg-type]
     return made
 
@@ -194,6 +183,11 @@ def jittered(x: Tensor, distance: Tensor, levels: int, generator: Generator) -> 
         fits = _norm(at(middle) - clean) <= distance
         low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
     return at(low).to(torch.uint8)
+
+
+def _apart(x: Tensor, y: Tensor) -> Tensor:
+    """Return the distances between pictures in levels, ``(n,)`` float64."""
+    return _norm(x.double() - y.double())
 
 
 def _norm(x: Tensor) -> Tensor:

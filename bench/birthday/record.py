@@ -48,7 +48,8 @@ class Shown(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         hash: Of its two pictures: its name in the answers.
         first, second: Indices of the two samples, or of the real examples of a decoy.
-        distance: Between the two, in units of the local radius; of a decoy of one example, what was aimed at.
+        distance: Between the two, in units of the local radius; of a decoy of one example, what was aimed at, in
+            levels.
     """
 
     hash: _Hash
@@ -108,6 +109,13 @@ def read_key(path: Path) -> Key:
     key: Key = _read(path, Key, "the key of a page, NAME.key.json")
     if len({shown.hash for shown in key.pairs}) != len(key.pairs) or sealed(key).page != key.page:
         raise UserError(f"{path}: was changed after `genbench birthday page` wrote it; make the page again")
+    ends = [(shown.first, shown.second) for shown in key.pairs if shown.kind == "candidate"]
+    places = {tuple(sorted(pair)) for pair in ends}
+    if len(places) < len(ends) or any(not 0 <= first < second < key.samples for first, second in places):
+        raise UserError(
+            f"{path}: its close pairs are not different pairs of {key.samples} samples, as those of every page are; "
+            "make the page again"
+        )
     return key
 
 

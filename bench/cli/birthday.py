@@ -183,7 +183,10 @@ def _judge(names: list[str], key_name: str | None) -> int:
     key = read_key(place)
     for path, one in zip(paths, given, strict=True):
         check_answers(path, one, key)
-    report = report_of(key, {plain(path.name): one for path, one in zip(paths, given, strict=True)})
+    titles = [plain(path.name) for path in paths]
+    if len(set(titles)) < len(titles):  # of two folders
+        titles = [plain(str(path)) for path in paths]
+    report = report_of(key, dict(zip(titles, given, strict=True)))
     sessions = "-".join(one.session[:4] for one in given)
     out = place.with_name(f"{place.name.removesuffix('.json').removesuffix('.key')}-{sessions}.report.json")
     check_output("birthday judge", out, [*paths, place])

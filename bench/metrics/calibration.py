@@ -6,6 +6,7 @@ The birthday test (``bench.metrics.birthday``) says what for.
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -146,7 +147,9 @@ def prepared(examples: Examples, recipe: Recipe, n_samples: int, false_pairs: in
     # Take a random part of the real examples, because splits may be sorted. The samples are already independent.
     order = order[torch.randperm(len(order), generator=_generator(examples, "real"))]
     extractor = examples.extractor(recipe)
-    real, fake = (_comparable(extractor, x) for x in (examples.held_out, samples))
+    # Features of these two are shared with other metrics, and kept.
+    shared = partial(examples.features, extractor)
+    real, fake = (_comparable(extractor, x, shared) for x in (examples.held_out, samples))
     for whose, x in (("the samples", fake), ("real examples", real)):
         if not all(bool(torch.isfinite(piece).all()) for piece in x.split(rows_at_a_time(x))):
             raise BrokenError(f"features of {whose} are not finite")
@@ -272,9 +275,15 @@ def _pairs(calibration: Calibration, x: Tensor) -> int:
     return int(calibration.degrees(x).sum()) // 2
 
 
-def _comparable(extractor: Extractor, x: Tensor) -> Tensor:
-    """Return the features of examples that are compared: pictures without an extractor of their own are registered."""
-    return registered(x) if _raw(extractor) and x.dim() == 4 else extractor.features(x)
+def _comparable(extractor: Extractor, x: Tensor, features: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """Return the features of examples that are compared: pictures without an extractor of their own are registered.
+
+    Arguments:
+        features: Returns those of the extractor; None: computes them.
+    """
+    if _raw(extractor) and x.dim() == 4:
+        return registered(x)
+    return (features or extractor.features)(x)
 
 
 def _raw(extractor: Extractor) -> bool:

@@ -1,5 +1,6 @@
 """What else the duplicates in a batch say of the support: more estimators beside the N_eff of ``Birthday``."""
 
+import math
 from typing import Any
 
 from torch import Tensor
@@ -72,14 +73,19 @@ class SupportSize(Metric):
         chao, uniform, (unseen, unseen_error) = chao1(f), uniform_support(s, int(f.sum())), unseen_mass(f)
         infos = dict(zip(("chao1", "uniform", "unseen", "new", "ratio"), self.infos(examples), strict=False))
         bound, about = Relation.LOWER_BOUND, batch.about
-        none = Estimate(infos["uniform"], status=Status.SKIPPED, reason="no sample has a duplicate", **about)
+        none: dict[str, Any] = {"status": Status.SKIPPED, "reason": "no sample has a duplicate", **about}
+        # Fewer than none will not come. As many samples again have the variance D (Efron, Thisted 1976).
+        new, new_error = max(0.0, new_examples(f, 1.0)), math.sqrt(int(f.sum()))
+        alone = uniform is None
         estimates = [
+            Estimate(infos["chao1"], **none) if alone else
             Estimate(infos["chao1"], chao.value, None, chao.low, chao.high, bound, **about),
-            none if uniform is None else Estimate(infos["uniform"], uniform, relation=Relation.ESTIMATE, **about),
+            Estimate(infos["uniform"], **none) if alone else
+            Estimate(infos["uniform"], uniform, relation=Relation.ESTIMATE, **about),
             measured(infos["unseen"], unseen, draws=unseen_error, within=(0.0, 1.0), **about),
-            Estimate(infos["new"], new_examples(f, 1.0), relation=Relation.ESTIMATE, **about),
+            measured(infos["new"], new, draws=new_error, within=(0.0, float(s)), **about),
             _ratio(infos["ratio"], support.collisions, s, batch.fresh(), calibration, about),
-        ]
+        ]  # fmt: skip
         for m, info in zip(FALSE_PAIRS, self.infos(examples)[5:], strict=True):
             at = calibrated(calibration.real, calibration.order, calibration.n, m, pictures=calibration.pictures)
             found = renyi2_support(at.degrees(fake), m, at.ratio(s))

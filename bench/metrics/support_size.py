@@ -115,9 +115,11 @@ def pair_limits(
         one_sided: Give an upper limit of 95 % on its side, and the lower limit 0. It is never below the Poisson limit,
             and for C = 0 it is that limit: three. Then an example that is expected two or three times, and was drawn
             once at most, is not reckoned with.
+
+    On two sides the limits for C = 0 are 0 and the Poisson limit, 3.7; for C > 0 the upper one is beyond it anyway.
     """
     quantile = Z95 if one_sided else Z975
-    least = float(special.pdtri(collisions, 0.05)) if one_sided else 0.0
+    least = float(special.pdtri(collisions, 0.05 if one_sided else 0.025))
     hidden = HIDDEN * min(1.0, collisions / 2)
 
     def beyond(d: float) -> float:
@@ -214,17 +216,15 @@ def chao1(f: Tensor) -> Chao1:
 
     :math:`D + \frac{s-1}{s} \frac{f_1^2}{2 f_2}`, or :math:`D + \frac{s-1}{s} \frac{f_1 (f_1 - 1)}{2}` without a group
     of two. The interval is that of Chao 1987 ("Estimating the population size for capture-recapture data with unequal
-    catchability"): the logarithm of the number of unseen examples is taken to be normal.
+    catchability"): the logarithm of the number of unseen examples is taken to be normal. Without a group of two its
+    variance is that with one, because that there is none by chance is no certainty.
     """
     s, seen, f1, f2 = _seen(f)
     a = (s - 1) / s
-    if f2 > 0:
-        unseen, r = a * f1**2 / (2 * f2), f1 / f2
-        variance = f2 * (a / 2 * r**2 + a**2 * r**3 + a**2 / 4 * r**4)
-    else:
-        unseen = a * f1 * (f1 - 1) / 2
-        whole = seen + unseen
-        variance = a * f1 * (f1 - 1) / 2 + a**2 * f1 * (2 * f1 - 1) ** 2 / 4 - a**2 * f1**4 / (4 * whole)
+    unseen = a * f1**2 / (2 * f2) if f2 > 0 else a * f1 * (f1 - 1) / 2
+    f2 = max(f2, 1.0)
+    r = f1 / f2
+    variance = f2 * (a / 2 * r**2 + a**2 * r**3 + a**2 / 4 * r**4)
     if unseen <= 0:
         return Chao1(seen, seen, seen)
     factor = math.exp(Z975 * math.sqrt(math.log1p(max(variance, 0.0) / unseen**2)))
@@ -234,10 +234,12 @@ def chao1(f: Tensor) -> Chao1:
 def unseen_mass(f: Tensor) -> tuple[float, float]:
     r"""Return the probability of what was not seen (Good 1953, Turing), :math:`f_1 / s`, and its standard error.
 
-    The variance is :math:`(f_1 (1 - f_1 / s) + 2 f_2) / s^2` (Esty 1983).
+    The variance is :math:`(f_1 (1 - f_1 / s) + 2 f_2) / s^2` (Esty 1983), and at least :math:`8 / s^2`: that is what it
+    is with two pairs, because a batch without any, or without an example that was seen once, does not show that the
+    unseen has probability 1, or 0.
     """
     s, _, f1, f2 = _seen(f)
-    return f1 / s, math.sqrt(f1 * (1 - f1 / s) + 2 * f2) / s
+    return f1 / s, math.sqrt(max(8.0, f1 * (1 - f1 / s) + 2 * f2)) / s
 
 
 def new_examples(f: Tensor, t: float) -> float:
