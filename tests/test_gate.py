@@ -14,7 +14,7 @@ from bench.gate.finding import FAILURES, Verdict
 from bench.gate.items import items_of
 from bench.gate.margins import margins_of
 from bench.gate.report import exit_code
-from bench.gate.selftest import false_alarms_and_power
+from bench.gate.selftest import calibrate, false_alarms_and_power
 from bench.gate.sequential import LOOKS, in_turn, spent
 from bench.gate.verdict import seeds_needed
 from bench.schema import Relation, Source
@@ -182,6 +182,18 @@ def test_another_protocol_is_never_compared(changes: dict[str, object], said: st
     assert one_of(findings).verdict is Verdict.PROTOCOL_CHANGED
     assert said in one_of(findings).reason
     assert exit_code(findings, allow_inconclusive=True) == 3, "a new baseline is needed"
+
+
+@pytest.mark.parametrize("other", ["", "k"])
+def test_seeds_that_were_measured_unlike_each_other_are_no_pass(other: str) -> None:
+    unlike = [row for seed, value in enumerate(WORSE) for row in rows_of([value], [seed], measuring_key=f"k{seed}")]
+    for base, new, side in ((rows_of(BASE, measuring_key=other), unlike, "new rows"),
+                            (unlike, rows_of(BASE, measuring_key=other), "baseline")):  # fmt: skip
+        findings = judged(base, new)
+        assert one_of(findings).verdict is Verdict.PROTOCOL_CHANGED
+        assert f"in the {side} no settings of the metric" in one_of(findings).reason
+        assert exit_code(findings, allow_inconclusive=True) == 3
+    assert calibrate(items_of(unlike, "ROWS")) == []
 
 
 def test_a_file_may_hold_a_metric_under_two_protocols() -> None:

@@ -101,6 +101,9 @@ def _compared(
     finding = replace(finding, new=_mean(new), n_new=len(new.seeds))
     differs = changed(base, new)
     keys = sorted(base.keys & new.keys)
+    if not differs and not (base.keys and new.keys):
+        side = "new rows" if base.keys else "baseline"
+        differs = f"in the {side} no settings of the metric (measuring key) are those of all seeds"
     if not differs and not keys and "" not in base.keys | new.keys:
         differs = "other settings of the metric (measuring key)"
     if differs:
