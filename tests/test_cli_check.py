@@ -79,12 +79,15 @@ def test_baselines_of_strangers_are_one_line(
 
 
 def test_mistakes_in_the_command_are_one_line(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for k in range(4):
+        write_rows(f"past{k}.jsonl", board())
     for arguments in (
         ["same.jsonl", "--baseline", "none.jsonl"], ["none.jsonl", "--baseline", "base.jsonl"],
         ["--baseline", "base.jsonl"], ["same.jsonl", "--baseline", "base.jsonl", "--margin", "fid=5%"],
         ["same.jsonl", "--baseline", "base.jsonl", "--junit", "base.jsonl"],
         ["same.jsonl", "--baseline", "base.jsonl", "--summary", "same.jsonl"],
         ["same.jsonl", "--baseline", "base.jsonl", "--junit", "x", "--summary", "x"],
+        ["same.jsonl", "--baseline", "base.jsonl", "--history", "past*.jsonl", "--junit", "past0.jsonl"],
         ["same.jsonl", "--baseline", "same.jsonl", "--update"], ["same.jsonl", "--baseline", "new.txt", "--update"],
         ["same.jsonl", "--baseline", "base.jsonl", "--self-test"],
     ):  # fmt: skip

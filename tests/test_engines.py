@@ -1,15 +1,18 @@
 """The engines past one machine: the same sweep comes to the same rows, and one that is not installed is named."""
 
 import importlib.util
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from helpers_cli import genbench
 from test_jobs import made_up
 
 from bench.cli.main import main
+from bench.config.launching import Launching
 from bench.rows.store import read_rows
 from bench.runs import engines
 from bench.runs.board import Board
@@ -90,3 +93,18 @@ def test_what_an_engine_loses_becomes_a_failure(workplace: Path, monkeypatch: py
 def test_slurm_gets_its_settings_by_submitits_names() -> None:
     settings = {"partition": "gpu", "minutes": 90, "gpus_per_job": 1, "account": None, "memory_gb": None}
     assert engines._slurm(settings) == {"slurm_partition": "gpu", "timeout_min": 90, "gpus_per_node": 1}
+
+
+@pytest.mark.parametrize(
+    ("engine", "given"),
+    [("submitit_local", {"timeout_min": engines.LOCAL_MINUTES}), ("slurm", {"timeout_min": 90})],
+)
+def test_submitit_is_told_how_long_a_job_may_take(
+    engine: str, given: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = mock.MagicMock()
+    executor.submit.return_value.result.return_value = ("ok", "", False)
+    monkeypatch.setitem(sys.modules, "submitit", mock.MagicMock(AutoExecutor=lambda **_: executor))
+    launching = Launching(engine=engine, settings={"minutes": 90})
+    assert list(engines._submitit(iter([({}, None, 1)]), 1, None, launching, tmp_path)) == [(0, ("ok", "", False))]
+    executor.update_parameters.assert_called_once_with(name="genbench", **given)

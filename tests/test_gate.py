@@ -14,10 +14,10 @@ from bench.gate.finding import FAILURES, Verdict
 from bench.gate.items import items_of
 from bench.gate.margins import margins_of
 from bench.gate.report import exit_code
-from bench.gate.selftest import false_alarms_and_power
+from bench.gate.selftest import calibrate, false_alarms_and_power
 from bench.gate.sequential import LOOKS, in_turn, spent
 from bench.gate.verdict import seeds_needed
-from bench.schema import Relation, Source
+from bench.schema import Relation, Source, Status
 
 BASE = [20.1, 19.4, 20.8, 19.9, 20.3]
 SAME = [19.8, 20.2, 20.5, 19.6, 20.4]
@@ -175,6 +175,7 @@ def test_what_is_missing_is_said_with_its_reason() -> None:
         ({"unit": "bits"}, "unit none -> bits"), ({"n_draws": 64}, "draws K none -> 64"),
         ({"relation": Relation.LOWER_BOUND}, "relation None -> lower_bound"),
         ({"measuring_key": "k"}, "other settings"),
+        ({"higher_is_better": True}, "better is smaller -> larger"),
     ],
 )  # fmt: skip
 def test_another_protocol_is_never_compared(changes: dict[str, object], said: str) -> None:
@@ -182,6 +183,34 @@ def test_another_protocol_is_never_compared(changes: dict[str, object], said: st
     assert one_of(findings).verdict is Verdict.PROTOCOL_CHANGED
     assert said in one_of(findings).reason
     assert exit_code(findings, allow_inconclusive=True) == 3, "a new baseline is needed"
+
+
+@pytest.mark.parametrize("other", ["", "k"])
+def test_seeds_that_were_measured_unlike_each_other_are_no_pass(other: str) -> None:
+    unlike = [row for seed, value in enumerate(WORSE) for row in rows_of([value], [seed], measuring_key=f"k{seed}")]
+    for base, new, side in ((rows_of(BASE, measuring_key=other), unlike, "new rows"),
+                            (unlike, rows_of(BASE, measuring_key=other), "baseline")):  # fmt: skip
+        findings = judged(base, new)
+        assert one_of(findings).verdict is Verdict.PROTOCOL_CHANGED
+        assert f"in the {side} no settings of the metric" in one_of(findings).reason
+        assert exit_code(findings, allow_inconclusive=True) == 3
+    assert calibrate(items_of(unlike, "ROWS")) == []
+
+
+def test_seeds_that_are_skipped_now_are_no_pass() -> None:
+    skipped = failed([3, 4], reason="it does not apply", status=Status.SKIPPED)
+    found = one_of(judged(rows_of(BASE), [*rows_of(SAME[:3]), *skipped]))
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert found.reason == "no value of seed 3, 4 any more: it does not apply"
+    assert one_of(judged(rows_of(BASE), [*rows_of([99.0] * 3), *skipped])).verdict is Verdict.REGRESSION
+    assert one_of(judged(rows_of(BASE), rows_of(SAME[:3]))).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize("seeds", [range(3), range(5, 8)])
+def test_numbers_beyond_the_range_of_floats_are_no_pass(seeds: range) -> None:
+    found = one_of(judged(rows_of([1e308, -1e308, 1e308]), rows_of([1e308, 1.1e308, 1.2e308], seeds)))
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert found.reason == "the numbers are too large to be compared"
 
 
 def test_a_file_may_hold_a_metric_under_two_protocols() -> None:

@@ -14,6 +14,7 @@ from helpers_cli import PATIENCE, started, wait_until
 from helpers_sweep import at_work, children
 from rich.console import Console
 
+from bench.cli import run
 from bench.config.launching import Launching
 from bench.config.spec import RunSpec
 from bench.errors import UserError
@@ -47,6 +48,8 @@ def execute(spec, stage):
             sys.exit(3)
         if does == "print":
             os.write(1, b"out of the way")
+        if does == "ask":
+            input("go on? ")
         if does == "busy":
             return Outcome(spec.run_id, Ended.BUSY, "elsewhere")
         stage.hear("at work", 1, 2)
@@ -121,22 +124,23 @@ def server(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_each_run_ends_in_its_own_way(server: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    ways = ["fine", "kill-9", "exit", "diverge", "kill-11", "unnoted-9", "busy", "print"]
+    ways = ["fine", "kill-9", "exit", "ask", "diverge", "kill-11", "unnoted-9", "busy", "print"]
     specs = [made_up(does, seed) for seed, does in enumerate(ways)]
     outcomes = run_all(specs, 2)
     ended = {spec.name: outcomes[spec.run_id] for spec in specs}
     assert {name: outcome.ended for name, outcome in ended.items()} == {
         "fine": Ended.OK, "kill-9": Ended.KILLED, "exit": Ended.KILLED, "diverge": Ended.DIVERGED, "print": Ended.OK,
-        "kill-11": Ended.KILLED, "unnoted-9": Ended.KILLED, "busy": Ended.BUSY,
+        "kill-11": Ended.KILLED, "unnoted-9": Ended.KILLED, "busy": Ended.BUSY, "ask": Ended.KILLED,
     }  # fmt: skip
     assert ended["kill-9"].reason.startswith("ended without a word, by SIGKILL, perhaps for want of memory (details in")
     assert ended["kill-11"].reason.startswith("ended without a word, by SIGSEGV (details in runs/kill-11/")
     assert ended["exit"].reason.startswith("ended without a word, by exit code 1")
-    for name in ("kill-9", "kill-11", "exit", "unnoted-9"):  # a process of its own has written why
+    for name in ("kill-9", "kill-11", "exit", "ask", "unnoted-9"):  # a process of its own has written why
         assert Path(name).read_text() == f"killed: {ended[name].reason}"
     assert {spec.name for spec in specs if RunFolder(spec.folder).ended} == set(ways) - {"busy"}
     assert capfd.readouterr() == ("", "")
     assert "out of the way" in RunFolder(specs[-1].folder).log.read_text()
+    assert "EOFError" in RunFolder(specs[ways.index("ask")].folder).log.read_text(), "a question has no answer"
 
 
 def test_two_runs_of_one_folder_wait_for_each_other(server: Path) -> None:
@@ -246,6 +250,27 @@ def test_the_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [threads_of(jobs) for jobs in (1, 2, 3, 8, 20)] == [8, 4, 2, 1, 1]
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert [threads_of(jobs) for jobs in (1, 2, 3, 8, 20)] == [3, 3, 2, 1, 1]
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    assert [threads_of(jobs) for jobs in (1, 2, 8)] == [3, 2, 1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hydra/launcher=joblib",
+        "+hydra.job.env_set.FOO=bar",
+        "+hydra.callbacks.x._target_=y",
+        "hydra.sweeper.max_batch_size=2",
+    ],
+)
+def test_what_only_hydras_own_launcher_does_is_left_to_it(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "is_command", lambda: True)
+    specs = [made_up("fine"), made_up("fine", 1)]
+    assert run._jobs(specs, ["model=vae", "hydra.sweeper.params.seed=0,1", "hydra.searchpath=[file://x]"]) == 1
+    assert run._jobs(specs, ["model=vae", text]) == 0
+    with pytest.raises(UserError, match="is for Hydra's own launcher"):
+        run._jobs([made_up("fine", jobs=2)], [text])
 
 
 def test_a_full_pipe_loses_progress_and_nothing_else() -> None:

@@ -64,7 +64,7 @@ def main(args: argparse.Namespace) -> int:
 
     baseline = at_home("--baseline", args.baseline)
     outputs = {name: at_home(name, text) for name in ("--junit", "--summary") if (text := getattr(args, name[2:]))}
-    inputs = [baseline, *find_files(args.rows)] if args.rows else [baseline]
+    inputs = [baseline, *find_files(args.rows), *find_files(args.history)]
     for name, path in outputs.items():
         check_output(name, path, inputs)
     if len({path.resolve() for path in outputs.values()}) < len(outputs):

@@ -16,7 +16,7 @@ __all__ = ["main"]
 
 EPILOG = """\
 start here:
-  genbench run experiment=quickstart      six models on 5000 real digits, in minutes
+  genbench run experiment=quickstart      seven models on 5000 real digits, in minutes
   genbench list models                    what there is to compare
   genbench new model mine                 the files of a model of your own
   genbench data list                      which data sets are on this machine

@@ -14,6 +14,7 @@ from bench.stopping import is_command
 
 __all__ = ["main", "run_missing", "specs_of"]
 
+_ASKS_HYDRA = re.compile(r"\+{0,2}hydra[/.](launcher|callbacks|sweeper(?!\.params)|job\.env_set)\b")
 _NAMES_A_MODEL = re.compile(r"\+{0,2}(model|experiment|hydra\.sweeper\.params\.model)=")
 
 USAGE = "genbench run [-m] [--cfg job] [KEY=VALUE ...]"
@@ -116,10 +117,10 @@ def _jobs(specs: list[RunSpec], arguments: list[str]) -> int:
     launching = specs[0].launching
     if any(spec.launching != launching for spec in specs):
         raise UserError("jobs, jobs_per_gpu, timeout and launcher: one value for the whole sweep is expected")
-    hydra = next((text for text in arguments if re.match(r"\+{0,2}hydra/(launcher|sweeper)=", text)), None)
+    hydra = next((text for text in arguments if _ASKS_HYDRA.match(text)), None)
     asked = launching.jobs is not None or launching.timeout is not None or launching.engine != "local"
     if hydra is not None and asked:
-        raise UserError(f"{hydra}: launches the runs itself; leave out jobs, timeout and launcher")
+        raise UserError(f"{hydra}: is for Hydra's own launcher; leave it out, or jobs, timeout and launcher")
     if hydra is not None:
         return 0
     if launching.engine != "local":
@@ -176,8 +177,8 @@ def _check_named(spec: RunSpec, arguments: list[str]) -> None:
         one = shown("model=vae", *flags_of(arguments, USAGE).overrides)
         raise UserError(
             f"run: no model is named; the default, {model} on {data} for {spec.schedule.budget}, takes hours on images;"
-            f" `genbench run {one}` takes minutes, `genbench run experiment=quickstart` compares six models in minutes,"
-            " `genbench list models` shows all"
+            f" `genbench run {one}` takes minutes, `genbench run experiment=quickstart` compares seven models in"
+            " minutes, `genbench list models` shows all"
         )
 
 

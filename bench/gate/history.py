@@ -69,7 +69,7 @@ def drifts(history: Sequence[tuple[str, Items]], level: float = LEVEL) -> list[D
         lines = Counter(line.place for line in items)
         for line, metrics in items.items():
             for key, item in metrics.items():
-                if item.values and item.sign and not item.is_exact and lines[line.place] == 1:
+                if item.keys and item.sign and not item.is_exact and lines[line.place] == 1:
                     mean = float(item.panel(item.seeds, sorted(item.keys)[:1]).mean())
                     series[line.place, key].append((name, line, mean, item.row.unit))
     found = []

@@ -176,6 +176,9 @@ def changed(base: Item, new: Item) -> str:
         for name, one, other in zip(names, before, now, strict=True)
         if one != other
     ]
+    if base.sign != new.sign:
+        words = {1: "smaller", -1: "larger", 0: "neither"}
+        parts.append(f"better is {words[base.sign]} -> {words[new.sign]}")
     if not base.relations & new.relations:
         parts.append(f"relation {_shown(min(map(str, base.relations)))} -> {_shown(min(map(str, new.relations)))}")
     return ", ".join(parts)

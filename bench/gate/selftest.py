@@ -49,7 +49,7 @@ def calibrate(base: Items, repetitions: int = REPETITIONS) -> list[Calibration]:
     found: dict[str, list[tuple[int, float, float]]] = {}
     for line, items in sorted(base.items()):
         for (metric, _), item in items.items():
-            if not item.sign or item.is_exact or len(item.values) < 3:
+            if not item.sign or item.is_exact or len(item.values) < 3 or not item.keys:
                 continue
             values = item.sign * item.panel(item.seeds, sorted(item.keys)).mean(1)
             rng = np.random.default_rng(derive_seed(0, "gate", "self-test", *line.place, metric))

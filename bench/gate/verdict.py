@@ -38,8 +38,10 @@ class _Test:
     declared: bool
     spreads: float  # standard error in seed spreads, as the numbers of seeds alone determine it
     design: float  # and its degrees of freedom
+    lost: str = ""  # seeds of the baseline that were measured again and have no value now
 
 
+@np.errstate(over="ignore", invalid="ignore")  # numbers near the largest float are said to be too large
 def judge(base: Items, new: Items, margins: Mapping[str, float] | None = None, level: float = LEVEL) -> list[Finding]:
     """A finding for each metric of the baseline that has a direction, and for each stored sample's metric.
 
@@ -101,6 +103,9 @@ def _compared(
     finding = replace(finding, new=_mean(new), n_new=len(new.seeds))
     differs = changed(base, new)
     keys = sorted(base.keys & new.keys)
+    if not differs and not (base.keys and new.keys):
+        side = "new rows" if base.keys else "baseline"
+        differs = f"in the {side} no settings of the metric (measuring key) are those of all seeds"
     if not differs and not keys and "" not in base.keys | new.keys:
         differs = "other settings of the metric (measuring key)"
     if differs:
@@ -125,7 +130,9 @@ def _compared(
     return _tested(finding, base, new, keys, margin, note)
 
 
-def _tested(finding: Finding, base: Item, new: Item, keys: list[str], margin: float | None, note: str) -> _Test:
+def _tested(
+    finding: Finding, base: Item, new: Item, keys: list[str], margin: float | None, note: str
+) -> Finding | _Test:
     """The paired test where one side's seeds are among the other's, else the one of different seeds."""
     common = sorted(set(base.seeds) & set(new.seeds))
     is_paired = len(common) >= 2 and (common == base.seeds or common == new.seeds)
@@ -139,13 +146,22 @@ def _tested(finding: Finding, base: Item, new: Item, keys: list[str], margin: fl
     else:
         shift = unpaired(of_new.mean(1), of_base.mean(1), _draws(new, keys), _draws(base, keys))
         panels, design = [of_new, of_base], design_df(n, m)
+    if not np.isfinite(shift).all():
+        said = "the numbers are too large to be compared"
+        return replace(finding, verdict=Verdict.INCONCLUSIVE, reason=joined(said, note))
     shift = _with_shared_draws(shift, [panel for panel in panels if panel.shape[1] > 1])
     finding = replace(
         finding, tier="paired" if is_paired else "seeds", n_base=m, n_new=n,
         base=float(base.sign * of_base.mean()), new=float(new.sign * of_new.mean()), worse=float(shift.shift),
         stderr=float(shift.stderr), df=float(shift.df), p=float(p_value(shift, margin or 0.0)), reason=note,
     )  # fmt: skip
-    return _Test(finding, shift, margin is not None, math.sqrt(1 / n + 1 / m), design)
+    return _Test(finding, shift, margin is not None, math.sqrt(1 / n + 1 / m), design, _lost(base, new))
+
+
+def _lost(base: Item, new: Item) -> str:
+    """Seeds whose metric was skipped this time, with the reason; those that failed have a test of their own."""
+    seeds = [seed for seed in base.seeds if seed in new.reasons and seed not in new.values and seed not in new.failed]
+    return f"no value of seed {', '.join(map(str, seeds))} any more: {new.reasons[seeds[0]]}" if seeds else ""
 
 
 def _with_shared_draws(shift: Shift, panels: "list[np.ndarray]") -> Shift:
@@ -217,6 +233,8 @@ def _decided_one(test: _Test, p: float, better: float, level: float, count: int)
         suffice = f"{seeds_needed(count, level)} a side suffice"
         said = f"too few seeds for {_count(count, 'blocking comparison')}: {suffice}"
         return replace(finding, verdict=Verdict.INCONCLUSIVE, reason=joined(said, finding.reason))
+    if test.lost:
+        return replace(finding, verdict=Verdict.INCONCLUSIVE, reason=joined(test.lost, finding.reason))
     return replace(finding, verdict=Verdict.IMPROVED if better <= level else Verdict.PASS)
 
 

@@ -40,20 +40,23 @@ POLL_SECONDS = 0.2
 LONGEST_REASON = 600  # characters; lines of up to PIPE_BUF (4096) bytes from several writers are never mixed
 
 
-def follow_parent() -> None:
+def follow_parent(life: int = 0) -> None:
     """Make a worker exit immediately when its parent ends or on SIGTERM, and ignore Ctrl-C, which the parent handles.
 
     Call it before other threads start.
+
+    Arguments:
+        life: The pipe whose end says that the parent has ended.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # On SIGTERM Lightning would start a collective operation, and wait there for processes that got no signal.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    for end in (_end_with_parent, _end_by_sigterm):
-        threading.Thread(target=end, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=[life], daemon=True).start()
+    threading.Thread(target=_end_by_sigterm, daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    while os.read(0, 1):
+def _end_with_parent(life: int) -> None:
+    while os.read(life, 1):
         pass
     # The main thread may be waiting forever in a collective operation for a process that has ended.
     os._exit(128 + signal.SIGTERM)

@@ -30,6 +30,7 @@ from bench.runs.jobs import note_ends, run_jobs
 __all__ = ["check_engine", "run_elsewhere", "run_one"]
 
 POLL_SECONDS = 0.5
+LOCAL_MINUTES = 60 * 24 * 365  # submitit ends a job on this machine after two unless told otherwise
 PACKAGES = {"joblib": "joblib", "submitit_local": "submitit", "slurm": "submitit", "ray": "ray"}
 
 Call = tuple[dict[str, Any], float | None, int | None]
@@ -170,7 +171,8 @@ def _submitit(
 
     cluster = "slurm" if launching.engine == "slurm" else "local"
     executor = submitit.AutoExecutor(folder=folder.absolute() / ".submitit", cluster=cluster)
-    executor.update_parameters(name="genbench", **_slurm(launching.settings) if cluster == "slurm" else {})
+    settings = _slurm(launching.settings) if cluster == "slurm" else {"timeout_min": LOCAL_MINUTES}
+    executor.update_parameters(name="genbench", **settings)
     waiting = deque(range(total))
     given = iter(calls)
     running: dict[int, Any] = {}

@@ -70,6 +70,9 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):  # Ctrl-C, and what Slurm sends: the parent's
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
+    life, nothing = os.dup(0), os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)  # a run that asks a question gets an end of file, and does not wait for ever
+    os.close(nothing)
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
@@ -104,7 +107,7 @@ def main() -> int:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 for pipe in (requests, woken, wake):
                     os.close(pipe)
-                _work(request, Reports(reports, request["job"]))
+                _work(request, Reports(reports, request["job"]), life)
             jobs[process] = request["job"]
     for process in jobs:
         os.kill(process, signal.SIGKILL)
@@ -121,13 +124,13 @@ def _reap(jobs: dict[int, int], reports: int) -> None:
             Reports(reports, jobs.pop(process)).send(status=status)
 
 
-def _work(request: dict[str, Any], reports: Reports) -> NoReturn:
+def _work(request: dict[str, Any], reports: Reports, life: int) -> NoReturn:
     """In a child: do what is asked, report it, and end without the interpreter's own end, which takes seconds."""
     code = 1
     try:
         from bench.runs.ddp import follow_parent
 
-        follow_parent()
+        follow_parent(life)
         os.environ.update(request["environment"])
         doing = {"check": _check, "run": _run, "note": _note}[request["do"]]
         doing(request, reports)

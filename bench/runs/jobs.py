@@ -108,7 +108,8 @@ def note_ends(ends: Sequence[tuple[RunSpec, Outcome]]) -> None:
 
 def threads_of(jobs: int) -> int:
     """Threads of each of several processes: the cores shared out, and no more than the user asked for."""
-    cores = max(1, len(os.sched_getaffinity(0)) // max(jobs, 1))
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # not on macOS
+    cores = max(1, here // max(jobs, 1))
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return min(cores, int(asked)) if asked.isdecimal() and int(asked) else cores
 
