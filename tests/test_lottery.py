@@ -74,6 +74,16 @@ def test_other_protocols_and_configurations_are_other_panels() -> None:
     assert [float(line["mean"]) for line in read] == [pytest.approx(one.components.mean) for one in panels]
 
 
+def test_texts_of_a_strangers_rows_stay_texts() -> None:
+    panels = panels_of(to_frame(rows_of(VALUES, model="a,b|c\x1b[31m\nd", dataset="=cmd()")))
+    shown, (line,) = to_markdown(panels), csv.DictReader(io.StringIO(to_csv(panels)))
+    assert "\x1b" not in shown
+    assert len(shown.splitlines()) == 3
+    assert "a,b\\|c" in shown
+    assert (line["model"], line["dataset"]) == ("a,b|c [31m d", "'=cmd()")
+    assert float(line["mean"]) == panels[0].components.mean
+
+
 def test_ordinary_tables_show_the_smallest_sampling_seed() -> None:
     (section,) = make_table(rows_of(VALUES)).sections
     (cell,) = section.cells.values()
@@ -138,7 +148,7 @@ def test_samples_of_others_have_no_sampling_seeds(workplace: Path, capsys: pytes
     np.save(workplace / "x.npy", np.zeros((50, 2), np.float32))
     given = ["evaluate", "samples=x.npy", "data=two_moons", "metric=[fid]", "metric.fid.features=pixels"]
     assert main([*given, "evaluate.sampling_seeds=[1,2]"]) == 2
-    assert "cannot be drawn again" in capsys.readouterr().err
+    assert "evaluate.sampling_seeds: is for runs; here seed=1 draws samples anew" in capsys.readouterr().err
 
 
 def test_where_it_cannot_be_written() -> None:
