@@ -55,7 +55,8 @@ def two_way_components(values: ArrayLike) -> Components:
     freedom), the estimates are :math:`\sigma_a^2 = (M_a - M_e)/J` for ``between`` and
     :math:`\sigma_b^2 + \sigma_e^2 = (M_b - M_e)/I + M_e` for ``within``. Draws nested in the trainings are the case
     :math:`\sigma_b^2 = 0`. The mean has the variance
-    :math:`(M_a + \max(M_b - M_e, 0)) / IJ`. Degrees of freedom by Satterthwaite (1946).
+    :math:`(M_a + \max(M_b - M_e, 0)) / IJ`. Degrees of freedom by Satterthwaite (1946); those of the mean are at least
+    min(I, J) - 1, because a difference that is small by chance would leave none, and an interval without end.
 
     Arguments:
         values: Of shape (training seeds, sampling seeds), at least 2 x 2, finite.
@@ -79,6 +80,7 @@ def two_way_components(values: ArrayLike) -> Components:
     between = max(of_rows - of_rest, 0.0) / m
     within = of_columns / n + of_rest * (n - 1) / n
     shared = max(of_columns - of_rest, 0.0)
+    df_of_mean = satterthwaite([of_rows, of_columns, -of_rest], df) if shared > 0 else n - 1
     return Components(
         mean=float(mean),
         between=between,
@@ -87,7 +89,7 @@ def two_way_components(values: ArrayLike) -> Components:
         df_between=satterthwaite([of_rows, -of_rest], [df[0], df[2]]) if between > 0 else 0.0,
         df_within=satterthwaite([of_columns / n, of_rest * (n - 1) / n], [df[1], df[2]]),
         variance_of_mean=(of_rows + shared) / (n * m),
-        df_of_mean=satterthwaite([of_rows, of_columns, -of_rest], df) if shared > 0 else float(n - 1),
+        df_of_mean=float(max(df_of_mean, min(df))),
         seeds=n,
         draws=m,
     )

@@ -74,6 +74,16 @@ def test_other_protocols_and_configurations_are_other_panels() -> None:
     assert [float(line["mean"]) for line in read] == [pytest.approx(one.components.mean) for one in panels]
 
 
+def test_texts_of_a_strangers_rows_stay_texts() -> None:
+    panels = panels_of(to_frame(rows_of(VALUES, model="a,b|c\x1b[31m\nd", dataset="=cmd()")))
+    shown, (line,) = to_markdown(panels), csv.DictReader(io.StringIO(to_csv(panels)))
+    assert "\x1b" not in shown
+    assert len(shown.splitlines()) == 3
+    assert "a,b\\|c" in shown
+    assert (line["model"], line["dataset"]) == ("a,b|c [31m d", "'=cmd()")
+    assert float(line["mean"]) == panels[0].components.mean
+
+
 def test_ordinary_tables_show_the_smallest_sampling_seed() -> None:
     (section,) = make_table(rows_of(VALUES)).sections
     (cell,) = section.cells.values()
@@ -82,19 +92,6 @@ def test_ordinary_tables_show_the_smallest_sampling_seed() -> None:
     (section,) = make_table([*rows_of(VALUES), make_row(seed=0, run_id="r0", training_key="c0", value=9.0)]).sections
     (cell,) = section.cells.values()
     assert cell.value == pytest.approx((9 + VALUES[1:, 0].sum()) / 4)
-
-
-def test_numbers_of_another_protocol_are_shown_under_their_own_smallest_sampling_seed() -> None:
-    seeds = [make_row(sampling_seed=seed, value=value, n_fake=n, split=split, measuring_key=f"{seed} {n} {split}")
-             for seed, value, n, split in ((0, 1.0, 1000, "test"), (1, 9.0, 1000, "test"), (1, 2.0, 5000, "test"),
-                                           (2, 9.0, 5000, "test"), (2, 3.0, 1000, "reference-mine"))]  # fmt: skip
-    (section,) = make_table(seeds).sections
-    assert sorted(cell.value or 0.0 for cell in section.cells.values()) == [1.0, 2.0, 3.0]
-    failed = make_row(sampling_seed=1, n_fake=None, n_real=None, **FAILED)
-    for first, shown in ((dataclasses.replace(failed, sampling_seed=0), None), (failed, 1.0)):
-        later = make_row(sampling_seed=1 - first.sampling_seed, value=1.0)
-        (section,) = make_table([first, later]).sections
-        assert [cell.value for cell in section.cells.values()] == [shown]
 
 
 def test_sampling_seed_0_keeps_the_measuring_keys_of_before() -> None:
@@ -151,7 +148,7 @@ def test_samples_of_others_have_no_sampling_seeds(workplace: Path, capsys: pytes
     np.save(workplace / "x.npy", np.zeros((50, 2), np.float32))
     given = ["evaluate", "samples=x.npy", "data=two_moons", "metric=[fid]", "metric.fid.features=pixels"]
     assert main([*given, "evaluate.sampling_seeds=[1,2]"]) == 2
-    assert "evaluate.sampling_seeds: is for runs" in capsys.readouterr().err
+    assert "evaluate.sampling_seeds: is for runs; here seed=1 draws samples anew" in capsys.readouterr().err
 
 
 def test_where_it_cannot_be_written() -> None:

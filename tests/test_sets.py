@@ -10,12 +10,16 @@ from helpers_models import new_model
 from numpy.random import RandomState
 from scipy.stats import chisquare
 from torch import Generator, Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.data.sets import Permutations, Sums, counts_of_sums, set_shuffling, set_summation
-from bench.errors import UserError
+from bench.errors import UnavailableError, UserError
+from bench.evaluation.measure import known_density
 from bench.features.pixels import Pixels
+from bench.metrics.parzen import Parzen
 from bench.metrics.validity import distinct_and_new
 from bench.schema import Kind
+from bench.subjects.examples import Examples
 from models.base import HasLikelihood
 
 
@@ -101,6 +105,42 @@ def test_distances_between_categories_do_not_depend_on_their_names() -> None:
     features = extractor.features(x).double()
     assert features.shape == (3, 16)
     assert torch.cdist(features, features).square()[0].tolist() == pytest.approx([0, 4, 4])
+
+
+def test_indicators_take_no_more_memory_than_they_fill() -> None:
+    data = set_shuffling(16, 100, 5, 5)
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            nonlocal largest
+            made = func(*args, **(kwargs or {}))
+            largest = max(largest, made.numel() * made.element_size() if isinstance(made, Tensor) else 0)
+            return made
+
+    with Watch():
+        features = Pixels().extractor(data).features(data.train.x)
+    assert features.sum(1).tolist() == [16] * 100
+    assert largest == features.numel() * features.element_size() == 100 * 16 * 16
+
+
+def test_the_density_is_one_line_of_a_table_whatever_its_entries_are_called() -> None:
+    found = []
+    for as_numbers in (False, True):
+        node = {"_target_": "bench.data.sets.set_shuffling", "n": 4, "as_numbers": as_numbers}
+        subject = known_density("set_shuffling", node, set_shuffling(4, 10, 5, 5, as_numbers=as_numbers))
+        assert subject is not None
+        found.append(subject.origin.group)
+    assert found[0] == found[1]
+    assert known_density("set_shuffling", {"n": 5}, set_shuffling(5, 10, 5, 5)).origin.group != found[0]  # type: ignore[union-attr]
+
+
+def test_parzen_windows_are_not_for_categories() -> None:
+    data = set_shuffling(4, 10, 5, 5)
+    subject = known_density("set_shuffling", {}, data)
+    assert subject is not None
+    with pytest.raises(UnavailableError, match="categories, whose differences mean nothing"):
+        Parzen(0.2, 10).compute(Examples(subject, data, seed=0))
 
 
 def test_different_and_new_are_counted_once() -> None:

@@ -50,6 +50,15 @@ def test_the_mean_of_a_panel_is_covered_as_often_as_its_degrees_of_freedom_say()
     assert 0.93 <= np.mean(np.abs(z) <= 1) <= 0.98
 
 
+@pytest.mark.parametrize("seeds", [2, 4])
+def test_the_interval_of_the_mean_stays_finite_where_a_component_is_small_by_chance(seeds: int) -> None:
+    found = [two_way_components(panel) for panel in panels(0.0, 0.1, 1.0, (seeds, seeds), 2000)]
+    assert min(one.df_of_mean for one in found) >= seeds - 1
+    reach = [t_quantile(0.025, one.df_of_mean) * one.variance_of_mean**0.5 for one in found]
+    assert max(reach) < 100
+    assert 0.93 <= np.mean([abs(one.mean - 3.0) <= r for one, r in zip(found, reach, strict=True)]) <= 0.985
+
+
 def test_mean_squares_agree_with_those_of_statsmodels() -> None:
     pytest.importorskip("statsmodels", reason="statsmodels is an oracle here, nothing that genbench needs")
     import pandas as pd

@@ -174,8 +174,11 @@ def _fetch(name: str, config: dict[str, Any]) -> bool:
 
 
 def _sizes(spec: "DataSpec") -> str:
+    from bench.schema import Kind
+
     parts = [f"{spec.n_train:,} train, {spec.n_val:,} validation, {spec.n_test:,} test", "x".join(map(str, spec.shape))]
-    parts.append("real" if spec.levels is None else f"{spec.levels} levels")
+    of = "categories" if spec.kind == Kind.CATEGORIES else "levels"
+    parts.append("real" if spec.levels is None else f"{spec.levels} {of}")
     if spec.classes is not None:
         parts.append(f"{spec.classes} classes")
     return "; ".join([*parts, f"revision {spec.revision}", f"licence: {spec.licence}"])

@@ -106,7 +106,8 @@ def known_density(name: str, node: Node, data: Data) -> KnownDensity | None:
     """
     if data.log_density is None:
         return None
-    key = digest({"density": node})
+    # Whether entries are called numbers or categories, the density is the same.
+    key = digest({"density": {name: value for name, value in node.items() if name != "as_numbers"}})
     commit, dirty = git_state()
     origin = Origin(
         run_id=f"{name.replace('/', '-')}-oracle-{key[:8]}", training_key=key, group=key,

@@ -14,10 +14,11 @@ import math
 import torch
 from torch import Tensor
 
+from bench.errors import UnavailableError
 from bench.metrics.annealing import on_unit_scale
 from bench.metrics.base import Metric
 from bench.metrics.intervals import measured
-from bench.schema import Estimate, MetricInfo, Status
+from bench.schema import Estimate, Kind, MetricInfo, Status
 from bench.subjects.examples import Examples
 
 __all__ = ["MISLEADS", "Parzen", "parzen_log_densities"]
@@ -36,6 +37,8 @@ def parzen_log_densities(x: Tensor, samples: Tensor, sigma: float) -> Tensor:
 class Parzen(Metric):
     """Computes ``parzen[sigma=S]``, the mean over test examples. It misleads, and its row says why.
 
+    Windows need distances, which categories have not.
+
     Arguments:
         sigma: Width of the windows, on [0, 1] for integer data, in the data's own unit for reals.
         n_samples: Number of the subject's samples.
@@ -52,6 +55,8 @@ class Parzen(Metric):
 
     def compute(self, examples: Examples) -> list[Estimate]:
         (info,) = self.infos(examples)
+        if examples.spec.kind == Kind.CATEGORIES:
+            raise UnavailableError("the entries are categories, whose differences mean nothing")
         levels = examples.spec.levels
         samples = on_unit_scale(examples.samples(self.n_samples), levels).flatten(1)
         x = on_unit_scale(examples.real, levels).flatten(1)

@@ -7,7 +7,7 @@ from bench.plain import plain
 from bench.schema import PROTOCOL
 from bench.tables.model import Cell, Column, Line, Table
 
-__all__ = ["to_csv"]
+__all__ = ["csv_entry", "to_csv"]
 
 _CSV_COLUMNS = [
     "dataset", "data_revision", "split", "model", "family", "label", "group", "checkpoint", "metric", "title",
@@ -33,7 +33,7 @@ def to_csv(table: Table) -> str:
     for section in table.sections:
         for (line, column), cell in section.cells.items():
             record = _csv_record(section.lines[line], section.columns[column], cell)
-            writer.writerow([_csv_entry(record[name]) for name in _CSV_COLUMNS])
+            writer.writerow([csv_entry(record[name]) for name in _CSV_COLUMNS])
     return file.getvalue()
 
 
@@ -74,7 +74,7 @@ def _csv_record(line: Line, column: Column, cell: Cell) -> dict[str, object]:
     }
 
 
-def _csv_entry(value: object) -> str:
+def csv_entry(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, bool):

@@ -10,6 +10,8 @@ first out ("The FID Lottery", arXiv 2606.20536). The test examples are the same 
 in neither. Imports no torch.
 """
 
+import csv
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +19,12 @@ from dataclasses import dataclass
 import pandas as pd
 
 from bench.errors import UserError
+from bench.plain import plain
 from bench.rows.frame import protocol_of
 from bench.statistics import Components, t_quantile, two_way_components
+from bench.tables.as_csv import csv_entry
 from bench.tables.columns import numbered
+from bench.tables.markdown import escape_markdown
 
 __all__ = ["Panel", "panels_of", "to_csv", "to_markdown"]
 
@@ -125,34 +130,27 @@ def to_markdown(panels: Sequence[Panel]) -> str:
         share = f"{100 * one.retraining / abs(parts.mean):.1f}" if parts.mean != 0 else ""
         cells = [one.dataset, one.title, _name(one, panels), size, mean, between,
                  f"{one.resampling:.3g} ({parts.df_within:.1f})", share]  # fmt: skip
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append("| " + " | ".join(escape_markdown(plain(cell)) for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
 
 def to_csv(panels: Sequence[Panel]) -> str:
     """The same in full precision."""
-    lines = [
-        "dataset,checkpoint,metric,n_fake,model,group,training_seeds,sampling_seeds,lost,mean,half_width,"
-        "retraining_sd,retraining_df,resampling_sd,resampling_df,shared_sd"
-    ]
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([
+        "dataset", "checkpoint", "metric", "n_fake", "model", "group", "training_seeds", "sampling_seeds", "lost",
+        "mean", "half_width", "retraining_sd", "retraining_df", "resampling_sd", "resampling_df", "shared_sd",
+    ])  # fmt: skip
     for one in panels:
         parts = one.components
-        numbers = (
-            parts.mean, one.half_width, one.retraining, parts.df_between, one.resampling, parts.df_within,
-            math.sqrt(parts.shared),
+        record = (
+            one.dataset, one.checkpoint, one.metric, one.n_fake, one.model, one.group, parts.seeds, parts.draws,
+            " ".join(map(str, one.lost)), parts.mean, one.half_width, one.retraining, parts.df_between, one.resampling,
+            parts.df_within, math.sqrt(parts.shared),
         )  # fmt: skip
-        texts = (
-            one.dataset,
-            one.checkpoint,
-            one.metric,
-            "" if one.n_fake is None else one.n_fake,
-            one.model,
-            one.group,
-        )
-        lost = " ".join(map(str, one.lost))
-        cells = [*map(str, texts), str(parts.seeds), str(parts.draws), lost, *(f"{number:.10g}" for number in numbers)]
-        lines.append(",".join(cells))
-    return "\n".join(lines) + "\n"
+        writer.writerow(map(csv_entry, record))
+    return file.getvalue()
 
 
 def _name(panel: Panel, panels: Sequence[Panel]) -> str:
