@@ -53,7 +53,7 @@ def execute(spec, stage):
         if does == "busy":
             return Outcome(spec.run_id, Ended.BUSY, "elsewhere")
         stage.hear("at work", 1, 2)
-        seen = ":".join([os.environ.get("CUDA_VISIBLE_DEVICES", ""), os.environ["OMP_NUM_THREADS"]])
+        seen = ":".join([os.environ.get("CUDA_VISIBLE_DEVICES", ""), os.environ.get("OMP_NUM_THREADS", "")])
         outcome = Outcome(spec.run_id, Ended.DIVERGED if does == "diverge" else Ended.OK, seen)
         folder.end(outcome)
         return outcome
@@ -247,12 +247,22 @@ def test_a_mistake_is_told_before_anything_starts(server: Path) -> None:
 def test_the_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert [threads_of(jobs) for jobs in (1, 2, 3, 8, 20)] == [8, 4, 2, 1, 1]
+    assert [threads_of(jobs) for jobs in (1, 2, 3, 8, 20)] == [None, 4, 2, 1, 1], "alone, torch's own number"
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert [threads_of(jobs) for jobs in (1, 2, 3, 8, 20)] == [3, 3, 2, 1, 1]
+    assert [threads_of(jobs) for jobs in (1, 2, 3, 8, 20)] == [None, 3, 2, 1, 1]
     monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    assert [threads_of(jobs) for jobs in (1, 2, 8)] == [3, 2, 1]
+    assert [threads_of(jobs) for jobs in (1, 2, 8)] == [None, 2, 1]
+
+
+@pytest.mark.parametrize(("asked", "jobs", "seen"), [("", 1, ""), ("3", 1, "3"), ("3", 9, "1")])
+def test_a_run_that_works_alone_has_the_threads_of_a_run_outside_a_sweep(
+    asked: str, jobs: int, seen: str, server: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    (outcome,) = run_all([made_up("fine")], jobs).values()
+    assert outcome.reason.split(":")[1] == seen
 
 
 @pytest.mark.parametrize(

@@ -64,13 +64,13 @@ def run_one(config: dict[str, Any], timeout: float | None, threads: int | None =
     return str(outcome.ended), outcome.reason, outcome.before
 
 
-def run_elsewhere(specs: Sequence[RunSpec], jobs: int | None, threads: int, board: Board) -> dict[str, Outcome]:
+def run_elsewhere(specs: Sequence[RunSpec], jobs: int | None, threads: int | None, board: Board) -> dict[str, Outcome]:
     """Let the engine that the specifications name run them.
 
     Arguments:
         specs: They share their launching.
         jobs: Runs at the same time; None leaves that to the engine.
-        threads: Of each run on this machine.
+        threads: Of each run on this machine; None leaves that to torch.
 
     Returns:
         How each run ended, by run_id.

@@ -64,7 +64,7 @@ def run_jobs(specs: Sequence[RunSpec], jobs: int, board: Board, threads: int | N
     Arguments:
         specs: They share their launching.
         jobs: Processes at the same time.
-        threads: Of each; None: the cores shared out.
+        threads: Of each; None: as ``threads_of`` says.
 
     Returns:
         How each run ended, by run_id.
@@ -106,10 +106,16 @@ def note_ends(ends: Sequence[tuple[RunSpec, Outcome]]) -> None:
         _work(pool, sweep, 1, [], board)
 
 
-def threads_of(jobs: int) -> int:
-    """Threads of each of several processes: the cores shared out, and no more than the user asked for."""
+def threads_of(jobs: int) -> int | None:
+    """Threads of each of several processes: the cores shared out, and no more than the user asked for.
+
+    None where one works alone: torch then takes as many as outside a sweep, on many machines fewer than there are
+    logical cores.
+    """
+    if jobs <= 1:
+        return None
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # not on macOS
-    cores = max(1, here // max(jobs, 1))
+    cores = max(1, here // jobs)
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return min(cores, int(asked)) if asked.isdecimal() and int(asked) else cores
 

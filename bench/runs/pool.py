@@ -29,10 +29,10 @@ class Pool:
     No process outlives it, nor this process, however that ends.
 
     Arguments:
-        threads: Of each process.
+        threads: Of each process; None leaves that to torch and to the variables of the surroundings.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int | None) -> None:
         self._threads = threads
 
     def __enter__(self) -> Self:
@@ -40,7 +40,9 @@ class Pool:
         requests, self._requests = os.pipe()
         self._reports, reports = os.pipe()
         self._text = b""
-        environment = {**os.environ, "PYTHONPATH": python_path(), "OMP_NUM_THREADS": str(self._threads)}
+        environment = {**os.environ, "PYTHONPATH": python_path()}
+        if self._threads is not None:
+            environment["OMP_NUM_THREADS"] = str(self._threads)
         command = [sys.executable, "-P", "-m", SERVER, str(requests), str(reports)]
         try:
             with signals_blocked():
