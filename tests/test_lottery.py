@@ -94,6 +94,19 @@ def test_ordinary_tables_show_the_smallest_sampling_seed() -> None:
     assert cell.value == pytest.approx((9 + VALUES[1:, 0].sum()) / 4)
 
 
+def test_numbers_of_another_protocol_are_shown_under_their_own_smallest_sampling_seed() -> None:
+    seeds = [make_row(sampling_seed=seed, value=value, n_fake=n, split=split, measuring_key=f"{seed} {n} {split}")
+             for seed, value, n, split in ((0, 1.0, 1000, "test"), (1, 9.0, 1000, "test"), (1, 2.0, 5000, "test"),
+                                           (2, 9.0, 5000, "test"), (2, 3.0, 1000, "reference-mine"))]  # fmt: skip
+    (section,) = make_table(seeds).sections
+    assert sorted(cell.value or 0.0 for cell in section.cells.values()) == [1.0, 2.0, 3.0]
+    failed = make_row(sampling_seed=1, n_fake=None, n_real=None, **FAILED)
+    for first, shown in ((dataclasses.replace(failed, sampling_seed=0), None), (failed, 1.0)):
+        later = make_row(sampling_seed=1 - first.sampling_seed, value=1.0)
+        (section,) = make_table([first, later]).sections
+        assert [cell.value for cell in section.cells.values()] == [shown]
+
+
 def test_sampling_seed_0_keeps_the_measuring_keys_of_before() -> None:
     node = {"_target_": "x.Y", "n_samples": 10}
     before = digest({"metric": {**node, "version": 1}, "checkpoint": "best"})
