@@ -88,7 +88,7 @@ def worker(rank: int, port: int, folder: Path) -> None:
         found[name] = gradients(name, slice(rank * share, (rank + 1) * share), strategy, PROCESSES)
     found["mean"] = {"of 0 and 1": _over_processes(torch.tensor(float(rank)))}
     torch.save(found, folder / f"{rank}.pt")
-    # As bench/runs/worker.py: the interpreter's own end destroys the process group while its threads run, and may abort.
+    # As bench/runs/worker.py: the end of the interpreter destroys the process group beside its threads, and may abort.
     os._exit(0)
 
 
