@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from sklearn.metrics import cohen_kappa_score
 
 from bench.birthday.agreement import cohens_kappa
 from bench.birthday.judge import Copies, Tally, Verdict, both, called_same, can_tell, copies, support, tally
@@ -197,12 +196,13 @@ def test_two_judges_say_same_where_both_do() -> None:
 
 
 def test_kappa_is_that_of_scikit_learn() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
     generator = np.random.default_rng(1)
     for _ in range(20):
         first, second = generator.choice(["y", "n", "?"], (2, 40), p=[0.5, 0.4, 0.1])
         second = np.where(generator.random(40) < 0.6, first, second)
         kappa = cohens_kappa(first.tolist(), second.tolist())
-        assert kappa.value == pytest.approx(cohen_kappa_score(first, second), abs=1e-12)
+        assert kappa.value == pytest.approx(metrics.cohen_kappa_score(first, second), abs=1e-12)
 
 
 def test_the_error_of_kappa_is_that_of_the_delta_method() -> None:

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -288,6 +289,21 @@ def test_modules_of_models_import_each_other_relatively() -> None:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.level == 0:
                 assert (node.module or "").split(".")[0] != "models", f"{file}:{node.lineno}"
+
+
+def test_tests_begin_with_what_the_test_extra_installs() -> None:
+    """A file of tests that imports a peer when it is collected breaks the README's command; it may importorskip it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    others = [name for extra, names in project["optional-dependencies"].items() if extra != "test" for name in names]
+    installed = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    named, peers = ({re.split(r"[^\w-]", name)[0] for name in names} for names in (installed, others))
+    # Modules that are called otherwise than what installs them, or come with a peer.
+    forbidden = peers - named | {"sklearn", "playwright", "onnxruntime"}
+    for file in sorted((ROOT / "tests").glob("*.py")):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            modules = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {module.split(".")[0] for module in modules} & forbidden, f"{file.name}: {modules}"
 
 
 def test_the_schema_needs_the_standard_library_only() -> None:
