@@ -230,7 +230,6 @@ def test_kappa_of_full_agreement_and_of_one_answer() -> None:
     assert (whole.value, whole.low) == (1.0, None)
     assert cohens_kappa("yyy", "yyy").value is None
     one_sided = cohens_kappa("yyyy", "yyny")
-    assert (one_sided.value, one_sided.low) == (cohen_kappa_score(list("yyyy"), list("yyny")), None)
+    assert (one_sided.value, one_sided.low) == (0.0, None)  # they agree as often as by chance
     never = cohens_kappa("ynyn", "nyny")
-    assert never.value == pytest.approx(cohen_kappa_score(list("ynyn"), list("nyny"))) == -1
-    assert never.low == -1
+    assert (never.value, never.low) == (-1.0, -1.0)
