@@ -27,6 +27,7 @@ __all__ = [
     "output_distribution",
     "parameters_per_entry",
     "gumbel",
+    "log_standard_normal",
     "standard_normal",
     "to_symmetric",
     "uniform",
@@ -45,6 +46,11 @@ def standard_normal(shape: Iterable[int], like: Tensor, generator: Generator | N
     """
     device = like.device if generator is None else generator.device
     return torch.randn(tuple(shape), generator=generator, device=device, dtype=like.dtype).to(like.device)
+
+
+def log_standard_normal(z: Tensor) -> Tensor:
+    """log N(z; 0, I) in nats, ``(B, *shape) -> (B,)``."""
+    return -0.5 * (z.square() + math.log(2 * math.pi)).flatten(1).sum(1)
 
 
 def uniform(shape: Iterable[int], like: Tensor, generator: Generator | None = None) -> Tensor:

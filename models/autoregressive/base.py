@@ -22,7 +22,7 @@ from ..base import (
 from ..distributions import to_symmetric
 from ..entries import Entries
 
-__all__ = ["Autoregressive", "Emit", "image_shape", "sequence_of"]
+__all__ = ["Autoregressive", "Emit", "image_shape"]
 
 Emit = Callable[[int, Tensor], Tensor]
 """Number i of an entry and its outputs, ``(B, P)``, to what the network sees of the entry that they give."""
@@ -170,19 +170,3 @@ def image_shape(shape: Iterable[int], model: str) -> tuple[int, int, int]:
         raise ValueError(f"{model} takes images (C, H, W), not examples of shape {shape}")
     c, h, w = shape
     return c, h, w
-
-
-def sequence_of(shape: Iterable[int], levels: int | None, model: str) -> tuple[int, int]:
-    """D and L.
-
-    Raises:
-        ValueError: The examples are no vectors of integers 0 .. L-1, 2 <= L <= 256; ``model`` is named.
-    """
-    shape = tuple(shape)
-    if len(shape) != 1:
-        raise ValueError(f"{model} takes sequences (D,), not examples of shape {shape}")
-    if levels is None:
-        raise ValueError(f"{model} takes categories or integers, and these data are real-valued")
-    if not 2 <= levels <= 256:
-        raise ValueError(f"levels must be from 2 to 256, not {levels}")
-    return shape[0], levels

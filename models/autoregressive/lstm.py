@@ -9,8 +9,8 @@ from torch.nn.functional import one_hot, pad
 
 from ..base import OptimizerFactory
 from ..entries import entries
-from ..options import at_least
-from .base import Autoregressive, Emit, sequence_of
+from ..options import at_least, sequence_of
+from .base import Autoregressive, Emit
 
 __all__ = ["LSTM"]
 

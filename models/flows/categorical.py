@@ -21,9 +21,9 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from ..base import Batch, GenerativeModel, HasLikelihood, OptimizerFactory, Relation
-from ..distributions import standard_normal
+from ..distributions import log_standard_normal, standard_normal
 from ..nn.set_transformer import SetTransformer
-from ..options import at_least
+from ..options import at_least, sequence_of
 from ..transforms.actnorm import ActNorm
 from ..transforms.base import Chain, Transform
 from ..transforms.categories import encoding as make_encoding
@@ -83,10 +83,7 @@ class CategoricalFlow(GenerativeModel, HasLikelihood):
         decoder_steps: int = 2000,
     ) -> None:
         super().__init__(shape, levels)
-        if len(self.shape) != 1:
-            raise ValueError(f"the categorical flow takes sequences (D,), not examples of shape {self.shape}")
-        if levels is None or not 2 <= levels <= 256:
-            raise ValueError(f"levels must be from 2 to 256 categories, not {levels}")
+        _, categories = sequence_of(self.shape, levels, "the categorical flow")
         at_least(2, encoding_dim=encoding_dim)
         at_least(1, couplings=couplings, components=components, channels=channels, layers=layers, heads=heads)
         at_least(0, decoder_steps=decoder_steps)
@@ -108,7 +105,9 @@ class CategoricalFlow(GenerativeModel, HasLikelihood):
                 parts += [ActNorm(encoding_dim), Conv1x1(encoding_dim), Coupling(kept, moved, network, law)]
             return Chain(*parts)
 
-        self.encoding = make_encoding(encoding, levels, encoding_dim, lambda context: flow(ENCODING_COUPLINGS, context))
+        self.encoding = make_encoding(
+            encoding, categories, encoding_dim, lambda context: flow(ENCODING_COUPLINGS, context)
+        )
         self.flow = flow(couplings, 0)
         self.steps: Tensor
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
@@ -145,5 +144,4 @@ class CategoricalFlow(GenerativeModel, HasLikelihood):
         z, log_q = self.encoding.encode(x, generator)
         decoder = -cross_entropy(self.encoding.logits(z), x, reduction="none").sum(1)
         noise, log_det = self.flow(z)
-        log_normal = -0.5 * (noise.square() + math.log(2 * math.pi)).flatten(1).sum(1)
-        return log_normal + log_det - log_q, decoder
+        return log_standard_normal(noise) + log_det - log_q, decoder

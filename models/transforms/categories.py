@@ -9,7 +9,6 @@ Both terms are products over the entries of x, but for the variational encoding,
 (Lippe, Gavves 2021, Categorical normalizing flows via continuous transformations, arXiv:2006.09790.)
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -17,7 +16,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import logsigmoid, one_hot
 
-from ..distributions import gumbel, standard_normal, uniform
+from ..distributions import gumbel, log_standard_normal, standard_normal, uniform
 from ..nn.mlp import MLP
 from .base import Chain, Transform
 from .coupling import halves, vector_coupling
@@ -124,7 +123,7 @@ class LinearFlows(_OfEach):
         category = x.flatten()
         noise = standard_normal((len(category), self.dim), self.means, generator)
         z, log_det = self.flow.inverse(noise, context=self._context(category))
-        log_q = _log_normal(noise) - log_det
+        log_q = log_standard_normal(noise) - log_det
         z = (z + self.means[category]).unflatten(0, x.shape)
         return z.mT.unsqueeze(3), log_q.unflatten(0, x.shape).sum(1)
 
@@ -132,7 +131,7 @@ class LinearFlows(_OfEach):
         category = torch.arange(self.levels, device=z.device).repeat(len(z))
         moved = z.repeat_interleave(self.levels, 0) - self.means[category]
         noise, log_det = self.flow(moved, context=self._context(category))
-        return (_log_normal(noise) + log_det).unflatten(0, (len(z), self.levels))
+        return (log_standard_normal(noise) + log_det).unflatten(0, (len(z), self.levels))
 
     def _context(self, category: Tensor) -> Tensor:
         return one_hot(category, self.levels).to(self.means.dtype)
@@ -160,7 +159,7 @@ class Variational(Encoding):
         context = one_hot(x, self.levels).to(self.means.dtype).mT.unsqueeze(3)  # (B, L, n, 1)
         noise = standard_normal((len(x), self.dim, x.shape[1], 1), self.means, generator)
         z, log_det = self.flow.inverse(noise, context=context)
-        log_q = _log_normal(noise.flatten(1)) - log_det
+        log_q = log_standard_normal(noise) - log_det
         return z + self.means[x].mT.unsqueeze(3), log_q
 
     def logits(self, z: Tensor) -> Tensor:
@@ -191,8 +190,3 @@ def encoding(name: str, levels: int, dim: int, flow: Callable[[int], Transform])
 
 def _log_logistic(u: Tensor) -> Tensor:
     return logsigmoid(u) + logsigmoid(-u)
-
-
-def _log_normal(u: Tensor) -> Tensor:
-    """log N(u; 0, I), ``(N, d) -> (N,)``."""
-    return -0.5 * (u.square().sum(1) + u.shape[1] * math.log(2 * math.pi))
