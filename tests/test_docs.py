@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from contract import EVERY_SPACE, Candidate, check_codes, check_gradients, check_mass, check_spaces
 
@@ -116,6 +117,13 @@ def test_committed_leaderboards_are_made_from_the_committed_rows() -> None:
         assert board.with_suffix(".csv").read_bytes().decode() == to_csv(table)
         assert board.with_suffix(".md").read_text() == to_markdown(table)
         assert board.with_suffix(".tex").read_text() == to_latex(table)
+
+
+def test_the_committed_lottery_panel_is_made_from_the_committed_rows(tmp_path: Path) -> None:
+    out = tmp_path / "lottery.csv"
+    assert main(["lottery", str(ROOT / "results" / "rows" / "lottery.jsonl"), "--out", str(out)]) == 0
+    made, committed = (pd.read_csv(file) for file in (out, ROOT / "results" / "benchmarks" / "lottery.csv"))
+    pd.testing.assert_frame_equal(made, committed, rtol=1e-9)
 
 
 def test_the_readme_shows_the_committed_leaderboard() -> None:

@@ -55,6 +55,15 @@ def test_a_seed_that_lacks_a_value_is_left_out_and_named() -> None:
     assert "3 x 3 (lost: 1)" in to_markdown([panel])
 
 
+def test_the_runs_own_streams_are_no_draw_that_trainings_share() -> None:
+    own = [
+        make_row(seed=i, value=99.0 * i, run_id=f"r{i}", training_key=f"c{i}", measuring_key="own") for i in range(4)
+    ]
+    assert panels_of(to_frame([*own, *rows_of(VALUES)])) == panels_of(to_frame(rows_of(VALUES)))
+    with pytest.raises(UserError, match="sampling seeds above 0"):
+        panels_of(to_frame([*own, *rows_of(VALUES[:, :1])]))
+
+
 @pytest.mark.parametrize("values", [VALUES[:1], VALUES[:, :1]])
 def test_one_seed_of_either_kind_is_no_panel(values: "np.ndarray[tuple[int, int], np.dtype[np.float64]]") -> None:
     with pytest.raises(UserError, match=r"at least 2 training seeds under at least 2 sampling seeds"):

@@ -57,7 +57,10 @@ def build_model(node: Node, spec: DataSpec) -> "GenerativeModel":
         raise UserError(f"model: {node['_target_']} is a {type(made).__name__}, not a GenerativeModel")
     if spec.kind not in made.kinds:
         takes = " or ".join(sorted(made.kinds))
-        raise UserError(f"model: {node['_target_']} is for {takes}; the entries of {spec.name} are {spec.kind}")
+        raise UserError(
+            f"model: {node['_target_']} is for {takes}; the entries of {spec.name} are {spec.kind}: name "
+            "another model, or data.as_numbers=true where the data have it"
+        )
     return made
 
 

@@ -7,7 +7,8 @@ Every training seed i is measured under every sampling seed j (``evaluate.sampli
 give the variance between trainings and the variance within one training over sampling seeds, each with its degrees of
 freedom (``bench.statistics.two_way_components``). Resampling alone, which most papers report if anything, leaves the
 first out ("The FID Lottery", arXiv 2606.20536). The test examples are the same everywhere: what others would change is
-in neither. Imports no torch.
+in neither. Sampling seed 0 is left out: it is each run's own stream, so that trainings do not share its b_j. Imports no
+torch.
 """
 
 import csv
@@ -27,6 +28,9 @@ from bench.tables.columns import numbered
 from bench.tables.markdown import escape_markdown
 
 __all__ = ["Panel", "panels_of", "to_csv", "to_markdown"]
+
+OWN_STREAM = 0
+"""The sampling seed that every run takes by itself."""
 
 _LINE = ["dataset", "model_family", "model", "group", "checkpoint"]
 
@@ -78,7 +82,8 @@ def panels_of(rows: pd.DataFrame, metrics: Sequence[str] = (), checkpoint: str =
     Raises:
         UserError: There is no panel.
     """
-    rows = rows[(rows["checkpoint"] == checkpoint) & (rows["model_family"] != "data")].reset_index(drop=True)
+    kept = (rows["checkpoint"] == checkpoint) & (rows["model_family"] != "data") & (rows["sampling_seed"] != OWN_STREAM)
+    rows = rows[kept].reset_index(drop=True)
     if metrics:
         base = rows["metric"].astype(str).str.split("[").str[0]
         rows = rows[rows["metric"].isin(list(metrics)) | base.isin(list(metrics))].reset_index(drop=True)
@@ -92,7 +97,7 @@ def panels_of(rows: pd.DataFrame, metrics: Sequence[str] = (), checkpoint: str =
                 found.append(panel)
     if not found:
         raise UserError(
-            "lottery: no number was measured with at least 2 training seeds under at least 2 sampling seeds; "
+            "lottery: no number was measured with at least 2 training seeds under at least 2 sampling seeds above 0; "
             "genbench run -m seed=0,1,2,3 evaluate.sampling_seeds=[1,2,3,4] measures so"
         )
     return sorted(found, key=lambda one: (one.dataset, one.metric, one.model, one.group))

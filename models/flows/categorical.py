@@ -13,6 +13,7 @@ References:
 
 import math
 from collections.abc import Iterable
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -105,9 +106,7 @@ class CategoricalFlow(GenerativeModel, HasLikelihood):
                 parts += [ActNorm(encoding_dim), Conv1x1(encoding_dim), Coupling(kept, moved, network, law)]
             return Chain(*parts)
 
-        self.encoding = make_encoding(
-            encoding, categories, encoding_dim, lambda context: flow(ENCODING_COUPLINGS, context)
-        )
+        self.encoding = make_encoding(encoding, categories, encoding_dim, partial(flow, ENCODING_COUPLINGS))
         self.flow = flow(couplings, 0)
         self.steps: Tensor
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
