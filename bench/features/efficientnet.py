@@ -22,11 +22,10 @@ from torch.nn import functional
 from bench.data.base import Data
 from bench.data.bytes.arrays import revision
 from bench.data.bytes.cache import DataFile
-from bench.data.bytes.fetch import fetch
 from bench.data.bytes.sources import Package
-from bench.features.base import Classifier, Note, Recipe, lacks_pictures
+from bench.features.base import Classifier, Note
+from bench.features.pinned import PinnedNetwork, pinned
 from bench.features.script import extract, on_fastest
-from bench.schema import DataSpec
 
 __all__ = ["WEIGHTS", "EfficientNetLite0", "ImageNetClassifier", "Network", "prepared"]
 
@@ -146,7 +145,7 @@ class ImageNetClassifier(Classifier):
         return extract(NAME, self._network, self._prepare, x, self._note).argmax(dim=1)
 
 
-class EfficientNetLite0(Recipe):
+class EfficientNetLite0(PinnedNetwork):
     """Recipe of the classifier: ``conf/features/efficientnet_lite0.yaml``.
 
     Arguments:
@@ -157,21 +156,12 @@ class EfficientNetLite0(Recipe):
         UserError: In ``extractor``: no source has the weights, or the file holds other bytes.
     """
 
-    def __init__(self, weights: str | None = None) -> None:
-        self._weights = weights
-
-    def lacks(self, data: Data) -> str:
-        return lacks_pictures(data.spec, NAME)
-
-    def name(self, spec: DataSpec) -> str:
-        return NAME
+    label = NAME
 
     def extractor(self, data: Data, note: Note | None = None) -> ImageNetClassifier:
         assert data.spec.levels is not None
-        place = None if self._weights is None else Path(self._weights).expanduser()
-        if place is None or not WEIGHTS.matches(place):
-            (place,) = fetch(NAME, [WEIGHTS], _SOURCES, self._weights, setting="features.weights")
-        return ImageNetClassifier(_restored(place), data.spec.levels, note)
+        path = pinned(NAME, WEIGHTS, _SOURCES, self._weights)
+        return ImageNetClassifier(_restored(path), data.spec.levels, note)
 
 
 def _restored(path: Path) -> Network:

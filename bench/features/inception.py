@@ -19,7 +19,6 @@ evaluation", arXiv 2104.11222). With this one the published value of torch-fidel
 """
 
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -27,11 +26,10 @@ from torch import Tensor
 from bench.data.base import Data
 from bench.data.bytes.arrays import revision
 from bench.data.bytes.cache import DataFile
-from bench.data.bytes.fetch import fetch
 from bench.data.bytes.sources import Download, Package
-from bench.features.base import Extractor, Note, Recipe, lacks_pictures
+from bench.features.base import Extractor, Note
+from bench.features.pinned import PinnedNetwork, pinned
 from bench.features.script import Network, extract, load_script
-from bench.schema import DataSpec
 
 __all__ = ["Inception", "InceptionExtractor", "WEIGHTS", "prepared", "resized"]
 
@@ -95,7 +93,7 @@ class InceptionExtractor(Extractor):
         return extract(NAME, self._network, partial(prepared, levels=self._levels), x, self._note)
 
 
-class Inception(Recipe):
+class Inception(PinnedNetwork):
     """Recipe of the Inception network: ``conf/features/inception.yaml``.
 
     Arguments:
@@ -106,23 +104,9 @@ class Inception(Recipe):
         UserError: In ``extractor``: no source has the weights, or the file holds other bytes.
     """
 
-    def __init__(self, weights: str | None = None) -> None:
-        self._weights = weights
-
-    def lacks(self, data: Data) -> str:
-        return lacks_pictures(data.spec, NAME)
-
-    def name(self, spec: DataSpec) -> str:
-        return NAME
+    label = NAME
 
     def extractor(self, data: Data, note: Note | None = None) -> InceptionExtractor:
         assert data.spec.levels is not None
-        return InceptionExtractor(load_script(_found(self._weights), fuse=True), data.spec.levels, note)
-
-
-def _found(weights: str | None) -> Path:
-    place = None if weights is None else Path(weights).expanduser()
-    if place is not None and WEIGHTS.matches(place):
-        return place
-    (path,) = fetch(NAME, [WEIGHTS], _SOURCES, weights, setting="features.weights")
-    return path
+        path = pinned(NAME, WEIGHTS, _SOURCES, self._weights)
+        return InceptionExtractor(load_script(path, fuse=True), data.spec.levels, note)

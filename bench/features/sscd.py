@@ -24,9 +24,9 @@ from bench.data.base import Data
 from bench.data.bytes.arrays import revision
 from bench.data.bytes.cache import DataFile
 from bench.errors import UserError
-from bench.features.base import Extractor, Note, Recipe, lacks_pictures
+from bench.features.base import Extractor, Note
+from bench.features.pinned import PinnedNetwork
 from bench.features.script import extract
-from bench.schema import DataSpec
 
 __all__ = ["SSCD", "WEIGHTS", "CopyDetector", "prepared"]
 
@@ -72,7 +72,7 @@ class CopyDetector(Extractor):
         return functional.normalize(torch.from_numpy(made), dim=1)
 
 
-class SSCD(Recipe):
+class SSCD(PinnedNetwork):
     """Recipe of the copy detector: ``conf/features/sscd.yaml``.
 
     Arguments:
@@ -82,14 +82,7 @@ class SSCD(Recipe):
         UserError: In ``extractor``: there is no such file, it holds other bytes, or ONNX Runtime is not installed.
     """
 
-    def __init__(self, weights: str | None = None) -> None:
-        self._weights = weights
-
-    def lacks(self, data: Data) -> str:
-        return lacks_pictures(data.spec, NAME)
-
-    def name(self, spec: DataSpec) -> str:
-        return NAME
+    label = NAME
 
     def extractor(self, data: Data, note: Note | None = None) -> CopyDetector:
         assert data.spec.levels is not None
