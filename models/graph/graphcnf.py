@@ -22,7 +22,7 @@ from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from ..base import Autoencodes, Batch, OptimizerFactory, Relation
@@ -37,7 +37,7 @@ from ..transforms.graph import NodeBlock, PairBlock
 from ..transforms.linear import LULinear
 from ..transforms.logistic_mixture import LogisticMixtureCDF
 from ..transforms.univariate import Affine
-from .base import GraphModel, Graphs
+from .base import GraphModel, Graphs, indicators
 
 __all__ = ["GraphCNF"]
 
@@ -247,8 +247,7 @@ class GraphCNF(GraphModel, Autoencodes):
 
     def _indicators(self, edges: Tensor, like: Tensor) -> Tensor:
         """Types of all pairs ``(B, P)`` to indicators of the types 1 .. L, ``(B, N, L, N)``."""
-        types = one_hot(self.ends.symmetric(edges), self.edge_types + 1)[..., 1:]
-        return types.movedim(3, 2).to(like.dtype)
+        return indicators(self.ends.symmetric(edges), self.edge_types + 1, like)[..., 1:].movedim(3, 2)
 
     def _log_types(self, encoding: Encoding, z: Tensor, types: Tensor, mask: Tensor) -> Tensor:
         """log p(types|z) summed over those that are there, ``(B,)``."""
