@@ -46,9 +46,7 @@ class GraphModel(GenerativeModel, HasLikelihood, CountsTraining, ReportsCost):
     kinds: ClassVar[frozenset[str]] = frozenset({"graphs"})
     cost_names: ClassVar[tuple[str, ...]] = ("passes_sample",)
 
-    def __init__(
-        self, shape: Iterable[int], levels: int | None, nodes: int, node_types: int, edge_types: int
-    ) -> None:
+    def __init__(self, shape: Iterable[int], levels: int | None, nodes: int, node_types: int, edge_types: int) -> None:
         super().__init__(shape, levels)
         self.nodes, self.node_types, self.edge_types = nodes, node_types, edge_types
         self.n_pairs = nodes * (nodes - 1) // 2

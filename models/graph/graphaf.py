@@ -9,13 +9,19 @@ category is the largest of them. A network computes mean and scale from the grap
 Training maximizes the density of noisy indicators :math:`1_c + a u`, u uniform in the unit cube, in an order of the
 nodes by breadth-first search. Samples are shuffled, so every order of the same nodes is equally likely.
 
-The likelihood is that of the samples. With one order :math:`\pi` of n nodes drawn from q and one t for every category,
+The likelihood is that of the samples. Of one order :math:`\pi` it takes
 
-.. math:: \log w = \log p(n) - \log n! - \log q(\pi|x)
-    + \sum_{\text{categories}} \sum_{k \ne c} \log \Phi\Big(\frac{t - \mu_k}{\sigma_k}\Big), \quad t \sim N(\mu_c, \sigma_c^2)
+.. math:: \log w_\pi = \sum_{\text{categories}} \sum_{k \ne c} \log \Phi\Big(\frac{t - \mu_k}{\sigma_k}\Big),
+    \quad t \sim N(\mu_c, \sigma_c^2)
 
-has E[w] = p(x): the sum is over the others that the largest number t exceeds. The paper's density counts only the cube,
-a part of where c is the largest, and one order of the nodes: it is not the probability of a graph.
+with one t for every category, whose other numbers t exceeds. With an order :math:`\pi_1` by breadth-first search, whose
+probability is q, and a uniform one :math:`\pi_2`,
+
+.. math:: w = p(n) \sum_{i=1}^2 \frac{w_{\pi_i}}{n!\, (q(\pi_i|x) + 1/n!)}
+
+has E[w] = p(x). The first term is nearly all of it; the second counts the orders that are no breadth-first search (the
+balance heuristic of Veach, Guibas 1995, Optimally combining sampling techniques for Monte Carlo rendering). The paper's
+density counts one order alone, and of the numbers whose largest is c only a cube: it is not the probability of a graph.
 
 References:
     Shi, Xu, Zhu, Zhang, Zhang, Tang (2020): GraphAF: a flow-based autoregressive model for molecular graph generation,
@@ -41,7 +47,6 @@ from .order import breadth_first, log_breadth_first, shuffled
 
 __all__ = ["GraphAF"]
 
-ANY_ORDER = 1e-3  # share of orders that are uniform in the likelihood, so that no order is left out
 LOG_SCALE = 3.0  # largest absolute value of log sigma
 
 
@@ -111,22 +116,10 @@ class GraphAF(GraphModel, Autoencodes):
         return "lower_bound"
 
     def log_weight(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
-        graphs = self.read(x)
-        like = next(self.parameters())
-        any_order = uniform((len(x), 1), like, generator) < ANY_ORDER
-        order = torch.where(
-            any_order, shuffled(graphs.mask, like, generator), self._searched(graphs, like, generator)
-        )
-        graphs = self._ordered(graphs, order)
-        number = graphs.mask.sum(1)
-        log_orders = (number + 1.0).lgamma()  # log n!
-        log_search = log_breadth_first(self.ends.symmetric(graphs.edges) > 0, number)
-        log_q = torch.logaddexp(log_search + math.log1p(-ANY_ORDER), math.log(ANY_ORDER) - log_orders.double())
-        log_p = sum(
-            (_log_largest(parameters, categories, generator) * there).sum(1)
-            for parameters, categories, there in self._all_parts(graphs)
-        )
-        return self.log_number(x, like) + log_p - log_orders - log_q.to(like.dtype)
+        graphs, like = self.read(x), next(self.parameters())
+        orders = self._searched(graphs, like, generator), shuffled(graphs.mask, like, generator)
+        log_w = [self._in_order(self._ordered(graphs, order), generator) for order in orders]
+        return self.log_number(x, like) + torch.logaddexp(*log_w)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """-log of the density of noisy indicators in a breadth-first order, in nats over (D log 2)."""
@@ -175,6 +168,16 @@ class GraphAF(GraphModel, Autoencodes):
 
     def passes(self) -> list[nn.Module]:
         return [self.network]
+
+    def _in_order(self, graphs: Graphs, generator: Generator | None) -> Tensor:
+        """One draw of log p(graph in this order|n) / (n! (q + 1/n!)), ``(B,)`` nats."""
+        number = graphs.mask.sum(1)
+        log_orders = (number + 1.0).lgamma()  # log n!
+        log_q = log_breadth_first(self.ends.symmetric(graphs.edges) > 0, number)
+        log_p = graphs.mask.new_zeros(len(number), dtype=torch.float32)
+        for parameters, categories, there in self._all_parts(graphs):
+            log_p = log_p + (_log_largest(parameters, categories, generator) * there).sum(1)
+        return log_p - log_orders - torch.logaddexp(log_q, -log_orders)
 
     def _searched(self, graphs: Graphs, like: Tensor, generator: Generator | None) -> Tensor:
         return breadth_first(self.ends.symmetric(graphs.edges) > 0, graphs.mask, like, generator)

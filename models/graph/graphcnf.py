@@ -202,7 +202,7 @@ class GraphCNF(GraphModel, Autoencodes):
         return prior + log_det - log_q, decoders
 
     def _encoded(self, graphs: Graphs, generator: Generator | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Vectors of nodes ``(B, N, d)``, of edges ``(B, P, d')`` and of pairs without one, and the sum of all log q."""
+        """Vectors of nodes ``(B, N, d)``, of edges and of pairs without one ``(B, P, d')``, and the sum of all log q."""
         at_nodes, log_nodes = _encoded(self.node_encoding, graphs.types, generator)
         at_edges, log_edges = _encoded(self.edge_encoding, _from_zero(graphs.edges), generator)
         at_none, log_none = self.virtual.encode(graphs.edges.shape, generator)

@@ -50,7 +50,7 @@ def log_breadth_first(adjacent: Tensor, number: Tensor) -> Tensor:
     nodes = adjacent.shape[1]
     places = torch.arange(nodes, device=adjacent.device)
     met = torch.full(adjacent.shape[:2], nodes, device=adjacent.device)
-    log_q = torch.zeros(len(adjacent), device=adjacent.device, dtype=torch.float64)
+    log_q = torch.zeros(len(adjacent), device=adjacent.device)
     for place in range(nodes):
         there = (places >= place) & (places < number[:, None])  # who may come at this place
         first = met.masked_fill(~there, nodes + 1).amin(1)

@@ -156,9 +156,8 @@ class RVAE(GraphModel, HasPosterior, Autoencodes):
         """Temperature scales z, and the Gumbel noise with which types are drawn from the decoder."""
         mask = self.drawn_masks(n, generator)
         z = temperature * standard_normal((n, self.latent_dim), next(self.parameters()), generator)
-        return torch.cat(
-            [self._drawn(part, there, temperature, generator) for part, there in zip(z.split(CHUNK), mask.split(CHUNK))]
-        )
+        parts = zip(z.split(CHUNK), mask.split(CHUNK), strict=True)
+        return torch.cat([self._drawn(part, there, temperature, generator) for part, there in parts])
 
     def encode(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
         """The number of nodes, then the posterior's mean: ``(B, 1 + Z)``. ``generator`` is not used."""

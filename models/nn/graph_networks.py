@@ -5,6 +5,7 @@ P = N (N - 1) / 2. What a mask leaves out influences nothing else; what the netw
 """
 
 import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
