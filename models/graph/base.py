@@ -11,7 +11,7 @@ from ..base import CountsTraining, GenerativeModel, HasLikelihood, ReportsCost
 from ..graphs import NumberOfNodes, is_graph
 from ..nn.graph_networks import Ends
 
-__all__ = ["GraphModel", "Graphs"]
+__all__ = ["GraphModel", "Graphs", "indicators"]
 
 
 class Graphs:
@@ -46,9 +46,7 @@ class GraphModel(GenerativeModel, HasLikelihood, CountsTraining, ReportsCost):
     kinds: ClassVar[frozenset[str]] = frozenset({"graphs"})
     cost_names: ClassVar[tuple[str, ...]] = ("passes_sample",)
 
-    def __init__(
-        self, shape: Iterable[int], levels: int | None, nodes: int, node_types: int, edge_types: int
-    ) -> None:
+    def __init__(self, shape: Iterable[int], levels: int | None, nodes: int, node_types: int, edge_types: int) -> None:
         super().__init__(shape, levels)
         self.nodes, self.node_types, self.edge_types = nodes, node_types, edge_types
         self.n_pairs = nodes * (nodes - 1) // 2
@@ -100,3 +98,11 @@ class GraphModel(GenerativeModel, HasLikelihood, CountsTraining, ReportsCost):
         """Which nodes are there in n graphs, drawn from p(n), ``(n, N)`` bool."""
         number = self.number.sample(n, generator)
         return torch.arange(self.nodes, device=number.device) < number[:, None]
+
+
+def indicators(types: Tensor, n: int, like: Tensor) -> Tensor:
+    """Types 0 .. n-1 of any shape to ``(..., n)`` zeros and ones in the dtype of ``like``.
+
+    A comparison, because ``one_hot`` reads its argument's values, for which a device would have to wait.
+    """
+    return (types.unsqueeze(-1) == torch.arange(n, device=types.device)).to(like.dtype)

@@ -22,7 +22,7 @@ from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from ..base import Autoencodes, Batch, OptimizerFactory, Relation
@@ -37,7 +37,7 @@ from ..transforms.graph import NodeBlock, PairBlock
 from ..transforms.linear import LULinear
 from ..transforms.logistic_mixture import LogisticMixtureCDF
 from ..transforms.univariate import Affine
-from .base import GraphModel, Graphs
+from .base import GraphModel, Graphs, indicators
 
 __all__ = ["GraphCNF"]
 
@@ -202,7 +202,7 @@ class GraphCNF(GraphModel, Autoencodes):
         return prior + log_det - log_q, decoders
 
     def _encoded(self, graphs: Graphs, generator: Generator | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Vectors of nodes ``(B, N, d)``, of edges ``(B, P, d')`` and of pairs without one, and the sum of all log q."""
+        """Vectors of nodes ``(B, N, d)``, of edges and of pairs without one ``(B, P, d')``, and the sum of all log q."""
         at_nodes, log_nodes = _encoded(self.node_encoding, graphs.types, generator)
         at_edges, log_edges = _encoded(self.edge_encoding, _from_zero(graphs.edges), generator)
         at_none, log_none = self.virtual.encode(graphs.edges.shape, generator)
@@ -247,8 +247,7 @@ class GraphCNF(GraphModel, Autoencodes):
 
     def _indicators(self, edges: Tensor, like: Tensor) -> Tensor:
         """Types of all pairs ``(B, P)`` to indicators of the types 1 .. L, ``(B, N, L, N)``."""
-        types = one_hot(self.ends.symmetric(edges), self.edge_types + 1)[..., 1:]
-        return types.movedim(3, 2).to(like.dtype)
+        return indicators(self.ends.symmetric(edges), self.edge_types + 1, like)[..., 1:].movedim(3, 2)
 
     def _log_types(self, encoding: Encoding, z: Tensor, types: Tensor, mask: Tensor) -> Tensor:
         """log p(types|z) summed over those that are there, ``(B,)``."""

@@ -5,7 +5,6 @@ P = N (N - 1) / 2. What a mask leaves out influences nothing else; what the netw
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -70,19 +69,22 @@ class Ends(nn.Module):
 class RelationalGNN(nn.Module):
     r"""A relational graph convolution network: each type of edge has its own weights for messages.
 
-    .. math:: h_i \leftarrow h_i + W_2\, \mathrm{SiLU}\Big(W_0 u_i + \frac{1}{\sqrt{m}}
+    .. math:: h_i \leftarrow h_i + W\, \mathrm{SiLU}\Big(W_0 u_i + \frac12
         \sum_r \sum_{j:\, e_{ij} = r} W_r u_j\Big), \quad u = \mathrm{LN}(h)
 
-    with a constant m that keeps sums of messages in range. (Schlichtkrull, Kipf, Bloem, van den Berg, Titov, Welling
+    where a half keeps the sums in range. (Schlichtkrull, Kipf, Bloem, van den Berg, Titov, Welling
     2018, Modeling relational data with graph convolutional networks, arXiv:1703.06103.) The residual form is ours.
 
     Arguments:
         n_in, n_out: Numbers of each node.
         relations: Types of edges R.
         channels, layers: Sizes inside.
+        small_last: Whether outputs start small, as conditioners of flows want it.
     """
 
-    def __init__(self, n_in: int, n_out: int, relations: int, *, channels: int, layers: int) -> None:
+    def __init__(
+        self, n_in: int, n_out: int, relations: int, *, channels: int, layers: int, small_last: bool = True
+    ) -> None:
         super().__init__()
         self.relations = relations
         self.first = nn.Linear(n_in, channels)
@@ -91,11 +93,12 @@ class RelationalGNN(nn.Module):
         self.messages = nn.ModuleList([nn.Linear(channels, relations * channels, bias=False) for _ in range(layers)])
         self.back = nn.ModuleList([nn.Linear(channels, channels) for _ in range(layers)])
         self.norm = nn.LayerNorm(channels)
-        self.last = small(nn.Linear(channels, n_out))
+        last = nn.Linear(channels, n_out)
+        self.last = small(last) if small_last else last
 
     def forward(self, nodes: Tensor, adjacency: Tensor) -> Tensor:
         """``(B, N, n_in)`` and indicators of the types ``(B, N, R, N)``, floating-point, to ``(B, N, n_out)``."""
-        joined = adjacency.flatten(2) / math.sqrt(4)  # (B, N, R N)
+        joined = adjacency.flatten(2) / 2  # (B, N, R N)
         h = self.first(nodes)
         for norm, own, messages, back in zip(self.norms, self.own, self.messages, self.back, strict=True):
             u = norm(h)
@@ -103,13 +106,6 @@ class RelationalGNN(nn.Module):
             h = h + back(functional.silu(own(u) + joined.to(sent.dtype) @ sent))
         made: Tensor = self.last(self.norm(h))
         return made
-
-
-class Sizes(NamedTuple):
-    """Numbers of each node and of each pair."""
-
-    nodes: int
-    pairs: int
 
 
 class EdgeGNN(nn.Module):

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from ..nn.graph_networks import EdgeGNN, RelationalGNN
 from .actnorm import ActNorm
-from .coupling import halves
 from .linear import LULinear
 from .univariate import Univariate
 
@@ -55,32 +54,38 @@ class Moved(nn.Module):
 
     def __init__(self, dim: int, parity: int, law: Univariate) -> None:
         super().__init__()
-        self.kept, self.moved = halves(dim, parity)
-        self.back = [[*self.kept, *self.moved].index(i) for i in range(dim)]
+        self.first, self.parity = dim // 2, parity
+        self.n_moved = dim // 2 if parity == 1 else dim - dim // 2
+        self.n_kept = dim - self.n_moved
         self.law = law
-
-    @property
-    def n_in(self) -> int:
-        return len(self.kept)
 
     @property
     def n_out(self) -> int:
         """Parameters that ``forward`` needs for each vector."""
-        return self.law.n_parameters * len(self.moved)
+        return self.law.n_parameters * self.n_moved
 
     def seen(self, x: Tensor, mask: Tensor) -> Tensor:
         """The kept halves, with zeros for vectors that are not there."""
-        return x[..., self.kept] * mask.unsqueeze(2)
+        return self._split(x)[0] * mask.unsqueeze(2)
 
     def forward(self, x: Tensor, parameters: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        moved, slope = self.law.forward(x[..., self.moved].flatten(0, 1), self._of_each(parameters, x))
-        z = torch.cat([x[..., self.kept], moved.unflatten(0, mask.shape)], 2)[..., self.back]
-        return _where(mask, z, x, slope.sum(1).unflatten(0, mask.shape))
+        kept, moved = self._split(x)
+        moved, slope = self.law.forward(moved.flatten(0, 1), self._of_each(parameters, x))
+        return _where(mask, self._joined(kept, moved), x, slope.sum(1).unflatten(0, mask.shape))
 
     def inverse(self, z: Tensor, parameters: Tensor, mask: Tensor) -> Tensor:
-        moved, _ = self.law.inverse(z[..., self.moved].flatten(0, 1), self._of_each(parameters, z))
-        x = torch.cat([z[..., self.kept], moved.unflatten(0, mask.shape)], 2)[..., self.back]
-        return torch.where(mask.unsqueeze(2), x, z)
+        kept, moved = self._split(z)
+        moved, _ = self.law.inverse(moved.flatten(0, 1), self._of_each(parameters, z))
+        return torch.where(mask.unsqueeze(2), self._joined(kept, moved), z)
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What is kept, and what is moved."""
+        first, second = x[..., : self.first], x[..., self.first :]
+        return (first, second) if self.parity == 0 else (second, first)
+
+    def _joined(self, kept: Tensor, moved: Tensor) -> Tensor:
+        moved = moved.unflatten(0, kept.shape[:2])
+        return torch.cat([kept, moved] if self.parity == 0 else [moved, kept], 2)
 
     def _of_each(self, parameters: Tensor, x: Tensor) -> Tensor:
         return parameters.to(x.dtype).flatten(0, 1).unflatten(1, (self.law.n_parameters, -1))
@@ -100,9 +105,7 @@ class NodeBlock(nn.Module):
     def __init__(self, dim: int, parity: int, law: Univariate, edge_types: int, *, channels: int, layers: int) -> None:
         super().__init__()
         self.mixed, self.moved = Mixed(dim), Moved(dim, parity, law)
-        self.network = RelationalGNN(
-            self.moved.n_in, self.moved.n_out, edge_types, channels=channels, layers=layers
-        )  # fmt: skip
+        self.network = RelationalGNN(self.moved.n_kept, self.moved.n_out, edge_types, channels=channels, layers=layers)
 
     def forward(self, x: Tensor, mask: Tensor, adjacency: Tensor) -> tuple[Tensor, Tensor]:
         """``(B, N, d)``, which are there, and indicators ``(B, N, L, N)`` to z and the log-determinant ``(B,)``."""
@@ -134,7 +137,7 @@ class PairBlock(nn.Module):
         self.mixed = nn.ModuleList([Mixed(dim) for dim in dims])
         self.nodes, self.pairs = Moved(dims[0], parity, laws[0]), Moved(dims[1], parity, laws[1])
         self.network = EdgeGNN(
-            (self.nodes.n_in, self.pairs.n_in), (self.nodes.n_out, self.pairs.n_out), nodes,
+            (self.nodes.n_kept, self.pairs.n_kept), (self.nodes.n_out, self.pairs.n_out), nodes,
             channels=channels, pair_channels=pair_channels, layers=layers,
         )  # fmt: skip
 
