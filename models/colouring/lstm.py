@@ -112,4 +112,4 @@ class ColouringLSTM(ColouringModel):
 
 def largest_first(given: Given) -> Tensor:
     """Return the nodes from the most neighbours to the fewest, then absent ones, ``(B, N)`` int64."""
-    return (given.degrees + given.mask).argsort(1, descending=True, stable=True)
+    return (given.degrees + given.mask).argsort(dim=1, descending=True, stable=True)
