@@ -79,7 +79,7 @@ def largest_component(x: Tensor, nodes: int) -> Tensor:
         part = part.minimum(part[:, None].masked_fill(~joined, nodes).amin(2))
     size = ((part[:, :, None] == part[:, None]) & mask[:, None]).sum(2) * mask
     kept = mask & (part == part.gather(1, size.argmax(1, keepdim=True)))
-    order = (~kept).long().argsort(1, stable=True)
+    order = (~kept).long().argsort(dim=1, stable=True)
     edge_types = edge_types * (kept[:, :, None] & kept[:, None])
     edge_types = edge_types.gather(1, order[:, :, None].expand_as(edge_types))
     edge_types = edge_types.gather(2, order[:, None].expand_as(edge_types))

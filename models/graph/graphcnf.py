@@ -202,7 +202,7 @@ class GraphCNF(GraphModel, Autoencodes):
         return prior + log_det - log_q, decoders
 
     def _encoded(self, graphs: Graphs, generator: Generator | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Vectors of nodes ``(B, N, d)``, of edges and of pairs without one ``(B, P, d')``, and the sum of all log q."""
+        """Vectors of nodes ``(B, N, d)``, of edges and of virtual edges ``(B, P, d')``, and the sum of all log q."""
         at_nodes, log_nodes = _encoded(self.node_encoding, graphs.types, generator)
         at_edges, log_edges = _encoded(self.edge_encoding, _from_zero(graphs.edges), generator)
         at_none, log_none = self.virtual.encode(graphs.edges.shape, generator)
@@ -251,6 +251,8 @@ class GraphCNF(GraphModel, Autoencodes):
 
     def _log_types(self, encoding: Encoding, z: Tensor, types: Tensor, mask: Tensor) -> Tensor:
         """log p(types|z) summed over those that are there, ``(B,)``."""
+        if types.shape[1] == 0:  # the pairs of one node
+            return z.new_zeros(len(z))
         logits = encoding.logits(z.flatten(0, 1)[:, :, None, None]).squeeze(2)  # (B n, L)
         log_p = -cross_entropy(logits, types.flatten(), reduction="none").unflatten(0, types.shape)
         return (log_p * mask).sum(1)
@@ -303,6 +305,8 @@ def _encoded(encoding: Encoding, types: Tensor, generator: Generator | None) -> 
 
 def _decoded(encoding: Encoding, z: Tensor, temperature: float, generator: Generator | None) -> Tensor:
     """Types ``(B, n)`` of vectors ``(B, n, d)``; at temperature 0 the most probable, and nothing is drawn."""
+    if z.shape[1] == 0:
+        return torch.zeros(z.shape[:2], device=z.device, dtype=torch.long)
     each = z.flatten(0, 1)[:, :, None, None]
     types = encoding.logits(each).argmax(1) if temperature == 0 else encoding.decode(each, temperature, generator)
     return types.squeeze(1).unflatten(0, z.shape[:2])

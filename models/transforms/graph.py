@@ -88,7 +88,7 @@ class Moved(nn.Module):
         return torch.cat([kept, moved] if self.parity == 0 else [moved, kept], 2)
 
     def _of_each(self, parameters: Tensor, x: Tensor) -> Tensor:
-        return parameters.to(x.dtype).flatten(0, 1).unflatten(1, (self.law.n_parameters, -1))
+        return parameters.to(x.dtype).flatten(0, 1).unflatten(1, (self.law.n_parameters, self.n_moved))
 
 
 class NodeBlock(nn.Module):
