@@ -58,6 +58,8 @@ def draw_graphs(axes: Any, x: NDArray[np.uint8], nodes: int, side: int, *, confl
         edges = np.zeros((nodes, nodes), dtype=np.int64)
         edges[upper] = graph[nodes:]
         n = int((graph[:nodes] > 0).sum())
+        if n == 0:
+            continue
         types, edges = graph[:n].astype(np.int64), edges[:n, :n]
         place = positions(edges + edges.T > 0) + corner
         ends = np.argwhere(edges)
