@@ -82,7 +82,8 @@ class Colourings:
             same = c[:, :, None] == c[:, None]
             upper = np.triu((rng.random_sample((_AT_ONCE, n, n)) < p) & ~same, 1)
             excess = (same.sum((1, 2)) - n) // 2 - fewest
-            kept = (rng.random_sample(_AT_ONCE) < (1 - p) ** excess) & _connected(upper)
+            kept = rng.random_sample(_AT_ONCE) < (1 - p) ** excess
+            kept[kept] = _connected(upper[kept])
             colours.append(c[kept])
             edges.append(upper[kept])
             found, tried = found + int(kept.sum()), tried + 1
