@@ -5,9 +5,19 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from models.base import ClassConditional, ClipsSamples, GenerativeModel, HasLikelihood, Unnormalized, ValidatedByLoss
+from models.base import (
+    ClassConditional,
+    ClipsSamples,
+    GenerativeModel,
+    HasLikelihood,
+    SamplesGiven,
+    Unnormalized,
+    ValidatedByLoss,
+)
 
-__all__ = ["CHUNK", "draw_class_log_weights", "draw_log_weights", "draw_outside", "draw_samples", "losses"]
+__all__ = [
+    "CHUNK", "draw_class_log_weights", "draw_given", "draw_log_weights", "draw_outside", "draw_samples", "losses",
+]  # fmt: skip
 
 CHUNK = 250
 """Examples at once."""
@@ -27,6 +37,24 @@ def draw_samples(
     for done in range(0, n, CHUNK):
         report(done)
         chunks.append(model.sample(min(CHUNK, n - done), generator=generator).cpu())
+    return torch.cat(chunks)
+
+
+@torch.no_grad()
+def draw_given(
+    model: SamplesGiven,
+    given: Tensor,
+    n: int,
+    device: torch.device,
+    generator: Generator,
+    report: Callable[[int], None] = lambda done: None,
+) -> Tensor:
+    """Draw n samples, ``(n, *shape)`` on the CPU: number k given the example k modulo N of ``given``."""
+    chunks: list[Tensor] = []
+    for done in range(0, n, CHUNK):
+        report(done)
+        x = given[torch.arange(done, min(done + CHUNK, n)) % len(given)]
+        chunks.append(model.sample_given(x.to(device), generator=generator).cpu())
     return torch.cat(chunks)
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 __all__ = [
-    "PROTOCOL", "SCHEMA", "DataSpec", "Estimate", "Kind", "MetricInfo", "Relation", "ResultRow", "Source", "Status",
+    "PROTOCOL", "SCHEMA", "DataSpec", "Estimate", "GraphSpec", "Kind", "MetricInfo", "Relation", "ResultRow", "Source",
+    "Status",
 ]  # fmt: skip
 
 SCHEMA = 3
@@ -17,10 +18,16 @@ SCHEMA = 3
 
 
 class Kind(StrEnum):
-    """What the entries of an example are. A model says which kinds it takes (``models.base.GenerativeModel.kinds``)."""
+    """What an example is. A model says which kinds it takes (``models.base.GenerativeModel.kinds``).
+
+    The entries of an example are numbers or categories, or they make up a graph (``GraphSpec``). Of ``graphs`` all is
+    modelled; of ``colourings`` the nodes and edges are given, and the types of the nodes, their colours, are modelled.
+    """
 
     NUMBERS = "numbers"
     CATEGORIES = "categories"
+    GRAPHS = "graphs"
+    COLOURINGS = "colourings"
 
 
 class Relation(StrEnum):
@@ -60,6 +67,37 @@ class Source(StrEnum):
 
 
 @dataclass(frozen=True)
+class GraphSpec:
+    """How the entries of an example make up an undirected graph of at most N nodes.
+
+    An example has N + N(N-1)/2 entries: first the types of the nodes, 1 .. K, or 0 where there is no node, those that
+    are there before those that are not; then the types of the edges, 1 .. L, or 0 where there is none, of the pairs of
+    nodes i < j, row after row of the upper triangle.
+
+    Attributes:
+        nodes: N, the largest number of nodes.
+        node_types, edge_types: K and L, both at least 1.
+        node_names, edge_names: Of the types 1 .. K and 1 .. L, where they have names.
+    """
+
+    nodes: int
+    node_types: int
+    edge_types: int
+    node_names: tuple[str, ...] = ()
+    edge_names: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int]:
+        """Of an example."""
+        return (self.nodes * (self.nodes + 1) // 2,)
+
+    @property
+    def levels(self) -> int:
+        """Number of levels of an entry."""
+        return 1 + max(self.node_types, self.edge_types)
+
+
+@dataclass(frozen=True)
 class DataSpec:
     """What a data set is, independent of any model.
 
@@ -73,7 +111,8 @@ class DataSpec:
         licence: As its publisher declares it.
         source: Who made it: a citation or the package that carries it.
         columns: Names of the entries of a vector, where they have any.
-        kind: Whether entries are numbers, or categories 0 .. L-1 whose order and differences mean nothing.
+        kind: Whether entries are numbers, or categories 0 .. L-1 whose order and differences mean nothing, or a graph.
+        graph: The sizes of graphs, where examples are graphs or colourings of them; else None.
     """
 
     name: str
@@ -88,6 +127,7 @@ class DataSpec:
     source: str = ""
     columns: tuple[str, ...] = ()
     kind: Kind = Kind.NUMBERS
+    graph: GraphSpec | None = None
 
     @property
     def dim(self) -> int:

@@ -26,6 +26,7 @@ __all__ = [
     "ClassConditional",
     "ClipsSamples",
     "ClosedForm",
+    "CountsTraining",
     "ElboTerms",
     "GenerativeModel",
     "HasDiscriminator",
@@ -36,6 +37,7 @@ __all__ = [
     "Relation",
     "ReportsCost",
     "SamplesClasses",
+    "SamplesGiven",
     "SolvesODE",
     "Unnormalized",
     "ValidatedByLoss",
@@ -56,7 +58,8 @@ class GenerativeModel(LightningModule, ABC):
 
     Subclasses are final: they implement ``sample``, ``training_step`` (Lightning's) and ``configure_optimizers``. The
     constructor sees no data: its first two arguments are the data's ``shape`` and ``levels``. If it has an argument
-    ``classes``, it is given the data's number of classes, or None.
+    ``classes``, it is given the data's number of classes, or None. If it has arguments ``nodes``, ``node_types`` and
+    ``edge_types``, it is given the sizes of the data's graphs (``models.graphs``).
 
     Arguments:
         shape: Of one example, ``(C, H, W)`` or ``(D,)``.
@@ -65,7 +68,8 @@ class GenerativeModel(LightningModule, ABC):
     Attributes:
         family: ``flow``, ``gan``, ``vae``, ``baseline``, ... as shown in tables. A ``control`` learns nothing; it shows
             what a metric gives for copies of the training examples, and tables never rank it.
-        kinds: What entries of an example may be: ``numbers``, whose differences mean something, or ``categories``.
+        kinds: What an example may be: entries that are ``numbers``, whose differences mean something, or
+            ``categories``; ``graphs``; or ``colourings``, the colours of the nodes of a graph that is given.
         train_generator: The stream of random numbers that ``training_step`` draws from. The trainer sets it, and
             checkpoints it; None means torch's global generator.
         clip_norm: Largest gradient norm, or None. Set by the trainer for models that optimize by hand.
@@ -282,6 +286,17 @@ class SamplesClasses(ABC):
         """Draw one example of each of the classes ``(n,)`` int64, ``(n, *shape)``, where there are classes."""
 
 
+class SamplesGiven(ABC):
+    """A model of one part of an example given the rest: of the colours of the nodes of a graph, given its edges.
+
+    Its likelihood is that of the one part given the other. Its ``cannot_sample`` says that something must be given.
+    """
+
+    @abstractmethod
+    def sample_given(self, x: Tensor, *, temperature: float = 1.0, generator: Generator | None = None) -> Tensor:
+        """Examples ``(B, *shape)`` like x in what is given; the rest is drawn anew, and that of x is not looked at."""
+
+
 class HasDiscriminator(ABC):
     """A model whose generator is trained against a network that tells its samples from data: a discriminator or critic.
 
@@ -355,3 +370,11 @@ class ClosedForm(ABC):
     @abstractmethod
     def fit(self, batches: Iterable[Tensor]) -> None:
         """Set the buffers from the training examples, ``(B, *shape)`` at a time, each example once."""
+
+
+class CountsTraining(ABC):
+    """A model that is trained by gradients, and counts something in the training examples before its first step."""
+
+    @abstractmethod
+    def count(self, batches: Iterable[Tensor]) -> None:
+        """Set buffers from the training examples, ``(B, *shape)`` at a time, each example once."""

@@ -207,7 +207,7 @@ class Resampler(GenerativeModel, ClosedForm):
     """
 
     family: ClassVar[str] = "control"
-    kinds: ClassVar[frozenset[str]] = frozenset({"numbers", "categories"})
+    kinds: ClassVar[frozenset[str]] = frozenset({"numbers", "categories", "graphs", "colourings"})
 
     def __init__(self, shape: Iterable[int], levels: int | None) -> None:
         super().__init__(shape, levels)

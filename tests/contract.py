@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from helpers_density import discrete_mass, quadrature, share_outside
+from helpers_density import all_examples, all_graphs, discrete_mass, quadrature, share_outside
 from helpers_models import (
     OURS,
     Declared,
@@ -20,6 +20,7 @@ from helpers_models import (
     new_model,
     refusal,
     small_data,
+    small_graphs,
 )
 from torch import Generator, Tensor
 
@@ -29,13 +30,14 @@ from bench.config.catalogue import describe
 from bench.config.spec import Hardware, Schedule
 from bench.data.base import Data
 from bench.errors import UserError
-from bench.schema import Kind
+from bench.schema import GraphSpec, Kind
 from bench.training.fit import fit
 from models.base import (
     Autoencodes,
     ClassConditional,
     ClipsSamples,
     ClosedForm,
+    CountsTraining,
     GenerativeModel,
     HasDecoder,
     HasDiscriminator,
@@ -43,6 +45,7 @@ from models.base import (
     HasPosterior,
     ReportsCost,
     SamplesClasses,
+    SamplesGiven,
     SolvesODE,
     ValidatedByLoss,
 )
@@ -71,6 +74,12 @@ __all__ = [
     "kind_of",
 ]
 
+GRAPHS = {
+    "graphs": GraphSpec(4, 2, 2), "three nodes": GraphSpec(3, 2, 1), "colourings": GraphSpec(4, 3, 1),
+    "three colours": GraphSpec(3, 3, 1),
+}  # fmt: skip
+"""The sizes of the graphs among the spaces."""
+
 SPACES: dict[str, tuple[tuple[int, ...], int | None]] = {
     "image": ((1, 8, 8), 256),
     "colour": ((3, 8, 8), 32),
@@ -80,6 +89,8 @@ SPACES: dict[str, tuple[tuple[int, ...], int | None]] = {
     "reals": ((5,), None),
     "one real": ((1,), None),
     "categories": ((4,), 3),
+    "graphs": (GRAPHS["graphs"].shape, GRAPHS["graphs"].levels),
+    "colourings": (GRAPHS["colourings"].shape, GRAPHS["colourings"].levels),
 }
 """Kinds of data that a model takes or says it refuses: shape of one example, and levels."""
 
@@ -87,6 +98,8 @@ ENUMERABLE: dict[str, tuple[tuple[int, ...], int | None]] = {
     "two pixels": ((1, 1, 2), 4),
     "two integers": ((2,), 4),
     "two categories": ((2,), 3),
+    "three nodes": (GRAPHS["three nodes"].shape, GRAPHS["three nodes"].levels),
+    "three colours": (GRAPHS["three colours"].shape, GRAPHS["three colours"].levels),
 }
 """Small enough to sum the masses of all examples."""
 
@@ -95,12 +108,16 @@ QUADRATURE: dict[str, tuple[tuple[int, ...], int | None]] = {"one real": ((1,), 
 
 EVERY_SPACE = {**SPACES, **ENUMERABLE, **QUADRATURE}
 
-OF_CATEGORIES = ("categories", "two categories")
-"""Refused for a model whose class does not name the kind; no YAML says so again."""
+KINDS = {
+    "categories": Kind.CATEGORIES, "two categories": Kind.CATEGORIES, "graphs": Kind.GRAPHS, "three nodes": Kind.GRAPHS,
+    "colourings": Kind.COLOURINGS, "three colours": Kind.COLOURINGS,
+}  # fmt: skip
+"""The kinds of spaces, numbers where none is said. A space of a kind that a model's class does not name is refused; no
+YAML says so again."""
 
 CAPABILITIES = (
     HasLikelihood, HasPosterior, HasDiscriminator, Autoencodes, HasDecoder, ClosedForm, ClipsSamples, ReportsCost,
-    SolvesODE, ValidatedByLoss, ClassConditional, SamplesClasses,
+    SolvesODE, ValidatedByLoss, ClassConditional, SamplesClasses, SamplesGiven, CountsTraining,
 )  # fmt: skip
 
 
@@ -144,11 +161,28 @@ class Candidate:
 
 
 def data_of(space: str) -> Data:
+    if space in GRAPHS:
+        return small_graphs(GRAPHS[space], kind_of(space))
     return small_data(*EVERY_SPACE[space], kind=kind_of(space))
 
 
 def kind_of(space: str) -> Kind:
-    return Kind.CATEGORIES if space in OF_CATEGORIES else Kind.NUMBERS
+    return KINDS.get(space, Kind.NUMBERS)
+
+
+def every_example(space: str) -> Tensor:
+    """All examples of an enumerable space, ``(N, *shape)``; of colourings all those of one graph, a path."""
+    if kind_of(space) is Kind.GRAPHS:
+        graph = GRAPHS[space]
+        return all_graphs(graph.nodes, graph.node_types, graph.edge_types)
+    if kind_of(space) is Kind.COLOURINGS:
+        nodes, colours = GRAPHS[space].nodes, GRAPHS[space].node_types
+        coloured = all_examples((nodes,), colours) + 1
+        ends = torch.tensor([j == i + 1 for i in range(nodes) for j in range(i + 1, nodes)], dtype=torch.uint8)
+        return torch.cat([coloured, ends.expand(len(coloured), -1)], 1)
+    shape, levels = EVERY_SPACE[space]
+    assert levels is not None
+    return all_examples(shape, levels)
 
 
 def train(model: GenerativeModel, data: Data, folder: Path, steps: int) -> Progress:
@@ -200,7 +234,7 @@ def check_spaces(candidate: Candidate) -> dict[str, str]:
         except UserError as error:
             reasons[space] = refusal(error)
     of_another_kind = {space for space in EVERY_SPACE if kind_of(space) not in candidate.kinds}
-    assert of_another_kind <= set(reasons), "categories are taken as numbers, or the other way round"
+    assert of_another_kind <= set(reasons), "data of a kind that the class does not name are taken"
     reasons = {space: reason for space, reason in reasons.items() if space not in of_another_kind}
     assert set(reasons) | of_another_kind != set(EVERY_SPACE), f"{candidate.name} refuses every kind of data: {reasons}"
     said = set(candidate.declared.refuses)
@@ -333,7 +367,8 @@ def check_mass(candidate: Candidate, space: str, folder: Path) -> None:
     model, _ = trained(candidate, space, folder, steps=40)
     if not isinstance(model, HasLikelihood):
         return
-    mass, stderr = discrete_mass(model, draws=20_000)
+    every = every_example(space)
+    mass, stderr = discrete_mass(model, draws=min(20_000, 320_000 // len(every)), x=every)
     assert stderr < 0.02, "the estimate is too coarse to say anything"
     if candidate.declared.leaks:
         assert 0.8 < mass < 1 + 4 * stderr

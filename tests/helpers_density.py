@@ -16,8 +16,8 @@ from bench.training.fit import fit
 from models.base import ClipsSamples, GenerativeModel, HasLikelihood
 
 __all__ = [
-    "all_examples", "discrete_mass", "quadrature", "randomize", "resumed_to_the_same_bits", "sampler_p_value",
-    "share_outside",
+    "all_examples", "all_graphs", "discrete_mass", "quadrature", "randomize", "resumed_to_the_same_bits",
+    "sampler_p_value", "share_outside",
 ]  # fmt: skip
 
 
@@ -27,12 +27,30 @@ def all_examples(shape: tuple[int, ...], levels: int) -> Tensor:
     return torch.tensor(every, dtype=torch.uint8).reshape(-1, *shape)
 
 
+def all_graphs(nodes: int, node_types: int, edge_types: int) -> Tensor:
+    """``(G, N + N(N-1)/2)`` uint8: every graph of 0 to N nodes there is, as ``bench.schema.GraphSpec`` has them.
+
+    Counted one by one, whatever ``models.graphs`` makes of them.
+    """
+    every = []
+    for n in range(nodes + 1):
+        held = [j < n for i in range(nodes) for j in range(i + 1, nodes)]
+        for types in itertools.product(range(1, node_types + 1), repeat=n):
+            for edges in itertools.product(*[range(edge_types + 1) if both else (0,) for both in held]):
+                every.append([*types, *[0] * (nodes - n), *edges])
+    return torch.tensor(every, dtype=torch.uint8)
+
+
 @torch.no_grad()
-def discrete_mass(model: GenerativeModel, *, draws: int, seed: int = 0) -> tuple[float, float]:
-    """Total mass of a model on integers, estimated by averaging exp(log_weight), and its Monte-Carlo standard error."""
+def discrete_mass(model: GenerativeModel, *, draws: int, seed: int = 0, x: Tensor | None = None) -> tuple[float, float]:
+    """Total mass of a model on integers, estimated by averaging exp(log_weight), and its Monte-Carlo standard error.
+
+    Arguments:
+        x: All examples, where not every vector of levels is one.
+    """
     assert isinstance(model, HasLikelihood)
     assert model.levels is not None
-    x = all_examples(model.shape, model.levels)
+    x = all_examples(model.shape, model.levels) if x is None else x
     repeated = x.repeat(draws, *[1] * len(model.shape))
     weights = model.log_weight(repeated, generator=Generator().manual_seed(seed)).double().exp()
     masses = weights.reshape(draws, len(x)).sum(1)  # (draws,), each an unbiased estimate
@@ -65,15 +83,19 @@ def randomize(module: nn.Module, std: float, seed: int = 0) -> None:
 
 
 @torch.no_grad()
-def sampler_p_value(model: GenerativeModel, n: int, *, seed: int = 0) -> float:
-    """P-value of the chi-square test that n samples of a model on few integers have its exact masses."""
+def sampler_p_value(model: GenerativeModel, n: int, *, seed: int = 0, x: Tensor | None = None) -> float:
+    """P-value of the chi-square test that n samples of a model on few integers have its exact masses.
+
+    Arguments:
+        x: All examples, where not every vector of levels is one; a sample that is none of them is an error.
+    """
     assert isinstance(model, HasLikelihood)
     assert model.levels is not None
-    x = all_examples(model.shape, model.levels).flatten(1)
+    x = (all_examples(model.shape, model.levels) if x is None else x).flatten(1)
     masses = model.log_weight(x.unflatten(1, model.shape)).double().exp()
-    place = model.levels ** torch.arange(model.dim - 1, -1, -1)
-    samples = model.sample(n, generator=Generator().manual_seed(seed)).flatten(1).long()
-    counts = torch.bincount((samples * place).sum(1), minlength=len(x)).double()
+    place = {tuple(one): k for k, one in enumerate(x.tolist())}
+    samples = model.sample(n, generator=Generator().manual_seed(seed)).flatten(1)
+    counts = torch.bincount(torch.tensor([place[tuple(one)] for one in samples.tolist()]), minlength=len(x)).double()
     order = masses.argsort()
     masses, counts = masses[order], counts[order]
     few = int((masses.cumsum(0) * n < 10).sum()) + 1  # the rarest together are one cell

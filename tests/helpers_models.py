@@ -18,10 +18,10 @@ from bench.config.compose import compose_runs
 from bench.data.base import Data, Split
 from bench.errors import UserError
 from bench.rng import seeded
-from bench.schema import DataSpec, Kind
+from bench.schema import DataSpec, GraphSpec, Kind
 from models.base import GenerativeModel
 
-__all__ = ["Declared", "configuration", "declared", "names", "new_model", "refusal", "small_data"]
+__all__ = ["Declared", "configuration", "declared", "names", "new_model", "refusal", "small_data", "small_graphs"]
 
 OURS = Path(conf.__file__).parent
 NOTE = re.compile(r"^# (test|leaks|refuses):(.*)$", re.MULTILINE)
@@ -125,3 +125,17 @@ def small_data(
     y = centre.flatten().long()
     spec = DataSpec("small", "r0", shape, levels, n, held_out, held_out, 2, kind=kind)
     return Data(spec, Split(x[:n], y[:n]), Split(x[n:val], y[n:val]), Split(x[val:], y[val:]))
+
+
+def small_graphs(graph: GraphSpec, kind: Kind, n: int = 96, held_out: int = 16) -> Data:
+    """Random but learnable graphs: nodes and edges of one type more often than others; sizes as in ``small_data``."""
+    generator = Generator().manual_seed(7)
+    count, val = n + 2 * held_out, n + held_out
+    present = torch.arange(graph.nodes) < torch.randint(1, graph.nodes + 1, (count, 1), generator=generator)
+    types = torch.randint(1, graph.node_types + 1, (count, graph.nodes), generator=generator)
+    types = types.minimum(types[:, :1]) * present  # smaller types are the more frequent
+    edges = torch.randint(0, graph.edge_types + 1, (count, graph.nodes, graph.nodes), generator=generator)
+    edges = edges.triu(1) * (present[:, :, None] & present[:, None])
+    x = torch.cat([types, edges[:, *torch.triu_indices(graph.nodes, graph.nodes, 1)]], 1).to(torch.uint8)
+    spec = DataSpec("small", "r0", graph.shape, graph.levels, n, held_out, held_out, kind=kind, graph=graph)
+    return Data(spec, Split(x[:n]), Split(x[n:val]), Split(x[val:]))

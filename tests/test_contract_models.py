@@ -75,7 +75,7 @@ def test_samples_are_data(candidate: Candidate, space: str, tmp_path: Path) -> N
     check_samples(candidate, space, tmp_path)
 
 
-@pytest.mark.spaces({"reals": SPACES["reals"], "image": SPACES["image"]})
+@pytest.mark.spaces({name: SPACES[name] for name in ("reals", "image", "graphs", "colourings")})
 def test_sampling_leaves_the_global_generator_alone(candidate: Candidate, space: str, tmp_path: Path) -> None:
     check_streams(candidate, space, tmp_path)
 
@@ -116,6 +116,6 @@ def test_every_capability_is_covered(request: pytest.FixtureRequest) -> None:
     check_covered(
         candidate.new(data_of(space))
         for candidate in candidates
-        for space in ("two reals", "two integers")
+        for space in ("two reals", "two integers", "three nodes", "three colours")
         if candidate.accepts(space)
     )

@@ -40,6 +40,7 @@ FAST |= {
     ("dcgan", "labelled"),
     ("resampler", "binary"),
     ("lstm", "categories"),
+    ("graph_independent", "graphs"),
 }
 
 
@@ -82,6 +83,13 @@ KINDS: dict[str, Callable[[Path], list[str]]] = {
         "data.n_val=30",
         "data.n_test=30",
     ],
+    "graphs": lambda folder: [
+        "data=stochastic_blocks",
+        "data.nodes=4",
+        f"data.n_train={N - 60}",
+        "data.n_val=30",
+        "data.n_test=30",
+    ],
 }
 """What each kind has to give on the command line, and nothing else."""
 
@@ -93,6 +101,7 @@ LIKE: dict[str, Callable[[Data], bool]] = {
     "tabular": lambda data: data.spec.shape == (3,) and data.spec.levels is None and data.log_density is None,
     "toy": lambda data: data.spec.shape == (2,) and data.log_density is not None and data.modes is not None,
     "categories": lambda data: data.spec.shape == (4,) and data.spec.kind == Kind.CATEGORIES,
+    "graphs": lambda data: data.spec.shape == (10,) and data.spec.kind == Kind.GRAPHS and data.spec.graph is not None,
 }
 
 

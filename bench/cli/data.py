@@ -178,7 +178,11 @@ def _sizes(spec: "DataSpec") -> str:
 
     parts = [f"{spec.n_train:,} train, {spec.n_val:,} validation, {spec.n_test:,} test", "x".join(map(str, spec.shape))]
     of = "categories" if spec.kind == Kind.CATEGORIES else "levels"
-    parts.append("real" if spec.levels is None else f"{spec.levels} {of}")
+    if spec.graph is not None:
+        types = f"types of nodes: {spec.graph.node_types}, of edges: {spec.graph.edge_types}"
+        parts[-1] = f"{spec.kind} of at most {spec.graph.nodes} nodes, {types}"
+    else:
+        parts.append("real" if spec.levels is None else f"{spec.levels} {of}")
     if spec.classes is not None:
         parts.append(f"{spec.classes} classes")
     return "; ".join([*parts, f"revision {spec.revision}", f"licence: {spec.licence}"])

@@ -49,27 +49,44 @@ def build_model(node: Node, spec: DataSpec) -> "GenerativeModel":
     """The model of the group ``model``: the data dictate its shapes."""
     from models.base import GenerativeModel
 
-    of_data = {"shape": spec.shape, "levels": spec.levels}
-    if "classes" in _parameters(node["_target_"]):
-        of_data["classes"] = spec.classes
-    made = _build("model", node, **of_data)
+    target = node["_target_"]
+    of_data, parameters = _of_data(spec), _parameters(target)
+    found = _found(target)
+    if inspect.isclass(found) and issubclass(found, GenerativeModel):  # before it misses what other kinds of data have
+        _refuse_other_kinds(target, found.kinds, spec)
+    made = _build("model", node, **{
+        key: value for key, value in of_data.items() if key in ("shape", "levels") or key in parameters
+    })  # fmt: skip
     if not isinstance(made, GenerativeModel):
-        raise UserError(f"model: {node['_target_']} is a {type(made).__name__}, not a GenerativeModel")
-    if spec.kind not in made.kinds:
-        takes = " or ".join(sorted(made.kinds))
+        raise UserError(f"model: {target} is a {type(made).__name__}, not a GenerativeModel")
+    _refuse_other_kinds(target, made.kinds, spec)
+    return made
+
+
+def _of_data(spec: DataSpec) -> dict[str, Any]:
+    """What models may be told of the data, by the names of the arguments."""
+    of_graphs = {} if spec.graph is None else {
+        "nodes": spec.graph.nodes, "node_types": spec.graph.node_types, "edge_types": spec.graph.edge_types
+    }  # fmt: skip
+    return {"shape": spec.shape, "levels": spec.levels, "classes": spec.classes, **of_graphs}
+
+
+def _refuse_other_kinds(target: str, kinds: frozenset[str], spec: DataSpec) -> None:
+    if spec.kind not in kinds:
+        what = "examples" if spec.graph is not None else "entries"
         raise UserError(
-            f"model: {node['_target_']} is for {takes}; the entries of {spec.name} are {spec.kind}: name "
+            f"model: {target} is for {' or '.join(sorted(kinds))}; the {what} of {spec.name} are {spec.kind}: name "
             "another model, or data.as_numbers=true where the data have it"
         )
-    return made
 
 
 def build_subject(node: Node, spec: DataSpec) -> Any:
     """The model of the user's own that ``subject`` names: whatever its target makes.
 
-    The target is given the ``shape``, ``levels`` and ``classes`` of the data if it takes such arguments.
+    The target is given the ``shape``, ``levels`` and ``classes`` of the data, and the sizes of graphs, if it takes such
+    arguments.
     """
-    of_data = {"shape": spec.shape, "levels": spec.levels, "classes": spec.classes}
+    of_data = _of_data(spec)
     taken = _parameters(node["_target_"])
     return _build("subject", node, **{key: of_data[key] for key in of_data if key in taken and key not in node})
 
@@ -136,15 +153,18 @@ def _build(group: str, node: Mapping[str, Any], **extra: Any) -> Any:
         raise UserError(f"{group}: {node['_target_']} could not be made: {reason}") from error
 
 
-def _parameters(target: str) -> Mapping[str, inspect.Parameter]:
+def _found(target: str) -> Any:
     module_name, _, name = target.rpartition(".")
-    return inspect.signature(getattr(importlib.import_module(module_name), name)).parameters
+    return getattr(importlib.import_module(module_name), name)
+
+
+def _parameters(target: str) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(_found(target)).parameters
 
 
 def _hints(target: str) -> dict[str, Any]:
     """The annotations of a target's arguments; none where they cannot be read."""
-    module_name, _, name = target.rpartition(".")
-    found = getattr(importlib.import_module(module_name), name)
+    found = _found(target)
     try:
         return get_type_hints(found.__init__ if inspect.isclass(found) else found)
     except (NameError, TypeError, AttributeError):

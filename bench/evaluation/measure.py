@@ -54,7 +54,8 @@ def trained_model(spec: RunSpec, data: Data, checkpoint: str, path: Path, sampli
     progress = load_weights(model, path)
     model.to("cuda" if spec.hardware.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
     seed = sampling_seed_of(spec.seed, sampling_seed)
-    return TrainedModel(model, _whole(progress, path), seed, _origin(spec, model, checkpoint, progress))
+    origin = _origin(spec, model, checkpoint, progress)
+    return TrainedModel(model, _whole(progress, path), seed, origin, given=data.test.x)
 
 
 def _whole(progress: Progress, path: Path) -> Progress | None:

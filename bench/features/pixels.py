@@ -47,9 +47,9 @@ class Pixels(Recipe):
         return ""
 
     def name(self, spec: DataSpec) -> str:
-        return Indicators.name if spec.kind == Kind.CATEGORIES else Entries.name
+        return Entries.name if spec.kind == Kind.NUMBERS else Indicators.name
 
     def extractor(self, data: Data, note: Note | None = None) -> Extractor:
-        if data.spec.kind == Kind.CATEGORIES and data.spec.levels is not None:
+        if data.spec.kind != Kind.NUMBERS and data.spec.levels is not None:
             return Indicators(data.spec.levels)
         return Entries()

@@ -55,7 +55,7 @@ class Parzen(Metric):
 
     def compute(self, examples: Examples) -> list[Estimate]:
         (info,) = self.infos(examples)
-        if examples.spec.kind == Kind.CATEGORIES:
+        if examples.spec.kind != Kind.NUMBERS:
             raise UnavailableError("the entries are categories, whose differences mean nothing")
         levels = examples.spec.levels
         samples = on_unit_scale(examples.samples(self.n_samples), levels).flatten(1)

@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 
 from bench.checkpoint import Progress
-from bench.chunks import CHUNK, draw_class_log_weights, draw_log_weights, draw_outside, draw_samples
+from bench.chunks import CHUNK, draw_class_log_weights, draw_given, draw_log_weights, draw_outside, draw_samples
 from bench.errors import BrokenError, UnavailableError
 from bench.seeds import derive_seed
 from bench.subjects.base import Decoder, Origin, Report, Subject, silent
@@ -21,6 +21,7 @@ from models.base import (
     HasPosterior,
     ReportsCost,
     SamplesClasses,
+    SamplesGiven,
     SolvesODE,
 )
 
@@ -36,10 +37,19 @@ class TrainedModel(Subject):
         model: With its weights.
         progress: At the end of its training, for the costs; None where that is not known.
         seed: The run's; samples, draws and counts come from streams derived from it.
+        given: Examples ``(N, *shape)``; a model that draws one part of an example given the rest is given theirs.
     """
 
-    def __init__(self, model: GenerativeModel, progress: Progress | None, seed: int, origin: Origin) -> None:
+    def __init__(
+        self,
+        model: GenerativeModel,
+        progress: Progress | None,
+        seed: int,
+        origin: Origin,
+        given: Tensor | None = None,
+    ) -> None:
         self.model = model.eval()
+        self.given = given
         self.progress = progress
         self.seed = seed
         self.origin = origin
@@ -54,14 +64,26 @@ class TrainedModel(Subject):
         return _shown(self.model, self.relation)
 
     def samples(self, n: int, report: Report = silent) -> Tensor:
-        if self.model.cannot_sample:
-            raise UnavailableError(f"the model cannot be sampled: {self.model.cannot_sample}")
+        model, generator = self.model, self._generator("samples")
+        if not self._can_sample:
+            raise UnavailableError(f"the model cannot be sampled: {model.cannot_sample}")
+
+        def say(done: int) -> None:
+            report("sampling", done, n)
+
         start, cpu = time.perf_counter(), time.process_time()
-        drawn = draw_samples(self.model, n, self._generator("samples"), lambda done: report("sampling", done, n))
+        if isinstance(model, SamplesGiven) and self.given is not None:
+            drawn = draw_given(model, self.given, n, model.device, generator, say)
+        else:
+            drawn = draw_samples(model, n, generator, say)
         seconds, cpu = max(time.perf_counter() - start, 1e-9), time.process_time() - cpu
         load = cpu / (seconds * torch.get_num_threads()) if self.model.device.type == "cpu" else None
         self._sampling[n] = n / seconds, load
         return drawn
+
+    @property
+    def _can_sample(self) -> bool:
+        return not self.model.cannot_sample or (isinstance(self.model, SamplesGiven) and self.given is not None)
 
     def class_samples(self, y: Tensor, report: Report = silent) -> Tensor:
         model, generator = _of_classes(self.model), self._generator("class samples")
@@ -153,7 +175,7 @@ class TrainedModel(Subject):
                 costs["train_examples_per_second"] = progress.examples_seen / progress.train_seconds
             if progress.best_seconds is not None:
                 costs["seconds_to_best"] = progress.best_seconds
-        if not self.model.cannot_sample:
+        if self._can_sample:
             if n not in self._sampling:  # samples of this number were cut from more, which went another way
                 self.samples(n)
             costs["samples_per_second"], _ = self._sampling[n]
@@ -199,7 +221,7 @@ class FailedModel(Subject):
         return _shown(self.model, self.relation)
 
     def samples(self, n: int, report: Report = silent) -> Tensor:
-        if self.model.cannot_sample:
+        if self.model.cannot_sample and not isinstance(self.model, SamplesGiven):
             raise UnavailableError(f"the model cannot be sampled: {self.model.cannot_sample}")
         raise BrokenError(self.reason)
 

@@ -29,7 +29,7 @@ from bench.training.cluster import OwnProcesses
 from bench.training.graphs import recorder_for
 from bench.training.resume import resumable
 from bench.training.supervisor import BEST, FINAL, LAST, Score, Supervisor, check_finite, scored
-from models.base import ClosedForm, GenerativeModel
+from models.base import ClosedForm, CountsTraining, GenerativeModel
 from models.transforms.base import checkpoint_activations
 
 __all__ = ["fit"]
@@ -104,6 +104,8 @@ def fit(
     if supervisor.progress.finished:  # the run was killed after training, during its evaluation
         return supervisor.progress
     supervisor.progress.made_with(device_name(hardware.accelerator, hardware.devices), data.spec.revision)
+    if isinstance(model, CountsTraining):  # a checkpoint that training goes on from holds the same counts
+        model.count(data.train.x.split(1024))
     with _quiet_lightning():
         trainer = _trainer(schedule, hardware, model, folder, logger, supervisor)
     batches = Batches(
