@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.random import RandomState
 from numpy.typing import NDArray
 
 from bench.data.formats.smiles import Chemistry, key_of
@@ -24,6 +25,11 @@ class MoleculeFacts:
     chemistry: Chemistry
     known: NDArray[np.uint64]
     refused: Mapping[str, int]
+
+    def halves(self, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the places of n test molecules in two halves, the same always: one to compare with, one as control."""
+        order = RandomState(0).permutation(n)
+        return order[: n // 2], order[n // 2 :]
 
     def is_known(self, smiles: str) -> bool:
         """Return whether a canonical SMILES is one of the training split."""

@@ -86,7 +86,7 @@ def rdkit_version() -> str:
 def stated(chemistry: Chemistry) -> str:
     """Return the rules in words, as they stand beside every number that is made of molecules."""
     charges = "charges as atom types" if chemistry.charged else "charges refused"
-    return f"rdkit {rdkit_version()}, {charges}, no stereo, connected, at most {chemistry.max_atoms} atoms"
+    return f"rdkit {rdkit_version()}: {charges}, no stereo, connected, at most {chemistry.max_atoms} atoms, uncorrected"
 
 
 @contextmanager
