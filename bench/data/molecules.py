@@ -162,7 +162,8 @@ def zinc250k(
     file = place if place.suffix == ".csv" else place / ZINC_FILE
     announce(Request("zinc250k", (file,), path=path))
     if not file.is_file():
-        raise UserError(f"zinc250k: there is no {file}; set data.path to the published {ZINC_FILE} or to its folder")
+        raise UserError(f"zinc250k: there is no {file}; put the right file there, the published {ZINC_FILE}, or set "
+                        "data.path to it")  # fmt: skip
 
     def read() -> list[str]:
         lines = list(read_column("zinc250k", [file], "smiles"))

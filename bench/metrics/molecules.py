@@ -8,9 +8,6 @@ without stereochemistry: by strings, copies of the training set would be new.
 import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from torch import Tensor
-
 from bench.data.bytes.arrays import revision
 from bench.data.formats.smiles import Judged, judged, stated
 from bench.errors import UnavailableError
@@ -19,6 +16,7 @@ from bench.metrics.intervals import measured, wilson_interval
 from bench.metrics.molecule_sets import (
     cosine, fingerprints, fragments, internal_diversity, nearest_similarity, scaffolds,
 )  # fmt: skip
+from bench.metrics.molecule_pictures import molecule_grid
 from bench.schema import Estimate, MetricInfo, Source, Status
 from bench.subjects.examples import Examples
 
@@ -26,8 +24,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = ["Molecules", "about_molecules", "counted_refusals", "novel"]
-
-_ROWS, _COLUMNS, _REAL_ROWS = 4, 6, 2  # of the picture
 
 
 class Molecules(Metric):
@@ -125,7 +121,7 @@ class Molecules(Metric):
     def picture(self, examples: Examples) -> "tuple[str, Image.Image] | None":
         """Four rows of samples, refused ones with the reason in their place, above two rows of test molecules."""
         made, real = examples.molecules(self.n_samples), examples.real_molecules(self.n_real)
-        return "molecules", _grid(made, real)
+        return "molecules", molecule_grid(made, real)
 
 
 def about_molecules(examples: Examples, features: str = "", digest: str = "") -> dict[str, Any]:
@@ -154,7 +150,7 @@ def novel(different: set[str], examples: Examples) -> int:
     Raises:
         UnavailableError: There is no training split.
     """
-    assert len(examples.train)
+    assert len(examples.train) > 0
     return sum(not examples.chemistry.is_known(smiles) for smiles in different)
 
 
@@ -178,21 +174,3 @@ def _share(info: MetricInfo, part: int, whole: int, *, of_test: bool = False, **
 def _none(info: MetricInfo, why: str) -> Estimate:
     return Estimate(info, status=Status.SKIPPED, reason=why)
 
-
-def _grid(made: Judged, real: Judged) -> "Image.Image":
-    from PIL import Image
-    from rdkit import Chem
-    from rdkit.Chem.Draw import MolsToGridImage
-
-    valid = iter(made.molecules)
-    cells, legends = [], []
-    for reason in made.reasons[: _ROWS * _COLUMNS]:
-        cells.append(Chem.Mol() if reason else next(valid))
-        legends.append(reason)
-    cells += [Chem.Mol()] * (_ROWS * _COLUMNS - len(cells))
-    legends += [""] * (_ROWS * _COLUMNS - len(legends))
-    cells += real.molecules[: _REAL_ROWS * _COLUMNS]
-    legends += ["data"] * (len(cells) - len(legends))
-    drawn = MolsToGridImage(cells, molsPerRow=_COLUMNS, subImgSize=(160, 140), legends=legends, useSVG=False)
-    assert isinstance(drawn, Image.Image)
-    return drawn
