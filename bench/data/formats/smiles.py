@@ -277,10 +277,10 @@ def _check(molecule: Any, chemistry: Chemistry) -> None:
         raise Refused("empty")
     for atom in molecule.GetAtoms():
         number, charge = atom.GetAtomicNum(), atom.GetFormalCharge()
-        if (number, charge) not in types:
-            raise Refused("charged" if charge and number != 1 else "unknown atom")
         if atom.GetIsotope():
             raise Refused("isotope")
+        if (number, charge) not in types:
+            raise Refused("charged" if charge and number != 1 else "unknown atom")
         if atom.GetNumRadicalElectrons():
             raise Refused("radical")
     if len(_rdkit("rdkit.Chem").GetMolFrags(molecule)) > 1:
