@@ -329,8 +329,9 @@ class ReportsCost(ABC):
 
     Attributes:
         cost_names: What it counts: ``nfe_log_weight`` and ``nfe_sample``, evaluations of its networks in one call,
-            summed over its parts; ``series_terms``, terms of a power series in one call of ``log_weight``, the mean
-            over its parts.
+            summed over its parts; ``passes_sample``, passes through its networks one after another in one call of
+            ``sample``, however many examples each is of: the fewer, the more of an example is made in parallel;
+            ``series_terms``, terms of a power series in one call of ``log_weight``, the mean over its parts.
     """
 
     cost_names: ClassVar[tuple[str, ...]]

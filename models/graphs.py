@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
-__all__ = ["NumberOfNodes", "Unpacked", "is_graph", "pack", "pairs", "permute", "unpack"]
+__all__ = ["NumberOfNodes", "Unpacked", "is_graph", "largest_component", "pack", "pairs", "permute", "unpack"]
 
 
 class Unpacked(NamedTuple):
@@ -65,6 +65,25 @@ def is_graph(x: Tensor, nodes: int, node_types: int, edge_types: int) -> Tensor:
     first = (mask[:, :-1] >= mask[:, 1:]).all(1)
     held = ((edges == 0) | (mask[:, :, None] & mask[:, None])).flatten(1).all(1)
     return in_range & first & held
+
+
+def largest_component(x: Tensor, nodes: int) -> Tensor:
+    """Return the largest connected part of each graph; of parts of one size, that of the first node.
+
+    Its nodes keep their order and come first; what else was there is gone.
+    """
+    node_types, edge_types, mask = unpack(x, nodes)
+    joined = edge_types > 0
+    part = torch.arange(nodes, device=x.device).expand(len(x), -1)  # in the end, the first node of each node's part
+    for _ in range(nodes):
+        part = part.minimum(part[:, None].masked_fill(~joined, nodes).amin(2))
+    size = ((part[:, :, None] == part[:, None]) & mask[:, None]).sum(2) * mask
+    kept = mask & (part == part.gather(1, size.argmax(1, keepdim=True)))
+    order = (~kept).long().argsort(dim=1, stable=True)
+    edge_types = edge_types * (kept[:, :, None] & kept[:, None])
+    edge_types = edge_types.gather(1, order[:, :, None].expand_as(edge_types))
+    edge_types = edge_types.gather(2, order[:, None].expand_as(edge_types))
+    return pack((node_types * kept).gather(1, order), edge_types)
 
 
 class NumberOfNodes(nn.Module):

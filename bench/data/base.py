@@ -76,6 +76,8 @@ class Data:
         log_density: The true log-density ``(B, *shape) -> (B,)`` in nats (float64), if it has a closed form.
         modes: The modes of the distribution, if they are known.
         valid: Which examples satisfy the constraint of the data, ``(N, *shape) -> (N,)`` bool, if there is one.
+        variables: Number of variables of each example that are modelled, ``(N, *shape) -> (N,)``, where it is not the
+            number of entries: bits/dim are then the mean over examples of bits over variables.
         notes: Lines for the user about data of the user's own: what is unusual and may be a mistake.
         split: What rows call the test split.
         moments: Mean and covariance of features that are known in place of the test split, which is then empty.
@@ -90,6 +92,7 @@ class Data:
     log_density: Callable[[Tensor], Tensor] | None = None
     modes: Modes | ClassifiedModes | None = None
     valid: Callable[[Tensor], Tensor] | None = None
+    variables: Callable[[Tensor], Tensor] | None = None
     notes: tuple[str, ...] = ()
     split: str = "test"
     moments: Moments | None = None

@@ -25,6 +25,7 @@ INFOS = (
 COUNTS = {
     "nfe_log_weight": MetricInfo("nfe_log_weight", "", None, title="NFE likelihood", rank=240),
     "nfe_sample": MetricInfo("nfe_sample", "", None, title="NFE sampling", rank=250),
+    "passes_sample": MetricInfo("passes_sample", "", None, title="passes to sample", rank=255),
     "series_terms": MetricInfo("series_terms", "", None, title="series terms", rank=260),
 }
 
@@ -36,8 +37,8 @@ class Cost(Metric):
     validation and checkpoints count in neither. Times on the CPU carry the ``load`` that they were measured under.
 
     A model with counts (``models.base.ReportsCost``) adds a row for each: network evaluations (NFE) in one call for a
-    batch of test examples or samples, or terms of a power series. Counts do not depend on the machine. They are not
-    ranked, because the networks of different models differ in size.
+    batch of test examples or samples, passes to sample such a batch, or terms of a power series. Counts do not depend
+    on the machine. They are not ranked, because the networks of different models differ in size.
 
     Arguments:
         n_samples: Number of samples drawn to time sampling.

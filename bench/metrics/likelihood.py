@@ -30,8 +30,10 @@ __all__ = [
 ]  # fmt: skip
 
 
-def bound_errors(log_w: Tensor) -> tuple[float, float]:
+def bound_errors(log_w: Tensor, weight: Tensor | float = 1.0) -> tuple[float, float]:
     r"""Return two standard errors of the mean bound of ``(K, N)`` draws of log w, K and N at least 2, in nats.
+
+    The bounds of the examples may count with a ``weight`` ``(N,)`` in the mean, for another unit.
 
     The total is that of a mean of N independent bounds, over other examples and other draws. What other draws for the
     same examples add to it is estimated by the jackknife over draws (Efron, Stein 1981, "The jackknife estimate of
@@ -53,9 +55,9 @@ def bound_errors(log_w: Tensor) -> tuple[float, float]:
     nothing = torch.full((1, n), -math.inf, dtype=torch.float64)
     before = torch.cat([nothing, log_w[:-1].logcumsumexp(0)])
     after = torch.cat([log_w[1:].flip(0).logcumsumexp(0).flip(0), nothing])
-    without = torch.logaddexp(before, after) - math.log(draws - 1)  # (K, N): L_{-k}
+    without = weight * (torch.logaddexp(before, after) - math.log(draws - 1))  # (K, N): L_{-k}
     of_draws = (draws - 1) / draws * (without - without.mean(0)).square().sum(0)  # (N,)
-    return k_draw_bound(log_w).std().item() / math.sqrt(n), of_draws.sum().sqrt().item() / n
+    return (weight * k_draw_bound(log_w)).std().item() / math.sqrt(n), of_draws.sum().sqrt().item() / n
 
 
 def estimate_errors(log_w: Tensor) -> tuple[float, float]:
@@ -162,9 +164,15 @@ class LogLikelihood(Metric):
         if "bits_per_dim" in skipped:
             estimates.append(Estimate(infos[1], status=Status.SKIPPED, reason=skipped["bits_per_dim"]))
         else:
-            scale = abs(bits_per_dim(1.0, examples.spec.dim))
-            total, of_draws_in_bits = (None if error is None else scale * error for error in (total, of_draws))
-            bits = bits_per_dim(value, examples.spec.dim)
+            variables = examples.data.variables
+            if variables is None:
+                scale = abs(bits_per_dim(1.0, examples.spec.dim))
+                total, of_draws_in_bits = (None if error is None else scale * error for error in (total, of_draws))
+                bits = bits_per_dim(value, examples.spec.dim)
+            else:  # the numbers of variables differ: the mean over examples of their bits a variable
+                each = 1 / (variables(examples.real).double() * math.log(2))
+                total, of_draws_in_bits = _errors(log_w, bound, relation, each)
+                bits = -(each * bound).mean().item()
             estimates.append(_with_error(infos[1], bits, total, of_draws_in_bits, shown.negated, n, draws))
         if examples.subject.caveat:
             estimates = [replace(one, reason=examples.subject.caveat) if one.value is not None else one
@@ -178,14 +186,20 @@ class LogLikelihood(Metric):
         return estimates
 
 
-def _errors(log_w: Tensor, bound: Tensor, relation: Relation) -> tuple[float | None, float | None]:
-    """Return the standard error of the mean of ``bound`` and the part due to the draws; None for an unknown one."""
+def _errors(
+    log_w: Tensor, bound: Tensor, relation: Relation, weight: Tensor | float = 1.0
+) -> tuple[float | None, float | None]:
+    """Return the standard error of the mean of ``bound`` and the part due to the draws; None for an unknown one.
+
+    The examples may count with a ``weight`` ``(N,)``.
+    """
     draws, n = log_w.shape
     if n < 2:
         return None, None
     if draws < 2:
-        return bound.std().item() / math.sqrt(n), 0.0 if relation is Relation.EXACT else None
-    total, of_draws = estimate_errors(log_w) if relation is Relation.ESTIMATE else bound_errors(log_w)
+        return (weight * bound).std().item() / math.sqrt(n), 0.0 if relation is Relation.EXACT else None
+    estimated = relation is Relation.ESTIMATE
+    total, of_draws = estimate_errors(weight * log_w) if estimated else bound_errors(log_w, weight)
     return total, of_draws if math.isfinite(of_draws) else None  # all weights but one may be 0
 
 

@@ -1,0 +1,128 @@
+"""Graph colouring: exact counts, uniform draws, and bits a node."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from numpy.random import RandomState
+from numpy.typing import NDArray
+from scipy.stats import chisquare
+
+from bench.data.colour_counts import adjacency_of, n_colourings
+from bench.data.colouring import Colourings, graph_colouring
+from bench.errors import UserError
+from bench.evaluation.measure import known_density
+from bench.metrics.likelihood import LogLikelihood
+from bench.schema import Kind
+from bench.subjects.examples import Examples
+
+
+def counted(adjacency: NDArray[np.bool_], colours: int) -> int:
+    pairs = np.argwhere(np.triu(adjacency))
+    every = itertools.product(range(colours), repeat=len(adjacency))
+    return sum(all(c[i] != c[j] for i, j in pairs) for c in every)
+
+
+def test_counts_are_those_of_an_enumeration() -> None:
+    rng = RandomState(0)
+    for n, colours, p in itertools.product((1, 2, 5, 6), (1, 2, 3), (0.0, 0.3, 0.6, 1.0)):
+        upper = np.triu(rng.random_sample((n, n)) < p, 1)
+        assert n_colourings(upper | upper.T, colours) == counted(upper | upper.T, colours)
+
+
+def test_counts_are_the_chromatic_polynomials_of_trees_cycles_and_complete_graphs() -> None:
+    rng = RandomState(1)
+    for n, k in ((7, 3), (40, 3), (60, 8)):  # 8^60 is far beyond 64 bits
+        tree = adjacency_of(n, [(i, rng.randint(i)) for i in range(1, n)])
+        assert n_colourings(tree, k) == k * (k - 1) ** (n - 1)
+        cycle = adjacency_of(n, [(i, (i + 1) % n) for i in range(n)])
+        assert n_colourings(cycle, k) == (k - 1) ** n + (-1) ** n * (k - 1)
+    for n, k in ((3, 3), (4, 3), (5, 7)):
+        assert n_colourings(adjacency_of(n, itertools.combinations(range(n), 2)), k) == math.perm(k, n)
+
+
+def test_graphs_that_are_none_are_named_in_one_line() -> None:
+    with pytest.raises(UserError, match="2-2 leads from a node to itself"):
+        adjacency_of(3, [(0, 1), (2, 2)])
+    for edge in ((0, 3), (-1, 0)):
+        with pytest.raises(UserError, match=r"out of range; the nodes are 0 to 2"):
+            adjacency_of(3, [edge])
+    with pytest.raises(UserError, match="must be counted together"):
+        n_colourings(adjacency_of(60, itertools.combinations(range(60), 2)), 3)
+
+
+def test_graphs_and_colourings_have_the_probabilities_they_should() -> None:
+    """A graph by its edges and the number of its colourings, and all of these alike: nothing is drawn by counting."""
+    made = Colourings(4, 4, 3, 1.9)
+    p, place, weights = made.probability(4), {}, []
+    ends = list(itertools.combinations(range(4), 2))
+    for edges in itertools.product((0, 1), repeat=6):
+        joined = [pair for pair, edge in zip(ends, edges, strict=True) if edge]
+        reached = {0}
+        for _ in range(3):
+            reached |= {j for i, j in [*joined, *((j, i) for i, j in joined)] if i in reached}
+        for c in itertools.product((1, 2, 3), repeat=4):
+            if len(reached) == 4 and all(c[i] != c[j] for i, j in joined):
+                place[(*c, *edges)] = len(weights)
+                weights.append(p ** len(joined) * (1 - p) ** (6 - len(joined)))
+    drawn = made.draw(60_000, RandomState(0))
+    assert made.valid(drawn).all()
+    counts = np.bincount([place[tuple(x)] for x in drawn.tolist()], minlength=len(weights))
+    assert chisquare(counts, 60_000 * np.array(weights) / sum(weights)).pvalue > 1e-3
+
+
+def test_the_density_is_uniform_over_the_colourings_of_each_graph() -> None:
+    made = Colourings(2, 4, 3, 1.0)
+    edges = torch.tensor(list(itertools.product((0, 1), repeat=6)), dtype=torch.uint8)
+    colours = torch.tensor(list(itertools.product((1, 2, 3), repeat=4)), dtype=torch.uint8)
+    x = torch.cat([colours.repeat(len(edges), 1), edges.repeat_interleave(len(colours), 0)], 1)
+    masses = made.log_density(x).exp().reshape(len(edges), len(colours)).sum(1)
+    assert masses[:-1].tolist() == pytest.approx([1] * 63, abs=1e-12)
+    assert masses[-1].item() == 0, "four nodes that all share edges have no colouring of three colours"
+    bad = torch.tensor([[1, 1, 0, 0, 1, *[0] * 5], [1, 0, 2, 0, *[0] * 6], [1, 2, 0, 0, 0, 1, *[0] * 4], [0] * 10])
+    assert made.valid(bad.to(torch.uint8)).tolist() == [False] * 4  # a conflict, a gap, an edge to nowhere, no node
+    assert made.log_density(bad.to(torch.uint8)).tolist() == [-math.inf] * 4
+
+
+def test_the_data_are_colourings_and_the_same_again() -> None:
+    data = graph_colouring(5, 9, n_train=200, n_val=20, n_test=50, degree=2.5)
+    assert data.spec.kind == Kind.COLOURINGS
+    assert data.spec.graph is not None
+    assert data.spec.shape == (9 + 36,)
+    assert data.spec.levels == 4
+    assert data.valid is not None
+    assert data.variables is not None
+    for split in (data.train, data.val, data.test):
+        assert data.valid(split.x).all()
+    assert set(data.variables(data.train.x).tolist()) == {5, 6, 7, 8, 9}
+    again = graph_colouring(5, 9, n_train=200, n_val=20, n_test=50, degree=2.5)
+    assert torch.equal(data.test.x, again.test.x)
+    assert again.spec.revision == data.spec.revision
+    assert graph_colouring(5, 9, n_train=200, n_val=20, n_test=50, degree=2.6).spec.revision != data.spec.revision
+
+
+def test_bits_are_a_node() -> None:
+    data = graph_colouring(5, 9, n_train=50, n_val=20, n_test=50, degree=2.5)
+    subject = known_density("graph_colouring", {}, data)
+    assert subject is not None
+    nats, bits = LogLikelihood(1).compute(Examples(subject, data, seed=0))
+    assert data.log_density is not None
+    assert data.variables is not None
+    log_p = data.log_density(data.test.x)
+    each = -log_p / data.variables(data.test.x) / math.log(2)
+    assert nats.value == pytest.approx(log_p.mean().item())
+    assert bits.value == pytest.approx(each.mean().item())
+    assert bits.stderr == pytest.approx(each.std().item() / math.sqrt(50))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [({"nodes": 61}, "data.nodes=61"), ({"least": 1}, "data.least=1"), ({"colours": 1}, "data.colours=1"),
+     ({"degree": 0.0}, "data.degree=0.0"), ({"degree": 6.1}, r"below 6 for graphs of 10 nodes"),
+     ({"degree": 0.05}, "data.degree=0.05: hardly any"), ({"n_test": 0}, "data.n_test=0")],
+)  # fmt: skip
+def test_what_is_out_of_range_is_named(arguments: dict[str, float], key: str) -> None:
+    with pytest.raises(UserError, match=key):
+        graph_colouring(**arguments)  # type: ignore[arg-type]

@@ -1,0 +1,289 @@
+"""Models of graphs: their likelihood against their own samples, orders of nodes, codes, resumption, costs, refusals."""
+
+import functools
+import itertools
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from helpers_density import all_graphs, resumed_to_the_same_bits
+from helpers_graphs import TapeGraphs
+from helpers_models import new_model, small_graphs
+from scipy.stats import chisquare
+from torch import Generator, Tensor
+
+from bench.checkpoint import load_checkpoint
+from bench.config.spec import Hardware, Schedule
+from bench.data.base import Data
+from bench.errors import UserError
+from bench.schema import GraphSpec, Kind
+from bench.training import fit as fit_module
+from models.base import GenerativeModel, HasLikelihood
+from models.graph.base import GraphModel
+from models.graph.graphaf import GraphAF
+from models.graph.graphcnf import GraphCNF
+from models.graph.order import breadth_first, log_breadth_first, shuffled
+from models.graph.rvae import RVAE, reached
+from models.graphs import is_graph, largest_component, pack, permute, unpack
+
+MODELS = ("graphcnf", "rvae", "graphaf")
+THREE = GraphSpec(3, 2, 1)
+
+
+def seeded(seed: int = 0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def data_of(graph: GraphSpec, n: int = 96) -> Data:
+    return small_graphs(graph, Kind.GRAPHS, n=n)
+
+
+@functools.cache
+def trained(name: str, graph: GraphSpec = THREE, *overrides: str) -> GraphModel:
+    """A model after 40 steps of training, in float64. No test changes it."""
+    data = data_of(graph)
+    model = new_model(name, data.spec, *overrides)
+    assert isinstance(model, GraphModel)
+    model.count([data.train.x])
+    model.train_generator = seeded()
+    optimizer = model.configure_optimizers()
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    for step in range(40):
+        loss = model.training_step((data.train.x[:32], None), step)
+        assert isinstance(loss, Tensor)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.double().eval()
+
+
+@torch.no_grad()
+def masses(model: GenerativeModel, x: Tensor, draws: int) -> Tensor:
+    assert isinstance(model, HasLikelihood)
+    log_w = model.log_weight(x.repeat(draws, 1), generator=seeded(2)).double()
+    return log_w.exp().unflatten(0, (draws, len(x))).mean(0)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_samples_have_the_probabilities_that_the_likelihood_says(name: str) -> None:
+    model, x = trained(name), all_graphs(3, 2, 1)
+    expected = masses(model, x, 1000 if name == "rvae" else 300) * 4000
+    place = {tuple(one): k for k, one in enumerate(x.tolist())}
+    drawn = [place[tuple(one)] for one in model.sample(4000, generator=seeded(3)).tolist()]
+    counts = torch.bincount(torch.tensor(drawn), minlength=len(x)).double()
+    total = expected.sum().item()
+    assert total == pytest.approx(4000, rel=0.03)
+    order = expected.argsort()
+    few = int((expected[order].cumsum(0) < 10).sum()) + 1  # the rarest together are one cell
+    seen, meant = (torch.cat([each[order[:few]].sum()[None], each[order[few:]]]) for each in (counts, expected))
+    assert chisquare(seen, meant * 4000 / total).pvalue > 1e-3
+
+
+def test_the_order_of_the_nodes_changes_nothing_for_graphcnf() -> None:
+    data = data_of(GraphSpec(4, 2, 2))
+    model = trained("graphcnf", GraphSpec(4, 2, 2))
+    assert isinstance(model, GraphCNF)
+    full = data.train.x[(data.train.x[:, :4] > 0).all(1)]
+    graphs = model.read(full)
+    vectors = model._encoded(graphs, seeded())
+    plain = model._weighed(graphs, *vectors)
+    for order in (torch.tensor([2, 0, 3, 1]), torch.tensor([3, 2, 1, 0])):
+        moved = model.read(permute(full, 4, order))
+        pairs = model.ends.place[order[model.ends.first], order[model.ends.second]]
+        again = model._weighed(moved, vectors[0][:, order], vectors[1][:, pairs], vectors[2][:, pairs], vectors[3])
+        for one, other in zip(plain, again, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+        assert not torch.equal(full, permute(full, 4, order))
+
+
+def test_every_order_of_the_nodes_has_one_probability_for_graphaf() -> None:
+    model = trained("graphaf")
+    x = torch.tensor([[1, 2, 2, 1, 0, 0]], dtype=torch.uint8)
+    found = [masses(model, permute(x, 3, torch.tensor(order)), 3000) for order in itertools.permutations(range(3))]
+    assert torch.cat(found).std() < 0.05 * torch.cat(found).mean()
+
+
+def test_probabilities_of_orders_are_those_of_the_search_and_sum_to_one() -> None:
+    x = torch.tensor([[1, 1, 1, 1, 0, 1, 0, 0, 1, 0, 0, 1, 0, 0, 0]], dtype=torch.uint8)  # 0-2, 1-2; 3 alone; 4 absent
+    _, edges, mask = unpack(x, 5)
+    orders = [[*order, 4] for order in itertools.permutations(range(4))]
+    adjacent = torch.cat([unpack(permute(x, 5, torch.tensor(order)), 5).edge_types for order in orders]) > 0
+    q = log_breadth_first(adjacent, torch.full((24,), 4)).double().exp()
+    assert q.sum().item() == pytest.approx(1, abs=1e-6)
+    drawn = breadth_first((edges > 0).expand(8000, -1, -1), mask.expand(8000, -1), torch.zeros(()), seeded())
+    assert (drawn[:, 4] == 4).all()
+    counts = torch.tensor([(drawn == torch.tensor(order)).all(1).sum() for order in orders])
+    assert (counts[q == 0] == 0).all()
+    assert chisquare(counts[q > 0], 8000 * q[q > 0] / q.sum()).pvalue > 1e-3
+    uniform = shuffled(mask.expand(2400, -1), torch.zeros(()), seeded(1))
+    counts = torch.tensor([(uniform == torch.tensor(order)).all(1).sum() for order in orders])
+    assert chisquare(counts).pvalue > 1e-3
+
+
+def test_codes_of_graphaf_decode_to_the_graphs_they_are_of() -> None:
+    graph = GraphSpec(4, 2, 2)
+    model, x = trained("graphaf", graph), data_of(graph).test.x
+    assert isinstance(model, GraphAF)
+    with torch.no_grad():
+        assert torch.equal(model.decode(model.encode(x, generator=seeded())), x)
+
+
+def test_blocks_of_graphcnf_are_inverted() -> None:
+    graph = GraphSpec(4, 2, 2)
+    model = trained("graphcnf", graph)
+    assert isinstance(model, GraphCNF)
+    graphs = model.read(data_of(graph).test.x)
+    with torch.no_grad():
+        nodes, pairs = torch.randn(16, 4, 2, dtype=torch.float64), torch.randn(16, 6, 2, dtype=torch.float64)
+        adjacency = model._indicators(graphs.edges, nodes)
+        for block in model.node_flow:
+            moved, _ = block(nodes, graphs.mask, adjacency)
+            assert torch.equal(moved[~graphs.mask], nodes[~graphs.mask])
+            torch.testing.assert_close(block.inverse(moved, graphs.mask, adjacency), nodes)  # type: ignore[operator]
+        for block in (*model.edge_flow, *model.virtual_flow):
+            *moved, _ = block(nodes, pairs, graphs.mask, graphs.both)
+            assert torch.equal(moved[1][~graphs.both], pairs[~graphs.both])
+            again = block.inverse(*moved, graphs.mask, graphs.both)  # type: ignore[operator]
+            torch.testing.assert_close(again, (nodes, pairs))
+
+
+def test_log_determinants_of_graphcnf_are_those_of_the_jacobian() -> None:
+    graph = GraphSpec(4, 2, 2)
+    model = trained("graphcnf", graph)
+    assert isinstance(model, GraphCNF)
+    graphs = model.read(torch.tensor([[1, 2, 1, 0, 1, 0, 0, 2, 0, 0]], dtype=torch.uint8))
+    start = torch.randn(4 * 2 + 6 * 2, dtype=torch.float64, generator=seeded())
+
+    def latents(vector: Tensor) -> Tensor:
+        nodes, pairs = vector[:8].view(1, 4, 2), vector[8:].view(1, 6, 2)
+        nodes, pairs, _ = model._forward(graphs, nodes, pairs, pairs)
+        return torch.cat([nodes.flatten(), pairs.flatten()])
+
+    nodes, pairs = start[:8].view(1, 4, 2), start[8:].view(1, 6, 2)
+    with torch.no_grad():
+        _, _, (log_det, _) = model._forward(graphs, nodes, pairs, pairs)
+    jacobian = torch.autograd.functional.jacobian(latents, start)
+    assert isinstance(jacobian, Tensor)
+    assert log_det.item() == pytest.approx(torch.linalg.slogdet(jacobian).logabsdet.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_training_resumes_to_the_same_bits(name: str, tmp_path: Path) -> None:
+    data = data_of(GraphSpec(4, 2, 2))
+    assert resumed_to_the_same_bits(lambda seed: new_model(name, data.spec, seed=seed), data, tmp_path)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_training_steps_can_be_captured(name: str, tmp_path: Path) -> None:
+    data, states = data_of(GraphSpec(4, 2, 2)), []
+    for recorder in (None, TapeGraphs()):
+        folder = tmp_path / str(len(states))
+        folder.mkdir()
+        model = new_model(name, data.spec)
+        model.make_optimizer = lambda parameters: torch.optim.SGD(parameters, lr=1e-3)  # type: ignore[assignment]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fit_module, "recorder_for", lambda device, recorder=recorder: recorder)
+            schedule = Schedule(examples=160, batch_size=16, validate_every=160)
+            fit_module.fit(model, data, schedule, Hardware(), seed=5, folder=folder, config={})
+        states.append(load_checkpoint(folder / "final.ckpt")["state_dict"])
+        assert recorder is None or recorder.replays > 0
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_passes_to_sample_are_counted() -> None:
+    found = {name: trained(name).cost_report(torch.zeros(5, 6), generator=seeded()) for name in MODELS}
+    passes = {name: report["passes_sample"] for name, report in found.items()}
+    assert passes == {"graphcnf": 4, "rvae": 1, "graphaf": 3 + 3}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("graph", [GraphSpec(1, 3, 1), GraphSpec(2, 1, 1), GraphSpec(5, 1, 1)])
+def test_graphs_of_any_kind_are_taken(name: str, graph: GraphSpec, tmp_path: Path) -> None:
+    data = data_of(graph)
+    model = new_model(name, data.spec)
+    schedule = Schedule(examples=48, batch_size=16, validate_every=1000)
+    fit_module.fit(model, data, schedule, Hardware(), seed=0, folder=tmp_path, config={})
+    model.eval()
+    assert isinstance(model, GraphModel)
+    assert torch.isfinite(model.log_weight(data.test.x, generator=seeded())).all()
+    assert is_graph(model.sample(7, generator=seeded()), graph.nodes, graph.node_types, graph.edge_types).all()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_is_no_graph_has_no_probability(name: str) -> None:
+    model = trained(name)
+    hole, dangling, unknown = [0, 1, 0, 0, 0, 0], [1, 0, 0, 1, 0, 0], [1, 3, 0, 0, 0, 0]
+    x = torch.tensor([hole, dangling, unknown, [1, 1, 0, 0, 0, 0]], dtype=torch.uint8)
+    log_w = model.log_weight(x, generator=seeded())
+    assert log_w[:3].tolist() == [-math.inf] * 3
+    assert torch.isfinite(log_w[3])
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "message"),
+    [
+        ("graphcnf", "model.edge_dim=1", "edge_dim must be at least 2"),
+        ("graphcnf", "model.encoding=one_hot", "encoding must be one of mixture, linear_flows"),
+        ("graphcnf", "model.decoder_weight=0.5", "decoder_weight must be at least 1"),
+        ("rvae", "model.valence=-1", "valence and connectivity must be at least 0"),
+        ("rvae", "model.latent_dim=0", "latent_dim must be at least 1"),
+        ("graphaf", "model.noise=0", "noise must be above 0"),
+    ],
+)
+def test_options_out_of_range_are_named_in_one_line(name: str, override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        new_model(name, data_of(THREE).spec, override)
+    assert "\n" not in str(error.value)
+
+
+def test_the_largest_component_by_hand() -> None:
+    edges = torch.zeros(3, 5, 5, dtype=torch.long)
+    for graph, i, j, kind in ((0, 0, 3, 2), (0, 3, 4, 1), (0, 1, 2, 1), (1, 0, 1, 1), (1, 2, 3, 2)):
+        edges[graph, i, j] = edges[graph, j, i] = kind
+    types = torch.tensor([[1, 2, 3, 1, 2], [1, 2, 3, 1, 0], [0, 0, 0, 0, 0]])
+    found_types, found_edges, _ = unpack(largest_component(pack(types, edges), 5), 5)
+    assert found_types.tolist() == [[1, 1, 2, 0, 0], [1, 2, 0, 0, 0], [0] * 5]
+    assert {tuple(edge) for edge in found_edges[0].triu().nonzero().tolist()} == {(0, 1), (1, 2)}
+    assert (found_edges[0, 0, 1], found_edges[0, 1, 2], found_edges[1, 0, 1]) == (2, 1, 1)
+
+
+def test_samples_of_the_subgraph_version_are_connected_and_its_likelihood_says_so() -> None:
+    whole = trained("graphcnf", GraphSpec(5, 2, 1))
+    parts = trained("graphcnf", GraphSpec(5, 2, 1), "model.largest_component=true")
+    x, y = (model.sample(200, generator=seeded()) for model in (whole, parts))
+    assert torch.equal(largest_component(x, 5), y)
+    assert not torch.equal(x, y)
+    assert parts.caveat
+    assert not whole.caveat
+
+
+def test_a_path_joins_what_the_closure_says() -> None:
+    joined = (torch.rand(50, 6, 6, generator=seeded()) < 0.15).float().triu(1)
+    joined = joined + joined.mT
+    paths = torch.matrix_power(torch.eye(6) + joined, 6) > 0
+    torch.testing.assert_close(reached(joined), paths.float(), atol=1e-4, rtol=0)
+
+
+def test_penalties_are_those_of_the_constraints() -> None:
+    data = data_of(GraphSpec(4, 2, 2))
+    model = new_model("rvae", data.spec, "model.valence=1", "model.connectivity=0")
+    assert isinstance(model, RVAE)
+    types, edges, _ = unpack(data.train.x, 4)
+    model.count(data.train.x.split(10))
+    weights = edges.sum(2)
+    assert model.largest.tolist() == [weights[types == k].max().item() for k in (1, 2)]
+    with torch.no_grad():  # every pair an edge of type 2, every node of type 1
+        for parameter in model.decoder.parameters():
+            parameter.zero_()
+        bias = model.decoder.layers[-1].bias
+        assert isinstance(bias, Tensor)
+        bias.copy_(torch.cat([torch.tensor([50.0, 0.0]).repeat(4), torch.tensor([0.0, 0.0, 50.0]).repeat(6)]))
+        model.largest.copy_(torch.tensor([3.0, 9.0]))
+    mask = torch.tensor([[True] * 4, [True, True, False, False]])
+    assert model.penalties(mask, seeded()).tolist() == pytest.approx([4 * (6 - 3), 0], abs=1e-4)
+    model.valence, model.connectivity = 0.0, 1.0
+    assert model.penalties(mask, seeded()).tolist() == pytest.approx([0, 0], abs=1e-4)
+    with torch.no_grad():
+        bias.copy_(torch.cat([torch.zeros(8), torch.tensor([50.0, 0.0, 0.0]).repeat(6)]))  # no edge
+    assert model.penalties(mask, seeded()).tolist() == pytest.approx([3, 1], abs=1e-4)
