@@ -21,7 +21,12 @@ from bench.metrics.base import Metric
 from bench.metrics.fcd import FCD
 from bench.metrics.library_size import LibrarySize
 from bench.metrics.molecule_sets import (
-    cosine, fingerprints, fragments, internal_diversity, nearest_similarity, scaffolds,
+    cosine,
+    fingerprints,
+    fragments,
+    internal_diversity,
+    nearest_similarity,
+    scaffolds,
 )  # fmt: skip
 from bench.metrics.molecules import Molecules
 from bench.rows.quoted import quoted_rows
@@ -173,14 +178,19 @@ def test_chemnet_takes_pinned_weights_only(tmp_path: Path) -> None:
     (tmp_path / "ChemNet_v0.13_pretrained.pt").write_bytes(b"other")
     with pytest.raises(UserError, match="holds other bytes"):
         ChemNet(str(tmp_path))
-    assert NAME == SmallChemNet.name
+    assert SmallChemNet.name == NAME
 
 
 def test_a_file_of_smiles_is_a_subject_and_the_controls_stand_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("bench.data.molecules.qm9", lambda **given: small_molecules("toy_subject"))
+
+    def small(path: str | None, max_atoms: int, n_train: int | None, n_test: int | None, charges: bool) -> Data:
+        return small_molecules("toy_subject")
+
+    small.__module__ = "bench.data.molecules"
+    monkeypatch.setattr("bench.data.molecules.qm9", small)
     (tmp_path / "theirs.smi").write_text("\n".join([*TEST[:10], "", "C(", "C.C"]))
     command = ["samples=theirs.smi", "data=qm9", "metric=[molecules]", "evaluate.n_samples=20"]
     assert main([*command, "out=rows.jsonl"]) == 0

@@ -11,7 +11,16 @@ from helpers_molecules import CHEMISTRY, TEST, TRAIN, small_molecules
 from bench.data.bytes.fetch import request_of
 from bench.data.formats import smiles as formats
 from bench.data.formats.smiles import (
-    BONDS, LONGEST, Chemistry, Refused, canonical, from_vector, judged, key_of, read_molecule, to_vector,
+    BONDS,
+    LONGEST,
+    Chemistry,
+    Refused,
+    canonical,
+    from_vector,
+    judged,
+    key_of,
+    read_molecule,
+    to_vector,
 )  # fmt: skip
 from bench.data.formats.smiles_files import read_column, read_smiles, sha256_of_lines
 from bench.data.molecules import zinc250k

@@ -25,7 +25,16 @@ from bench.data.bytes.fetch import Request, announce, fetch
 from bench.data.bytes.sources import Package
 from bench.data.formats.molecule_facts import MoleculeFacts
 from bench.data.formats.smiles import (
-    BONDS, REFUSALS, Chemistry, Refused, canonical, key_of, quiet, rdkit_version, read_molecule, to_vector,
+    BONDS,
+    REFUSALS,
+    Chemistry,
+    Refused,
+    canonical,
+    key_of,
+    quiet,
+    rdkit_version,
+    read_molecule,
+    to_vector,
 )  # fmt: skip
 from bench.data.formats.smiles_files import read_column
 from bench.errors import UserError

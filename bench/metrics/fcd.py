@@ -6,12 +6,13 @@ both sides, so the number of samples is part of its name: only equal numbers can
 """
 
 import math
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from bench.data.bytes.arrays import decoded, revision
+from bench.data.bytes.arrays import Arrays, decoded, revision
 from bench.errors import UserError
 from bench.features.chemnet import ChemNet
 from bench.metrics.base import Metric
@@ -67,13 +68,17 @@ class FCD(Metric):
 
 def kept_features(network: ChemNet, smiles: list[str]) -> Tensor:
     """Return the features ``(N, 512)`` of real molecules, from the cache as far as they lie there."""
-    parts = [torch.zeros(0, 512)]
+    parts = []
     for start in range(0, len(smiles), _BLOCK):
         block = smiles[start : start + _BLOCK]
         key = revision(network.hash, *block)
         try:
-            kept = decoded(f"features/{network.name}", key, lambda block=block: {"x": network.features(block).numpy()})
+            kept = decoded(f"features/{network.name}", key, partial(_arrays, network, block))
             parts.append(torch.from_numpy(kept["x"]))
         except UserError:  # the cache is not ours to write
             parts.append(network.features(block))
-    return torch.cat(parts)
+    return torch.cat(parts) if parts else network.features([])
+
+
+def _arrays(network: ChemNet, smiles: list[str]) -> Arrays:
+    return {"x": network.features(smiles).numpy()}

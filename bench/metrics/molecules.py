@@ -13,10 +13,15 @@ from bench.data.formats.smiles import Judged, judged, stated
 from bench.errors import UnavailableError
 from bench.metrics.base import Metric
 from bench.metrics.intervals import measured, wilson_interval
-from bench.metrics.molecule_sets import (
-    cosine, fingerprints, fragments, internal_diversity, nearest_similarity, scaffolds,
-)  # fmt: skip
 from bench.metrics.molecule_pictures import molecule_grid
+from bench.metrics.molecule_sets import (
+    cosine,
+    fingerprints,
+    fragments,
+    internal_diversity,
+    nearest_similarity,
+    scaffolds,
+)  # fmt: skip
 from bench.schema import Estimate, MetricInfo, Source, Status
 from bench.subjects.examples import Examples
 
@@ -88,7 +93,9 @@ class Molecules(Metric):
         ]
         compared = {"n_real": len(real.molecules), **drawn}
         if valid == 0 or not real.molecules:
-            estimates += [_none(info, "no sample is valid" if valid == 0 else "no test molecule") for info in infos[5:9]]
+            estimates += [
+                _none(info, "no sample is valid" if valid == 0 else "no test molecule") for info in infos[5:9]
+            ]
         else:
             bits = fingerprints(made.molecules)
             near = nearest_similarity(bits, fingerprints(real.molecules))
@@ -173,4 +180,3 @@ def _share(info: MetricInfo, part: int, whole: int, *, of_test: bool = False, **
 
 def _none(info: MetricInfo, why: str) -> Estimate:
     return Estimate(info, status=Status.SKIPPED, reason=why)
-

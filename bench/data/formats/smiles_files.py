@@ -1,4 +1,4 @@
-"""Files of SMILES: one a line, or a column of a table. Nothing of what they hold is trusted, and no line is left out."""
+"""Files of SMILES: one a line, or a column of a table. Nothing that they hold is trusted, and no line is left out."""
 
 import csv
 import hashlib
