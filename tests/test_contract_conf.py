@@ -9,8 +9,8 @@ import torch
 from contract import check_description
 from helpers_data import check_data, encoded, examples
 from helpers_metrics import ORIGIN
-from helpers_molecules import TEST, TRAIN, small_chemnet, small_molecules
 from helpers_models import OURS, configuration, names, new_model, small_data
+from helpers_molecules import TEST, TRAIN, small_chemnet, small_molecules
 
 from bench.checkpoint import Progress
 from bench.config.build import build_data, build_metrics, build_probes, checked
@@ -102,7 +102,7 @@ def test_metrics_make_what_they_announce(name: str, tmp_path: Path, monkeypatch:
     if name in ("fcd", "library_size", "molecules"):
         small_chemnet(monkeypatch)
         data = small_molecules()
-        subject = GivenMolecules(TRAIN[:10] + TEST, 0, ORIGIN)
+        subject = GivenMolecules(TRAIN + TEST, 0, ORIGIN)
     context = Examples(subject, data, seed=0)
     assert list(metrics) == [name]
     infos = metrics[name].infos(context)

@@ -1,8 +1,8 @@
 """Molecule metrics over the number of samples, which distorts nearly all of them.
 
 Uniqueness falls with the number of samples, similarities of fragments and scaffolds grow, and the Fréchet ChemNet
-distance falls, whatever the model: compare curves, not values at different sizes. Özçelik, Grisoni 2025, "How evaluation
-choices distort the outcome of generative drug discovery" (arXiv 2501.05457).
+distance falls, whatever the model: compare curves, not values at different sizes. Özçelik, Grisoni 2025, "How
+evaluation choices distort the outcome of generative drug discovery" (arXiv 2501.05457).
 """
 
 from collections import Counter
