@@ -47,6 +47,7 @@ __all__ = ["MOSES_FILES", "QM9_FILES", "ZINC_FILE", "moses", "prepared", "qm9", 
 _SEED = 20251127
 _VERSION = 1  # increase it when the same bytes give other graphs or splits
 _CHUNK = 4096  # molecules
+_SECONDS = 350e-6  # of one core, a molecule
 _MOST_VALIDATION = 10_000
 _LARGEST = 60  # atoms; the vector grows with the square
 _ATOM = re.compile(r"\[(?!\d*H[+-]?\])[^\]]*\]|Br|Cl|(?<!\[)[BCNOPSFIbcnops](?![^\[]*\])")
@@ -263,7 +264,8 @@ def _decode(
         held_out = 9  # of what is left: a tenth of all
     else:
         test, held_out = _permuted(name, "test", read_test()), 20
-    _log.info("%s: reading %d molecules once, about %.0f s", name, len(lines) + len(test), 350e-6 * len(lines))
+    n = len(lines) + len(test)
+    _log.info("%s: reading %d molecules once, at most %.0f s", name, n, _SECONDS * n)
     seen: set[int] = set()
     yield from _split("test", test, chemistry, limits[1], seen)
     most = len(lines) // held_out if read_test is None else _MOST_VALIDATION

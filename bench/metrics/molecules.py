@@ -175,7 +175,8 @@ def _share(info: MetricInfo, part: int, whole: int, *, of_test: bool = False, **
     p = part / whole
     low, high = wilson_interval(p, whole)
     error = math.sqrt(p * (1 - p) / whole)
-    return measured(info, p, ci_low=low, ci_high=high, **{"test" if of_test else "draws": error}, **about)
+    test, draws = (error, None) if of_test else (None, error)
+    return measured(info, p, test=test, draws=draws, ci_low=low, ci_high=high, **about)
 
 
 def _none(info: MetricInfo, why: str) -> Estimate:
