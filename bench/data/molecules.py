@@ -5,7 +5,7 @@ refused by name and counted in the data's notes; refused molecules of the test s
 control ``held_out``, which shows how much of the real data a model of these graphs can reach at all. A graph that
 repeats an earlier one is left out and counted, too. Splits are fixed by the data set, not by a run's seed.
 
-The files are decoded once into the cache: about 330 µs of one core a molecule, 9 minutes for all of MOSES.
+The files are decoded once into the cache: 175 to 330 µs of one core a molecule, 9 minutes for all of MOSES.
 """
 
 import logging

@@ -6,25 +6,17 @@ both sides, so the number of samples is part of its name: only equal numbers can
 """
 
 import math
-from functools import partial
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
-from bench.data.bytes.arrays import Arrays, decoded, revision
-from bench.errors import UserError
 from bench.features.chemnet import ChemNet
 from bench.metrics.base import Metric
-from bench.metrics.frechet import frechet_distance_from_features, frechet_stderr
+from bench.metrics.chemnet_distance import chemnet_distance, chemnet_stderr, kept_features
 from bench.metrics.intervals import measured
-from bench.metrics.molecules import about_molecules
+from bench.metrics.molecule_rules import about_molecules
 from bench.schema import Estimate, MetricInfo, Status
 from bench.subjects.examples import Examples
 
-__all__ = ["FCD", "kept_features"]
-
-_BLOCK = 1000  # SMILES that are kept in one file
+__all__ = ["FCD"]
 
 
 class FCD(Metric):
@@ -56,29 +48,11 @@ class FCD(Metric):
         network = ChemNet(self.weights)
         of_real = kept_features(network, real.smiles)
         of_samples = network.features(made.smiles)
-        value = max(0.0, frechet_distance_from_features(of_real, of_samples))
-        test, draws = frechet_stderr(of_real, of_samples)
+        value = chemnet_distance(of_real, of_samples)
+        test, draws = chemnet_stderr(of_real, of_samples)
         return [
             measured(
                 info, value, test=test, draws=draws, within=(0.0, math.inf), n_real=len(of_real), n_fake=made.n,
                 **about_molecules(examples, network.name, network.hash),
             )
         ]  # fmt: skip
-
-
-def kept_features(network: ChemNet, smiles: list[str]) -> Tensor:
-    """Return the features ``(N, 512)`` of real molecules, from the cache as far as they lie there."""
-    parts = []
-    for start in range(0, len(smiles), _BLOCK):
-        block = smiles[start : start + _BLOCK]
-        key = revision(network.hash, *block)
-        try:
-            kept = decoded(f"features/{network.name}", key, partial(_arrays, network, block))
-            parts.append(torch.from_numpy(kept["x"]))
-        except UserError:  # the cache is not ours to write
-            parts.append(network.features(block))
-    return torch.cat(parts) if parts else network.features([])
-
-
-def _arrays(network: ChemNet, smiles: list[str]) -> Arrays:
-    return {"x": network.features(smiles).numpy()}

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, ClassVar
 from bench.errors import UnavailableError
 from bench.features.chemnet import ChemNet
 from bench.metrics.base import Metric
-from bench.metrics.fcd import kept_features
-from bench.metrics.frechet import frechet_distance_from_features
+from bench.metrics.chemnet_distance import chemnet_distance, kept_features
 from bench.metrics.intervals import measured
 from bench.metrics.molecule_pictures import size_curves
+from bench.metrics.molecule_rules import about_molecules, novel
 from bench.metrics.molecule_sets import cosine, fingerprints, fragments, internal_diversity, scaffolds
-from bench.metrics.molecules import about_molecules, novel
 from bench.schema import Estimate, MetricInfo, Status
 from bench.subjects.examples import Examples
 
@@ -82,8 +81,8 @@ class LibrarySize(Metric):
             for what, count in _COUNTED.items():
                 found[f"{what}_similarity"].append(_similar(count(part.molecules), counts[what], what))
             enough = min(valid, len(of_real)) >= 2
-            value = frechet_distance_from_features(of_real, of_samples[:valid]) if enough else None
-            found["fcd"].append(value if value is None else max(0.0, value))
+            value = chemnet_distance(of_real, of_samples[:valid]) if enough else None
+            found["fcd"].append(value)
         self._curves = found
         about = about_molecules(examples, network.name, network.hash)
         values = [(n, value) for name in _NAMES for n, value in zip(self.sizes[:-1], found[name], strict=False)]

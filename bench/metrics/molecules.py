@@ -8,12 +8,12 @@ without stereochemistry: by strings, copies of the training set would be new.
 import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bench.data.bytes.arrays import revision
-from bench.data.formats.smiles import Judged, judged, stated
+from bench.data.formats.smiles import Judged, judged
 from bench.errors import UnavailableError
 from bench.metrics.base import Metric
 from bench.metrics.intervals import measured, wilson_interval
 from bench.metrics.molecule_pictures import molecule_grid
+from bench.metrics.molecule_rules import about_molecules, novel
 from bench.metrics.molecule_sets import (
     cosine,
     fingerprints,
@@ -28,7 +28,7 @@ from bench.subjects.examples import Examples
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Molecules", "about_molecules", "counted_refusals", "novel"]
+__all__ = ["Molecules"]
 
 
 class Molecules(Metric):
@@ -131,41 +131,16 @@ class Molecules(Metric):
         return "molecules", molecule_grid(made, real)
 
 
-def about_molecules(examples: Examples, features: str = "", digest: str = "") -> dict[str, Any]:
-    """Return the fields of an ``Estimate`` that say by which rules samples are molecules.
-
-    Numbers by different rules, or of another version of RDKit, are never ranked together: they differ by the hash.
-
-    Arguments:
-        features, digest: Name and hash of a network besides.
-    """
-    rules = stated(examples.chemistry.chemistry)
-    return {
-        "extractor": f"{features} of {rules}" if features else rules,
-        "extractor_hash": revision(rules, ",".join(examples.chemistry.chemistry.atoms), digest),
-    }
-
-
-def counted_refusals(made: Judged) -> str:
+def _counted(made: Judged) -> str:
     """Return how many samples are refused for which reason, most first; empty where none is."""
     return ", ".join(f"{count} {reason}" for reason, count in made.refused.most_common())
-
-
-def novel(different: set[str], examples: Examples) -> int:
-    """Return how many canonical SMILES are not in the training split.
-
-    Raises:
-        UnavailableError: There is no training split.
-    """
-    assert len(examples.train) > 0
-    return sum(not examples.chemistry.is_known(smiles) for smiles in different)
 
 
 def _conditions(made: Judged, examples: Examples) -> str:
     """What a reader must know of how the samples were had, and why some are refused."""
     theirs = examples.subject.origin.source is Source.EXTERNAL_SAMPLES
     how = "temperature, correction and resampling unknown" if theirs else "temperature 1, no correction, no resampling"
-    refused = counted_refusals(made)
+    refused = _counted(made)
     return f"{how}, no minimum size, no largest component" + (f": {refused}" if refused else "")
 
 
