@@ -10,6 +10,7 @@ from contract import check_description
 from helpers_data import check_data, encoded, examples
 from helpers_metrics import ORIGIN
 from helpers_models import OURS, configuration, names, new_model, small_data
+from helpers_molecules import TEST, TRAIN, small_chemnet, small_molecules
 
 from bench.checkpoint import Progress
 from bench.config.build import build_data, build_metrics, build_probes, checked
@@ -25,13 +26,14 @@ from bench.probe import Probe
 from bench.schema import Estimate, Status
 from bench.subjects.base import Subject
 from bench.subjects.examples import Examples
+from bench.subjects.molecules import GivenMolecules
 from bench.subjects.samples import GivenSamples
 from bench.subjects.trained import TrainedModel
 
 # 110 and 139 MB to fetch, 3 GB to decode: once in a while is enough.
-LARGE = {"cifar10", "dsprites", "mnist_binarized"}
+LARGE = {"cifar10", "moses", "qm9", "dsprites", "mnist_binarized"}
 # Files that only the user can bring, or many gigabytes: tests/test_data_photographs.py has small ones of their formats.
-BROUGHT = {"celeba", "imagenet32", "imagenet64", "imagenet32_chrabaszcz", "imagenet64_chrabaszcz"}
+BROUGHT = {"celeba", "imagenet32", "imagenet64", "imagenet32_chrabaszcz", "imagenet64_chrabaszcz", "zinc250k"}
 
 # Networks that lie elsewhere: tests/test_inception.py and tests/test_networks.py have small ones in their places.
 FETCHED = {"efficientnet_lite0", "inception", "sscd"}
@@ -70,7 +72,7 @@ def test_data_agree_with_their_specification(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", names("metric"))
-def test_metrics_make_what_they_announce(name: str, tmp_path: Path) -> None:
+def test_metrics_make_what_they_announce(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Every metric applies to a flow on labelled pictures, but those of a posterior, a decoder, classes, the plane.
     plane = name in ("kl_divergence", "wasserstein")
     of_classes = dict.fromkeys(("class_likelihood", "classification"), "realnvp_conditional")
@@ -97,6 +99,10 @@ def test_metrics_make_what_they_announce(name: str, tmp_path: Path) -> None:
     )
     if name in ("birthday", "support_size"):  # of an untrained flow, which makes noise, they are inconclusive
         subject = GivenSamples(data.train.x[:64], 0, ORIGIN)
+    if name in ("fcd", "library_size", "molecules"):
+        small_chemnet(monkeypatch)
+        data = small_molecules()
+        subject = GivenMolecules(TRAIN + TEST, 0, ORIGIN)
     context = Examples(subject, data, seed=0)
     assert list(metrics) == [name]
     infos = metrics[name].infos(context)

@@ -32,9 +32,10 @@ from bench.subjects.examples import Examples
 
 N = 240
 IN_BLOCKS = {"BLOCK": 37, "PIECE": 4000, "PAIRS": 3000}  # constants of metrics that bound their memory
-# These need a model, a second data set, or points of the plane; tests/test_contract_conf.py gives them that.
+# These need a model, a second data set, molecules, or points of the plane; tests/test_contract_conf.py gives them that.
 OF_MODELS = {
-    "ais", "class_likelihood", "classification", "collapse", "kl_divergence", "latent", "mass_outside", "ood",
+    "ais", "class_likelihood", "classification", "collapse", "fcd", "kl_divergence", "latent", "library_size",
+    "mass_outside", "molecules", "ood",
     "reconstruction", "structure", "wasserstein",
 }  # fmt: skip
 

@@ -39,6 +39,7 @@ printed again. Without metric=[...] the metrics of each run are meant.
   genbench evaluate samples=fakes/ reference=real/ metric=[fid] metric.fid.features=pixels
   genbench evaluate subject._target_=mypkg.load subject.weights=net.pt data=mnist5k 'trust=[mypkg]' metric=[fid]
 
+Samples of molecules may be a .smi file, too, a SMILES a line (data=moses).
 Samples and references are a .npy, .npz or .pt file or a folder of images, in the data's own space (images: levels
 0 .. L-1); a reference may be an .npz of the mean mu and the covariance sigma of features, too.
 rerun=true measures again; out=FILE.jsonl writes the rows that were asked for; trust=[PACKAGE] allows your own package.
@@ -196,6 +197,7 @@ def _at(path: Path, target_of: Any) -> list["Target"]:
 
 def _samples(overrides: list[str]) -> _Found:
     from bench.data.formats.samples import read_samples, sha256_of, spec_of
+    from bench.data.formats.smiles_files import is_smiles_file
     from bench.runs.evaluate import evaluate_samples
 
     config = compose_evaluation(overrides, [])
@@ -203,12 +205,25 @@ def _samples(overrides: list[str]) -> _Found:
     label = str(config["label"] or path.stem)
 
     def read(data: Any) -> Any:
+        if is_smiles_file(path):
+            return _smiles(path, data)
         x = read_samples(path, data.spec)
         return x, sha256_of(x)
 
     referred = _referred(config, lambda: spec_of(path, "samples"))
     rows, folder = evaluate_samples(config, read, label, referred)
     return _Found(rows, {(folder.parent, Path(config["results_dir"]))})
+
+
+def _smiles(path: Path, data: Any) -> Any:
+    """The SMILES of a file and their hash, for data that are molecules."""
+    from bench.data.formats.smiles_files import read_smiles, sha256_of_lines
+
+    if data.molecules is None:
+        raise UserError(f"samples {path}: are SMILES, but {data.spec.name} holds no molecules; name data=moses, qm9 or "
+                        "zinc250k")  # fmt: skip
+    lines = read_smiles(path)
+    return lines, sha256_of_lines(lines)
 
 
 def _own(overrides: list[str]) -> _Found:

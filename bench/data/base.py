@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Generator, Tensor
 
+from bench.data.formats.molecule_facts import MoleculeFacts
 from bench.data.formats.moments import Moments
 from bench.errors import UserError
 from bench.schema import DataSpec
@@ -81,6 +82,7 @@ class Data:
         split: What rows call the test split.
         moments: Mean and covariance of features that are known in place of the test split, which is then empty.
         learned: The data that extractors are made for, where the test split is a reference in place of theirs.
+        molecules: Which molecules the graphs stand for, if they do.
     """
 
     spec: DataSpec
@@ -95,6 +97,7 @@ class Data:
     split: str = "test"
     moments: Moments | None = None
     learned: "Data | None" = None
+    molecules: MoleculeFacts | None = None
 
 
 def titled(kind: str, title: str | None) -> str:

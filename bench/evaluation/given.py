@@ -1,7 +1,7 @@
 """Samples of others, and models of others, as subjects with an identity of their own."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,15 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from bench.config.spec import Node, digest, fingerprint
+from bench.data.formats.smiles_files import Line
 from bench.provenance import device_name, git_state, versions
 from bench.schema import DataSpec, Source
 from bench.subjects.base import Origin, Subject
+from bench.subjects.molecules import GivenMolecules
 from bench.subjects.own import OwnModel
 from bench.subjects.samples import GivenSamples
 from bench.subjects.trained import TrainedModel
 from models.base import GenerativeModel
 
-__all__ = ["given_model", "given_samples"]
+__all__ = ["given_model", "given_samples", "given_smiles"]
 
 
 def given_samples(
@@ -46,6 +48,14 @@ def given_samples(
     """
     what = {"samples": sha256, "label": label, "data": data, "revision": revision}
     return GivenSamples(x, seed, _origin(what, label, data_name, seed), in_place=in_place)
+
+
+def given_smiles(
+    lines: Sequence[Line], sha256: str, label: str, *, data: Node, data_name: str, revision: str, seed: int
+) -> GivenMolecules:
+    """The subject for SMILES. Arguments and identity as for ``given_samples``."""
+    what = {"samples": sha256, "label": label, "data": data, "revision": revision}
+    return GivenMolecules(lines, seed, _origin(what, label, data_name, seed))
 
 
 def given_model(

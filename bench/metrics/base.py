@@ -25,9 +25,11 @@ class Metric(ABC):
     Attributes:
         version: Increase it, here and in the YAML, when the same inputs give another number. Numbers of different
             versions are never ranked together.
+        has_controls: Whether its numbers stand beside those of the data's controls (``bench.runs.controls``).
     """
 
     version: ClassVar[int] = 1
+    has_controls: ClassVar[bool] = False
 
     @abstractmethod
     def infos(self, examples: Examples) -> tuple[MetricInfo, ...]:

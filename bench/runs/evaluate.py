@@ -29,12 +29,14 @@ from bench.config.spec import (
 )
 from bench.config.trust import check_targets, look_here_too
 from bench.data.base import Data
+from bench.data.formats.smiles_files import Line
 from bench.data.reference import Reference, read_reference
 from bench.errors import UserError
-from bench.evaluation.given import given_model, given_samples
+from bench.evaluation.given import given_model, given_samples, given_smiles
 from bench.evaluation.measure import measure, trained_model
 from bench.regular import read_regular
 from bench.rng import seeded
+from bench.runs.controls import measure_controls
 from bench.runs.folder import Ended, Outcome, RunFolder
 from bench.runs.run import logged, measure_checkpoint, no_tf32
 from bench.schema import ResultRow
@@ -277,7 +279,7 @@ def on_samples(config: Node) -> tuple[Measurement, ...]:
 
 def evaluate_samples(
     config: Node,
-    read: Callable[[Data], tuple[Tensor, str]],
+    read: Callable[[Data], tuple[Tensor | list[Line], str]],
     label: str,
     referred: Callable[[Data | None], Reference] | None = None,
 ) -> tuple[list[ResultRow], Path]:
@@ -304,10 +306,12 @@ def evaluate_samples(
         x, sha256 = read(data)
         note = (f"{asked_for} of {len(x)} samples are measured, taken at random; evaluate.n_samples={len(x)} measures "
                 "all")  # fmt: skip
-        subject = given_samples(
-            x, sha256, label, data=node, data_name=data_name, revision=data.spec.revision, seed=config["seed"],
-            in_place=True,
-        )  # fmt: skip
+        about = {"data": node, "data_name": data_name, "revision": data.spec.revision, "seed": config["seed"]}
+        subject: Subject
+        if isinstance(x, list):
+            subject = given_smiles(x, sha256, label, **about)
+        else:
+            subject = given_samples(x, sha256, label, in_place=True, **about)
         return subject, note if len(x) > asked_for else ""
 
     return _evaluate(config, made, label, referred)
@@ -365,7 +369,8 @@ def _evaluate(
     data, node = _compared(config["data"] if named else None, referred)
     name = config["name"] or data.spec.name
     check_name("name", name)
-    subject, note = made(data, node, called(config["data"], config["choices"]) if named else data.spec.name)
+    data_name = called(config["data"], config["choices"]) if named else data.spec.name
+    subject, note = made(data, node, data_name)
     folder = RunFolder(Path(config["runs_dir"]) / name / subject.origin.run_id)
     with folder.locked(), logged(folder), Reporter(subject.origin.run_id, log) as say:
         known = set() if config["rerun"] else folder.measured(subject.origin.training_key)
@@ -376,6 +381,7 @@ def _evaluate(
                 say.note(note)
             rows, _ = measure(subject, data, missing, seed=config["seed"], report=say.evaluating, note=say.note)
             folder.add_rows(rows)
+        measure_controls(data, node, data_name, measurements, folder.path.parent, say)
         folder.end(Outcome(subject.origin.run_id, Ended.OK, "measured as it was given"))
     return folder.rows_of(measurements, subject.origin.training_key), folder.path
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from bench.data.formats.smiles import Chemistry, Judged, judged
 from bench.errors import UnavailableError
 from bench.schema import Source
 
@@ -91,6 +92,10 @@ class Subject(ABC):
     def class_samples(self, y: Tensor, report: Report = silent) -> Tensor:
         """One sample of each of the classes ``(n,)`` int64, ``(n, *shape)``."""
         raise UnavailableError("samples of chosen classes cannot be drawn")
+
+    def molecules(self, n: int, chemistry: Chemistry, report: Report = silent) -> Judged:
+        """The same samples as molecules, where they are graph vectors of molecules."""
+        return judged(self.samples(n, report).numpy(), chemistry)
 
     def outside(self, n: int, report: Report = silent) -> Tensor:
         """Which of the ``samples`` lie outside the data's range before they are clipped to it, ``(n,)`` bool."""

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from bench.chunks import CHUNK
 from bench.data.base import Data
+from bench.data.formats.molecule_facts import MoleculeFacts
 from bench.data.formats.moments import Moments
+from bench.data.formats.smiles import Judged, judged
 from bench.errors import UnavailableError
 from bench.features.base import Classifier, Extractor, Note, Recipe
 from bench.features.stored import digest, stored_features
@@ -41,6 +43,7 @@ class Examples:
         self.report = report
         self._note = note
         self._samples: dict[int, Tensor] = {}
+        self._molecules: dict[int, Judged] = {}
         self._log_weights: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self._extractors: list[tuple[Recipe, Data, Extractor]] = []
         self._features: dict[tuple[int, int], tuple[Extractor, Tensor, Tensor]] = {}
@@ -104,6 +107,40 @@ class Examples:
                 raise ValueError("samples contain NaN or infinity")
             self._samples[n] = made
         return self._samples[n]
+
+    @property
+    def chemistry(self) -> MoleculeFacts:
+        """What is known of the molecules that the data are.
+
+        Raises:
+            UnavailableError: They are none.
+        """
+        if self.data.molecules is None:
+            raise UnavailableError(f"{self.spec.name} holds no molecules")
+        return self.data.molecules
+
+    def molecules(self, n: int) -> Judged:
+        """The first n samples as molecules, or fewer where there are no more.
+
+        Raises:
+            UnavailableError: The data are no molecules, or the subject cannot be sampled.
+        """
+        facts = self.chemistry
+        if n not in self._molecules:
+            self._molecules[n] = self.subject.molecules(n, facts.chemistry, self.report)
+        return self._molecules[n]
+
+    def real_molecules(self, n: int) -> Judged:
+        """At most n molecules of the test split, and at most half of it: the other half is the control ``held_out``.
+
+        Raises:
+            UnavailableError: The data are no molecules.
+        """
+        facts = self.chemistry
+        if -n not in self._molecules:
+            reference, _ = facts.halves(len(self.real))
+            self._molecules[-n] = judged(self.real[torch.from_numpy(reference[:n])].numpy(), facts.chemistry)
+        return self._molecules[-n]
 
     def log_weights(self, draws: int, x: Tensor | None = None) -> Tensor:
         """``(K, N)`` float64 draws of log w in nats; K = 1 if the likelihood is exact, else ``draws``.

@@ -12,7 +12,8 @@ __all__ = ["CHECKPOINTS", "REFERENCES", "Cell", "Column", "Line", "Section", "Ta
 
 CHECKPOINTS = ("best", "final", "both")
 
-REFERENCES = {"data": "the data's own density", "control": "the control (training copies)"}
+REFERENCES = {"data": "the data's own density", "control": "the control (training copies)",
+              "molecule control": "a control of molecules"}  # fmt: skip
 """Families of lines that models are read against and that are never ranked themselves, as a legend calls them."""
 
 

@@ -1,0 +1,158 @@
+"""Molecules: how many samples are valid, different and new, and how much they look like the test molecules.
+
+All shares of samples are of *all* samples drawn, refused ones included, so none is raised by leaving samples out.
+Nothing is corrected, drawn again or cut to its largest component. Equal molecules are those of one canonical graph,
+without stereochemistry: by strings, copies of the training set would be new.
+"""
+
+import math
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from bench.data.formats.smiles import Judged, judged
+from bench.errors import UnavailableError
+from bench.metrics.base import Metric
+from bench.metrics.intervals import measured, wilson_interval
+from bench.metrics.molecule_pictures import molecule_grid
+from bench.metrics.molecule_rules import about_molecules, novel
+from bench.metrics.molecule_sets import (
+    cosine,
+    fingerprints,
+    fragments,
+    internal_diversity,
+    nearest_similarity,
+    scaffolds,
+)  # fmt: skip
+from bench.schema import Estimate, MetricInfo, Source, Status
+from bench.subjects.examples import Examples
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["Molecules"]
+
+
+class Molecules(Metric):
+    """Computes shares of samples and similarities to test molecules, for data that are molecules.
+
+    - ``validity``: the share of samples that are molecules of the data: they parse, keep all valences, are connected,
+      of known atoms, charges and size. ``refused`` is the rest, and its note counts it by reasons.
+    - ``uniqueness``: different molecules among the valid ones; ``novelty``: those of the different ones that are not in
+      the training split.
+    - ``valid_unique_novel``: different new molecules among all samples. Real molecules have less than 1, and training
+      molecules with one carbon more have nearly 1: read it beside the controls.
+    - ``internal_diversity``, ``nearest_similarity`` (SNN), ``fragment_similarity`` and ``scaffold_similarity`` as in
+      ``bench.metrics.molecule_sets``, of the valid samples, with repetitions.
+    - ``molecule_reconstruction``: the share of test molecules that are the same graph after encoding and decoding.
+
+    Arguments:
+        n_samples: Number of the subject's samples.
+        n_real: Test molecules that are compared with, at most half of the test split.
+    """
+
+    has_controls: ClassVar[bool] = True
+
+    def __init__(self, n_samples: int, n_real: int) -> None:
+        self.n_samples = n_samples
+        self.n_real = n_real
+
+    def infos(self, examples: Examples) -> tuple[MetricInfo, ...]:
+        return tuple(
+            MetricInfo(name, "", higher_is_better, self.version, title, rank)
+            for name, higher_is_better, title, rank in (
+                ("validity", True, "validity", 30),
+                ("refused", None, "refused", 300),
+                ("uniqueness", None, "uniqueness", 300),
+                ("novelty", None, "novelty", 300),
+                ("valid_unique_novel", True, "V·U·N", 31),
+                ("internal_diversity", None, "internal diversity", 300),
+                ("nearest_similarity", None, "SNN", 300),
+                ("fragment_similarity", True, "fragments", 33),
+                ("scaffold_similarity", True, "scaffolds", 34),
+                ("molecule_reconstruction", None, "reconstruction", 301),
+            )
+        )
+
+    def compute(self, examples: Examples) -> list[Estimate]:
+        facts = examples.chemistry
+        about = about_molecules(examples)
+        made = examples.molecules(self.n_samples)
+        n, valid = made.n, len(made.molecules)
+        if n == 0:
+            raise UnavailableError("there are no samples")
+        different = set(made.smiles)
+        new = novel(different, examples)
+        real = examples.real_molecules(self.n_real)
+        infos = self.infos(examples)
+        drawn = {"n_fake": n, **about}
+        estimates = [
+            _share(infos[0], valid, n, **drawn),
+            _share(infos[1], n - valid, n, reason=_conditions(made, examples), **drawn),
+            _share(infos[2], len(different), valid, **drawn),
+            _share(infos[3], new, len(different), **drawn),
+            _share(infos[4], new, n, **drawn),
+        ]
+        compared = {"n_real": len(real.molecules), **drawn}
+        if valid == 0 or not real.molecules:
+            estimates += [
+                _none(info, "no sample is valid" if valid == 0 else "no test molecule") for info in infos[5:9]
+            ]
+        else:
+            bits = fingerprints(made.molecules)
+            near = nearest_similarity(bits, fingerprints(real.molecules))
+            error = near.std().item() / math.sqrt(valid) if valid > 1 else None
+            estimates += [
+                measured(infos[5], internal_diversity(bits), **drawn),
+                measured(infos[6], near.mean().item(), draws=error, within=(0.0, 1.0), **compared),
+            ]
+            for info, count, what in ((infos[7], fragments, "fragments"), (infos[8], scaffolds, "scaffolds")):
+                try:
+                    value = cosine(count(made.molecules), count(real.molecules), what)
+                    estimates.append(measured(info, value, **compared))
+                except UnavailableError as lack:
+                    estimates.append(_none(info, str(lack)))
+        return [*estimates, self._reconstruction(infos[9], examples, facts.chemistry, about)]
+
+    def _reconstruction(self, info: MetricInfo, examples: Examples, chemistry: Any, about: dict[str, Any]) -> Estimate:
+        """Of the first test molecules, as many as are compared with."""
+        try:
+            x = examples.real[: self.n_real]
+            again = examples.subject.reconstructions(x, examples.report)
+        except UnavailableError as lack:
+            return _none(info, str(lack))
+        before = judged(x.numpy(), chemistry)
+        same = 0
+        for smiles, vector in zip(before.smiles, again.numpy(), strict=True):
+            same += judged([vector], chemistry).smiles == [smiles]
+        return _share(info, same, len(x), of_test=True, n_real=len(x), **about)
+
+    def picture(self, examples: Examples) -> "tuple[str, Image.Image] | None":
+        """Four rows of samples, refused ones with the reason in their place, above two rows of test molecules."""
+        made, real = examples.molecules(self.n_samples), examples.real_molecules(self.n_real)
+        return "molecules", molecule_grid(made, real)
+
+
+def _counted(made: Judged) -> str:
+    """Return how many samples are refused for which reason, most first; empty where none is."""
+    return ", ".join(f"{count} {reason}" for reason, count in made.refused.most_common())
+
+
+def _conditions(made: Judged, examples: Examples) -> str:
+    """What a reader must know of how the samples were had, and why some are refused."""
+    theirs = examples.subject.origin.source is Source.EXTERNAL_SAMPLES
+    how = "temperature, correction and resampling unknown" if theirs else "temperature 1, no correction, no resampling"
+    refused = _counted(made)
+    return f"{how}, no minimum size, no largest component" + (f": {refused}" if refused else "")
+
+
+def _share(info: MetricInfo, part: int, whole: int, *, of_test: bool = False, **about: Any) -> Estimate:
+    if whole == 0:
+        return _none(info, "no sample is valid")
+    p = part / whole
+    low, high = wilson_interval(p, whole)
+    error = math.sqrt(p * (1 - p) / whole)
+    test, draws = (error, None) if of_test else (None, error)
+    return measured(info, p, test=test, draws=draws, ci_low=low, ci_high=high, **about)
+
+
+def _none(info: MetricInfo, why: str) -> Estimate:
+    return Estimate(info, status=Status.SKIPPED, reason=why)
