@@ -1,12 +1,19 @@
 r"""GraphNVP: one flow for the edges of a graph, and one for its nodes given the edges.
 
-.. math:: \log w = \log p(n) + \log N(f(v_A); 0, I) + \log|\det f'| - \log q(v_A|A)
-    + \log N(g_A(v_X); 0, I) + \log|\det g_A'| - \log q(v_X|X)
+.. math:: p(v) = p(n)\, N(f(v_A); 0, I)\, |\det f'|\; N(g_A(v_X); 0, I)\, |\det g_A'|
 
 The types A of all pairs and X of all nodes are vectors whose largest number is at the type. The couplings of f move all
 pairs of one node by amounts that depend on all other pairs; those of g move one node after another by amounts that a
 graph network computes from the edges and the other nodes. Places without nodes hold normal noise, which both flows see
-and move, and which w integrates over.
+and move, and which the likelihood integrates over.
+
+Training maximizes E[log p(v) - log q(v|x)] for vectors with noise of a small scale. Such noise leaves vectors of a type
+out, for all that is known of p; so the likelihood draws a second v, with broad noise, and
+
+.. math:: w = \sum_{i=1}^2 \frac{p(v_i)}{q_1(v_i|x) + q_2(v_i|x)}, \quad v_i \sim q_i(v|x)
+
+has E[w] = p(x), and a small variance (the balance heuristic of Veach, Guibas 1995, Optimally combining sampling
+techniques for Monte Carlo rendering). The first term is nearly all of it where p has been trained.
 
 References:
     Madhawa, Ishiguro, Nakago, Abe (2019): GraphNVP: an invertible flow model for generating molecular graphs,
@@ -27,13 +34,15 @@ from ..nn.graph_networks import RelationalGNN
 from ..nn.mlp import MLP
 from ..options import at_least
 from ..transforms.actnorm import ActNorm
-from ..transforms.argmax import argmax_dequantized
+from ..transforms.argmax import argmax_dequantized, log_argmax_density
 from ..transforms.base import Chain, Transform
 from ..transforms.coupling import MaskedCoupling
 from ..transforms.univariate import Affine
 from .base import GraphModel, Graphs, indicators
 
 __all__ = ["GraphNVP"]
+
+BROAD = 1.0  # scale of noise whose density is nowhere small beside that of a flow
 
 
 class GraphNVP(GraphModel, Autoencodes):
@@ -74,7 +83,7 @@ class GraphNVP(GraphModel, Autoencodes):
         hidden: int = 128,
         channels: int = 32,
         layers: int = 2,
-        noise: float = 0.5,
+        noise: float = 0.2,
     ) -> None:
         super().__init__(shape, levels, nodes, node_types, edge_types)
         at_least(1, edge_rounds=edge_rounds, node_rounds=node_rounds, hidden=hidden, channels=channels, layers=layers)
@@ -103,12 +112,19 @@ class GraphNVP(GraphModel, Autoencodes):
         return "lower_bound"
 
     def log_weight(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
-        log_w = self._terms(self.read(x), generator)[0]
-        return self.log_number(x, log_w) + log_w
+        graphs = self.read(x)
+        terms = []
+        for scale in (self.noise, BROAD):
+            drawn = self._dequantized(graphs, scale, generator)
+            log_q = torch.logaddexp(*[self._log_q(graphs, drawn, each) for each in (self.noise, BROAD)])
+            terms.append(self._latents(graphs, drawn)[0] - log_q)
+        return self.log_number(x, terms[0]) + torch.logaddexp(*terms)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The bound given n with its sign changed, in bits/dim."""
-        log_w = self._terms(self.read(batch[0]), self.train_generator)[0]
+        """The bound given n with its sign changed, in bits/dim, with noise of the one scale alone."""
+        graphs = self.read(batch[0])
+        drawn = self._dequantized(graphs, self.noise, self.train_generator)
+        log_w = self._latents(graphs, drawn)[0] - self._log_q(graphs, drawn, self.noise)
         return -log_w.mean() / (self.dim * math.log(2))
 
     def configure_optimizers(self) -> Optimizer:
@@ -125,8 +141,8 @@ class GraphNVP(GraphModel, Autoencodes):
     def encode(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
         """The number of nodes, then the latents of pairs and of nodes, ``(B, 1 + P (1 + L) + N K)``."""
         graphs = self.read(x)
-        _, pairs, nodes = self._terms(graphs, generator)
-        return torch.cat([graphs.mask.sum(1, keepdim=True).to(nodes.dtype), pairs, nodes.flatten(1)], 1)
+        _, pairs, nodes = self._latents(graphs, self._dequantized(graphs, self.noise, generator))
+        return torch.cat([graphs.mask.sum(1, keepdim=True).to(nodes.dtype), pairs, nodes], 1)
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
@@ -139,24 +155,38 @@ class GraphNVP(GraphModel, Autoencodes):
         couplings = [part for flow in flows for part in flow.transforms if isinstance(part, MaskedCoupling)]
         return [coupling.conditioner for coupling in couplings]
 
-    def _terms(self, graphs: Graphs, generator: Generator | None) -> tuple[Tensor, Tensor, Tensor]:
-        """One draw of log w without p(n), ``(B,)`` nats, and the latents of pairs and nodes."""
-        at_nodes, log_q = self._dequantized(graphs.types, self.node_types, graphs.mask, generator)
-        nodes, log_det = self.node_flow(at_nodes, context=self._adjacency(graphs.edges, at_nodes))
-        log_w = log_standard_normal(nodes) + log_det - log_q
-        if self.edge_flow is None:
-            return log_w, nodes.new_zeros(len(nodes), 0), nodes
-        at_pairs, log_q = self._dequantized(graphs.edges, self.edge_types + 1, graphs.both, generator)
-        pairs, log_det = self.edge_flow(at_pairs.flatten(1), context=graphs.mask.to(at_pairs.dtype))
-        return log_w + log_standard_normal(pairs) + log_det - log_q, pairs, nodes
+    def _dequantized(self, graphs: Graphs, scale: float, generator: Generator | None) -> tuple[Tensor, Tensor]:
+        """Vectors of pairs ``(B, P, 1 + L)`` and of nodes ``(B, N, K)``; normal noise where nothing is."""
+        made = []
+        for ones, mask in self._indicators(graphs):
+            v = argmax_dequantized(ones, scale, generator)
+            made.append(torch.where(mask.unsqueeze(2), v, standard_normal(v.shape, v, generator)))
+        return made[0], made[1]
 
-    def _dequantized(self, types: Tensor, n: int, mask: Tensor, generator: Generator | None) -> tuple[Tensor, Tensor]:
-        """Vectors ``(B, n, C)`` and the sum of log q, ``(B,)``; normal noise where nothing is."""
+    def _log_q(self, graphs: Graphs, drawn: tuple[Tensor, Tensor], scale: float) -> Tensor:
+        """log q of such vectors, ``(B,)`` nats."""
+        log_q = drawn[1].new_zeros(len(drawn[1]))
+        for v, (ones, mask) in zip(drawn, self._indicators(graphs), strict=True):
+            log_normal = -0.5 * (v.square() + math.log(2 * math.pi)).sum(2)
+            log_q = log_q + torch.where(mask, log_argmax_density(v, ones, scale), log_normal).sum(1)
+        return log_q
+
+    def _latents(self, graphs: Graphs, drawn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """The flows' log-density of such vectors, ``(B,)`` nats, and their latents of pairs and nodes, flat."""
+        pairs, nodes = drawn[0].flatten(1), drawn[1]
+        nodes, log_p = self.node_flow(nodes, context=self._adjacency(graphs.edges, nodes))
+        if self.edge_flow is not None:
+            pairs, log_det = self.edge_flow(pairs, context=graphs.mask.to(pairs.dtype))
+            log_p = log_p + log_det
+        return log_p + log_standard_normal(pairs) + log_standard_normal(nodes), pairs, nodes.flatten(1)
+
+    def _indicators(self, graphs: Graphs) -> list[tuple[Tensor, Tensor]]:
+        """Of the types of pairs and of nodes, with which are there."""
         like = next(self.parameters())
-        v, log_q = argmax_dequantized(types, indicators(types, n, like), self.noise, generator)
-        normal = standard_normal(v.shape, like, generator)
-        log_normal = -0.5 * (normal.square() + math.log(2 * math.pi)).sum(2)
-        return torch.where(mask.unsqueeze(2), v, normal), torch.where(mask, log_q, log_normal).sum(1)
+        return [
+            (indicators(graphs.edges, self.edge_types + 1, like), graphs.both),
+            (indicators(graphs.types, self.node_types, like), graphs.mask),
+        ]
 
     def _decode(self, pairs: Tensor, nodes: Tensor, mask: Tensor) -> Tensor:
         edges = torch.zeros(len(mask), self.n_pairs, device=mask.device, dtype=torch.long)
