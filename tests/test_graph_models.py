@@ -31,7 +31,7 @@ from models.graphs import is_graph, largest_component, pack, permute, unpack
 from models.transforms.argmax import argmax_dequantized, log_argmax_density
 
 MODELS = ("graphcnf", "rvae", "graphaf", "graphnvp")
-DRAWS = {"graphcnf": 200, "rvae": 1000, "graphaf": 200, "graphnvp": 4000}
+DRAWS = {"graphcnf": 150, "rvae": 500, "graphaf": 150, "graphnvp": 1000}
 THREE = GraphSpec(3, 2, 1)
 
 
@@ -77,7 +77,7 @@ def test_samples_have_the_probabilities_that_the_likelihood_says(name: str) -> N
     drawn = [place[tuple(one)] for one in model.sample(4000, generator=seeded(3)).tolist()]
     counts = torch.bincount(torch.tensor(drawn), minlength=len(x)).double()
     total = expected.sum().item()
-    assert total == pytest.approx(4000, rel=0.03)
+    assert total == pytest.approx(4000, rel=0.06)
     order = expected.argsort()
     few = int((expected[order].cumsum(0) < 10).sum()) + 1  # the rarest together are one cell
     seen, meant = (torch.cat([each[order[:few]].sum()[None], each[order[few:]]]) for each in (counts, expected))

@@ -101,15 +101,15 @@ class GraphAF(GraphModel, Autoencodes):
         places = torch.arange(nodes)
         first, second = self.ends.first, self.ends.second
         earlier = (second < second[:, None]) | ((second == second[:, None]) & (first < first[:, None]))
-        # What is there before each node and each pair is drawn: (N, N) and (N, P), (P, N) and (P, P).
-        built = {
-            "nodes_before_node": places < places[:, None],
-            "pairs_before_node": second < places[:, None],
-            "nodes_before_pair": places <= second[:, None],
-            "pairs_before_pair": earlier,
-        }
-        for name, tensor in built.items():
-            self.register_buffer(name, tensor, persistent=False)
+        # What is there before each node and each pair is drawn.
+        self.nodes_before_node: Tensor  # (N, N)
+        self.pairs_before_node: Tensor  # (N, P)
+        self.nodes_before_pair: Tensor  # (P, N)
+        self.pairs_before_pair: Tensor  # (P, P)
+        self.register_buffer("nodes_before_node", places < places[:, None], persistent=False)
+        self.register_buffer("pairs_before_node", second < places[:, None], persistent=False)
+        self.register_buffer("nodes_before_pair", places <= second[:, None], persistent=False)
+        self.register_buffer("pairs_before_pair", earlier, persistent=False)
 
     @property
     def relation(self) -> Relation:
