@@ -65,7 +65,8 @@ class GraphAF(GraphModel, Autoencodes):
         nodes, node_types, edge_types: N, K and L.
         channels, layers: Of the graph network.
         hidden: Units of the perceptrons that compute mean and scale.
-        noise: The factor a of the noise, in (0, 1].
+        noise: The factor a of the noise, in (0, 1]. Where a category is certain, its number leads each other one by 1,
+            and the deviation of their difference is 0.41 a: with a = 1 each other one wins once in 140 times.
 
     Raises:
         ValueError: An option is out of range.
@@ -85,7 +86,7 @@ class GraphAF(GraphModel, Autoencodes):
         channels: int = 32,
         layers: int = 2,
         hidden: int = 64,
-        noise: float = 0.9,
+        noise: float = 0.3,
     ) -> None:
         super().__init__(shape, levels, nodes, node_types, edge_types)
         at_least(1, channels=channels, layers=layers, hidden=hidden)
