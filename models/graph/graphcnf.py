@@ -87,13 +87,13 @@ class GraphCNF(GraphModel, Autoencodes):
         encoding: str = "mixture",
         node_dim: int = 4,
         edge_dim: int = 2,
-        node_couplings: int = 4,
-        edge_couplings: int = 4,
-        virtual_couplings: int = 4,
-        node_components: int = 8,
+        node_couplings: int = 3,
+        edge_couplings: int = 3,
+        virtual_couplings: int = 3,
+        node_components: int = 4,
         edge_components: int = 4,
-        node_channels: int = 64,
-        edge_channels: int = 32,
+        node_channels: int = 32,
+        edge_channels: int = 16,
         layers: int = 2,
         decoder_weight: float = 2.0,
         decoder_steps: int = 1000,
@@ -180,8 +180,14 @@ class GraphCNF(GraphModel, Autoencodes):
         return self._decode(*latents, mask, 0.0, None)
 
     def passes(self) -> list[nn.Module]:
-        blocks = [*self.node_flow, *self.edge_flow, *self.virtual_flow]
-        return [block.network for block in blocks]  # type: ignore[misc]  # a ModuleList forgets the type of its modules
+        first, second, third = self._blocks
+        return [*(block.network for block in first), *(block.network for block in (*second, *third))]
+
+    @property
+    def _blocks(self) -> tuple[list[NodeBlock], list[PairBlock], list[PairBlock]]:
+        """The blocks of the three steps."""
+        # A ModuleList forgets the type of its modules.
+        return list(self.node_flow), list(self.edge_flow), list(self.virtual_flow)  # type: ignore[arg-type]
 
     def _terms(self, graphs: Graphs, generator: Generator | None) -> tuple[Tensor, Tensor]:
         """log p(z) - log q(z|x) and the decoders' log p(x|z), ``(B,)`` nats each, for one z."""
@@ -217,15 +223,16 @@ class GraphCNF(GraphModel, Autoencodes):
         edge = (graphs.edges > 0) & graphs.both
         adjacency = self._indicators(graphs.edges, nodes)
         log_det = nodes.new_zeros(len(nodes))
-        for block in self.node_flow:
-            nodes, term = block(nodes, graphs.mask, adjacency)
+        of_nodes, of_edges, of_all = self._blocks
+        for node_block in of_nodes:
+            nodes, term = node_block(nodes, graphs.mask, adjacency)
             log_det = log_det + term
-        for block in self.edge_flow:
+        for block in of_edges:
             nodes, pairs, term = block(nodes, pairs, graphs.mask, edge)
             log_det = log_det + term
         pairs = torch.where(edge.unsqueeze(2), pairs, at_none)
         joined = (self.virtual.log_probs(pairs, edge) * graphs.both).sum(1)
-        for block in self.virtual_flow:
+        for block in of_all:
             nodes, pairs, term = block(nodes, pairs, graphs.mask, graphs.both)
             log_det = log_det + term
         return nodes, pairs, (log_det, joined)
@@ -234,15 +241,16 @@ class GraphCNF(GraphModel, Autoencodes):
         self, nodes: Tensor, pairs: Tensor, mask: Tensor, temperature: float, generator: Generator | None
     ) -> Tensor:
         both = self.ends.both(mask)
-        for block in reversed(self.virtual_flow):  # type: ignore[call-overload]
+        of_nodes, of_edges, of_all = self._blocks
+        for block in reversed(of_all):
             nodes, pairs = block.inverse(nodes, pairs, mask, both)
         edge = self.virtual.decode(pairs, temperature, generator) & both
-        for block in reversed(self.edge_flow):  # type: ignore[call-overload]
+        for block in reversed(of_edges):
             nodes, pairs = block.inverse(nodes, pairs, mask, edge)
         edges = (_decoded(self.edge_encoding, pairs, temperature, generator) + 1) * edge
         adjacency = self._indicators(edges, nodes)
-        for block in reversed(self.node_flow):  # type: ignore[call-overload]
-            nodes = block.inverse(nodes, mask, adjacency)
+        for node_block in reversed(of_nodes):
+            nodes = node_block.inverse(nodes, mask, adjacency)
         return self.write(_decoded(self.node_encoding, nodes, temperature, generator), edges, mask)
 
     def _indicators(self, edges: Tensor, like: Tensor) -> Tensor:
