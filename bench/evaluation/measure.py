@@ -158,6 +158,7 @@ def _keep(metric: Metric, measurement: Measurement, examples: Examples, folder: 
             picture.save(png, format="PNG")
             split = examples.data.split  # a picture of somebody's reference stands beside that of the test split
             name += f"-{measurement.checkpoint}" + (f"-{split}" if split != "test" else "")
+            name += f"-seed{measurement.sampling_seed}" if measurement.sampling_seed != 0 else ""
             durable_write(folder / f"{name}.png", png.getvalue())
     except Exception:  # the numbers count without it
         log.exception("no picture of %s", measurement.name)
@@ -220,6 +221,8 @@ def _origin(spec: RunSpec, model: GenerativeModel, checkpoint: str, progress: Pr
     device = device_name(hardware.accelerator if torch.cuda.is_available() else "cpu", hardware.devices)
     if progress.device not in ("", device):  # its times are not those of a run on either alone
         device = f"{progress.device}, evaluated on {device}"
+    if progress.halved:
+        device += ", batches in two halves for want of memory"
     return Origin(
         run_id=spec.run_id, training_key=spec.training_key, group=spec.group, model=spec.choices["model"],
         model_family=model.family, checkpoint=checkpoint, seed=spec.seed, n_params=model.n_parameters,
