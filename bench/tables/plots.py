@@ -41,8 +41,13 @@ class Point:
 
 @dataclass(frozen=True)
 class Panel:
-    """The points of one metric on one data set, by model; sorted by x and seed."""
+    """The points of one metric on one data set, by model; sorted by x and seed.
 
+    Attributes:
+        asked: The metric as it was asked for: panels of ``fid[mnist-cnn]`` and ``fid[pixels]`` stand in one row.
+    """
+
+    asked: str
     dataset: str
     title: str
     unit: str
@@ -77,9 +82,8 @@ def panels_of(
     places = _places(rows, x)
     panels = []
     for metric in metrics:
-        asked = of_metrics(rows, [metric])
-        for (_, name), found in asked.groupby(["dataset", "metric"], observed=True, sort=True):
-            panel = _panel(found, places, str(name))
+        for (_, name), found in of_metrics(rows, [metric]).groupby(["dataset", "metric"], observed=True, sort=True):
+            panel = _panel(found, places, metric, str(name))
             if panel.lines:
                 panels.append(panel)
     if not panels:
@@ -102,7 +106,7 @@ def _places(rows: pd.DataFrame, x: str) -> dict[tuple[Any, ...], float]:
     return places
 
 
-def _panel(rows: pd.DataFrame, places: dict[tuple[Any, ...], float], metric: str) -> Panel:
+def _panel(rows: pd.DataFrame, places: dict[tuple[Any, ...], float], asked: str, metric: str) -> Panel:
     """Return the panel of rows of one metric on one data set."""
     valued = rows[rows["status"] == "ok"]
     if valued["metric_version"].nunique() > 1 or valued["n_fake"].nunique() > 1:
@@ -128,7 +132,7 @@ def _panel(rows: pd.DataFrame, places: dict[tuple[Any, ...], float], metric: str
         lines.setdefault(model, []).append(Point(place, int(row.seed), value, *ends, str(relation)))
     ordered = {model: sorted(lines[model], key=lambda point: (point.x, point.seed)) for model in sorted(lines)}
     titles = [str(title) for title in rows["metric_title"].unique() if title]
-    return Panel(str(rows["dataset"].iloc[0]), min(titles, default=metric), str(rows["unit"].iloc[0]), ordered)
+    return Panel(asked, str(rows["dataset"].iloc[0]), min(titles, default=metric), str(rows["unit"].iloc[0]), ordered)
 
 
 @undisturbed()
@@ -144,14 +148,14 @@ def draw_panels(panels: Sequence[Panel], path: Path, x: str) -> None:
     """
     from matplotlib.figure import Figure
 
-    titles = list(dict.fromkeys(panel.title for panel in panels))
+    asked = list(dict.fromkeys(panel.asked for panel in panels))
     datasets = list(dict.fromkeys(panel.dataset for panel in panels))
-    figure = Figure(figsize=(1 + 4.2 * len(datasets), 0.5 + 3.1 * len(titles)), dpi=100, layout="constrained")
-    below = figure.subplots(len(titles), len(datasets), squeeze=False)
+    figure = Figure(figsize=(1 + 4.2 * len(datasets), 0.5 + 3.1 * len(asked)), dpi=100, layout="constrained")
+    below = figure.subplots(len(asked), len(datasets), squeeze=False)
     for axes in below.flat:
         axes.set_visible(False)
     for panel in panels:
-        axes = below[titles.index(panel.title), datasets.index(panel.dataset)]
+        axes = below[asked.index(panel.asked), datasets.index(panel.dataset)]
         axes.set_visible(True)
         _draw(axes, panel)
         axes.set_xlabel(plain(x).replace("_", " "), fontsize=9)
