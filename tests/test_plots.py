@@ -22,8 +22,9 @@ def runs(name: str = "r", **changes: Any) -> list[ResultRow]:
     rows = []
     for size in (4, 16, 400):
         for seed in (0, 1):
+            known = f"{name}{size}-{seed}"
             run = {
-                "run_id": f"{name}{size}-{seed}", "training_key": f"{name}{size}-{seed}", "group": f"g{size}", "seed": seed,
+                "run_id": known, "training_key": known, "group": f"g{size}", "seed": seed,
                 "config": json.dumps({"model.discriminator_hidden": size, "model.name": "x", "model.wide": True}),
             }  # fmt: skip
             rows += [
