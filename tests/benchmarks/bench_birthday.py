@@ -2,11 +2,11 @@
 
     python tests/benchmarks/bench_birthday.py coverage planted jitter [--out results/benchmarks/birthday.csv]
 
-``coverage``: a batch is drawn, its coincidences are counted without any distance, and ``renyi2_support`` gives the interval.
-``covered`` is the share of batches whose interval holds N_eff, ``false_low`` the share whose lower limit or lower bound
-is too high, ``bounds`` the share that gives a lower bound only. A spike of q is one example with probability q among
-100,000 equally likely others. ``worst spike`` is 1.7 to 3 expected draws of one example, at which a batch most often
-misses it: there the rule of three (no coincidence at all) is false more often than in 5 % of batches.
+``coverage``: a batch is drawn, its coincidences are counted without any distance, and ``renyi2_support`` gives the
+interval. ``covered`` is the share of batches whose interval holds N_eff, ``false_low`` the share whose lower limit or
+lower bound is too high, ``bounds`` the share that gives a lower bound only. A spike of q is one example with
+probability q among 100,000 equally likely others. ``worst spike`` is 1.7 to 3 expected draws of one example, at which a
+batch most often misses it: there the rule of three (no coincidence at all) is false more often than in 5 % of batches.
 
 ``planted``: samples are drawn with replacement from 500, 5,000 and 50,000 real digits of the full MNIST and go through
 the whole test: calibration, controls, sequential batches, verdict. ``jitter``: so do samples of 500 digits of mnist5k,
@@ -27,7 +27,6 @@ from pathlib import Path
 
 import torch
 from torch import Generator, Tensor
-from torch.nn import functional
 
 from bench.data.base import Data
 from bench.data.digits import mnist, mnist5k
