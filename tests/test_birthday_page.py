@@ -264,6 +264,9 @@ def test_from_samples_to_a_judgement(folder: Path, capsys: pytest.CaptureFixture
     report = json.loads(path.with_name(f"birthday-{key.page[:8]}-abab.report.json").read_text())
     assert report["readings"]["one.json"]["copies"]["value"] == 12
     assert report["source"] == "judged by eye"
+    (row,) = read_rows(path.with_name(f"birthday-{key.page[:8]}-abab.jsonl"))
+    assert (row.metric, row.n_fake, row.reason) == ("support_judged", 500, "judged by eye by one person")
+    assert row.value == pytest.approx(500 * 499 / 2 / 12)
     assert report["judges"]["one.json"]["answers"] == json.loads(Path("one.json").read_text())["answers"]
 
 

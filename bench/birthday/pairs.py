@@ -12,7 +12,7 @@ from bench.birthday.record import Kind, Shown
 from bench.errors import UserError
 from bench.features.pixels import Pixels
 from bench.metrics.calibration import Batch, prepared
-from bench.metrics.near_duplicates import as_contrasted, closest_pairs, distinct
+from bench.metrics.near_duplicates import as_contrasted, distinct
 from bench.metrics.pairs import blocks, squared_distances
 from bench.seeds import derive_seed
 from bench.subjects.examples import Examples
@@ -60,12 +60,13 @@ class _Pairs:
 def choose(examples: Examples, n_samples: int, candidates: int) -> Chosen:
     """Return the closest pairs of samples among decoys, shuffled by a derived seed.
 
-    Distances are those of the metric ``birthday`` with pixels: between smoothed and centred pictures, divided by the
-    local radius of both. There are two kinds of decoys. Different: the closest pairs of as many different held-out
-    examples as there are samples, each example in one pair. Same: a held-out example twice. All pictures of decoys are
-    jittered (``jittered``), so that a trace of the jitter says nothing about the kind. The distance between the two
-    pictures of one example, in levels, is that of the model's own closest pairs, from the closest to the farthest
-    candidate, in the contrast of the data, but not beyond that of the closest different real examples.
+    Distances are those of the metric ``birthday`` with pixels: between smoothed and centred pictures up to a turn,
+    divided by the local radius of both. There are two kinds of decoys. Different: the closest pairs of as many
+    different held-out examples as there are samples, each example in one pair. Same: a held-out example twice. All
+    pictures of decoys are jittered (``jittered``), so that a trace of the jitter says nothing about the kind. The
+    distance between the two pictures of one example, in levels, is that of the model's own closest pairs, from the
+    closest to the farthest candidate, in the contrast of the data, but not beyond that of the closest different real
+    examples.
 
     Arguments:
         examples: Of pictures with integer levels, of one or three channels.
@@ -117,11 +118,13 @@ def _candidates_and_decoys(
     calibration = batch.calibration
     order = calibration.order[: calibration.n]
     held = calibration.real[order]
-    i, j, distance = closest_pairs(batch.fake, calibration.radius(batch.fake), candidates)
+    close = calibration.closest(batch.fake, candidates)
+    i, j, distance = close.i, close.j, close.distance
     found = _Pairs("candidate", i, j, distance, torch.stack([samples[i], samples[j]], 1))
 
     n = min(max(DECOYS[0], candidates // 4), DECOYS[1], len(held) // 3)
-    a, b, apart = _each_once(*closest_pairs(held, calibration.radius(held), 20 * n), n)
+    close = calibration.closest(held, 20 * n)
+    a, b, apart = _each_once(close.i, close.j, close.distance, n)
     used = set(a.tolist()) | set(b.tolist())
     alone = torch.tensor([one for one in range(len(held)) if one not in used])[:n]
     # From the closest candidate to the farthest, capped: a copy farther than two different examples is no small change.

@@ -33,8 +33,9 @@ JUDGE = """\
   genbench birthday judge birthday-1a2b3c4d-9f00.answers.json
   genbench birthday judge mine.json hers.json --key runs/mnist5k/RUN/birthday-1a2b3c4d.key.json
 
-Corrects the answers by the controls, prints what they say about the number of different samples, and writes it as JSON
-beside the key. Two files are of two judges of one page: their agreement is printed too.
+Corrects the answers by the controls, prints what they say about the number of different samples, and writes it beside
+the key: as JSON, and as the row support_judged, which `genbench table RUN` shows. Two files are of two judges of one
+page: their agreement is printed too.
 """
 _OWN = ("pairs", "out")
 
@@ -97,6 +98,7 @@ def _page(given: list[str]) -> int:
         Key(
             format="genbench birthday key 1", page="0" * 64, model=subject.origin.model, dataset=data.spec.name,
             revision=data.spec.revision, seed=seed, samples=chosen.samples, pairs=chosen.shown,
+            training_key=subject.origin.training_key, checkpoint=subject.origin.checkpoint,
         )
     )  # fmt: skip
     path = folder / f"birthday-{key.page[:8]}.html" if out is None else out
@@ -167,6 +169,8 @@ def _samples(overrides: list[str]) -> tuple["Subject", "Data", int, int, Path]:
 def _judge(names: list[str], key_name: str | None) -> int:
     from bench.birthday.record import check_answers, read_answers, read_key
     from bench.birthday.report import report_of, to_text
+    from bench.birthday.row import row_of
+    from bench.rows.store import read_rows, write_rows
 
     if len(names) > 2:
         raise UserError(f"birthday judge: {len(names)} files of answers; give one, or two of two judges")
@@ -191,7 +195,11 @@ def _judge(names: list[str], key_name: str | None) -> int:
     out = place.with_name(f"{place.name.removesuffix('.json').removesuffix('.key')}-{sessions}.report.json")
     check_output("birthday judge", out, [*paths, place])
     durable_write(out, json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    text = plain_lines(to_text(report)) + f"written to {plain(str(out))}\n"
+    rows = out.with_name(f"{out.name.removesuffix('.report.json')}.jsonl")
+    check_output("birthday judge", rows, [*paths, place])
+    beside = place.with_name("rows.jsonl")
+    write_rows(rows, [row_of(key, report, read_rows(beside) if beside.is_file() else [])])
+    text = plain_lines(to_text(report)) + f"written to {plain(str(out))}, and as a row to {plain(rows.name)}\n"
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
     return 0
