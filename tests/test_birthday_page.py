@@ -22,6 +22,7 @@ from bench.cli.main import main
 from bench.data.base import Data, Split
 from bench.data.digits import mnist5k
 from bench.errors import UserError
+from bench.rows.store import read_rows
 from bench.schema import DataSpec
 from bench.subjects.base import Origin
 from bench.subjects.examples import Examples

@@ -223,6 +223,16 @@ def rule(collisions: int, false: int, found: int) -> tuple[Support, str]:
     return verdict(renyi2_support(degrees, 1), 1000, known, Controls(1000, false, 800, found))
 
 
+def test_limits_allow_for_the_planted_pairs_that_were_missed() -> None:
+    whole, part, more = (rule(20, 1, found)[0] for found in (800, 700, 900))
+    assert whole.high is not None
+    assert (part.value, part.high) == (whole.value, whole.high)
+    assert part.low == pytest.approx(whole.low * 7 / 8)
+    assert (more.value, more.low) == (whole.value, whole.low)
+    assert more.high == pytest.approx(whole.high * 9 / 8)
+    assert rule(0, 0, 700)[0].value == pytest.approx(rule(0, 0, 800)[0].value * 7 / 8)
+
+
 @pytest.mark.parametrize(
     ("collisions", "false", "found", "kind"),
     [

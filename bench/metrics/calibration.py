@@ -255,12 +255,16 @@ def verdict(support: Support, s: int, calibration: Calibration, controls: Contro
     It is inconclusive if the found planted pairs are not 0.8 to 1.25 times the planted ones, or if the fresh examples
     give more pairs than 99 % of unchanged ones do, unless the samples give at least four times as many. If the samples
     do not give more pairs than the fresh examples (binomial test, 5 %), only the lower limit is supported.
+
+    What of the planted pairs was not found is likely to be missed among the samples as well: the lower limit is that
+    share smaller, and where too many were found, the upper one larger.
     """
     alike = "made as blurred and noisy as the samples" if calibration.pictures else "not in the calibration"
     if controls.planted and not 0.8 <= controls.found / controls.planted <= 1.25:
         return support, (
             f"inconclusive: real examples {alike} gave {controls.found} pairs of copies instead of {controls.planted}"
         )
+    support = _allowing_for(support, controls.found / controls.planted if controls.planted else 1.0)
     share = controls.fresh * (controls.fresh - 1) / (s * (s - 1))
     if calibration.by_chance(controls.false, controls.fresh) < 0.01:
         if support.collisions * share < 4 * float(special.pdtri(controls.false, 0.05)):
@@ -274,6 +278,14 @@ def verdict(support: Support, s: int, calibration: Calibration, controls: Contro
             low = support.low
             return dataclasses.replace(support, value=low, relation=Relation.LOWER_BOUND, high=None, stderr=None), ""
     return support, ""
+
+
+def _allowing_for(support: Support, recall: float) -> Support:
+    """Return the support with limits that allow for a share of pairs that is found, which is not quite 1."""
+    low = support.low * min(1.0, recall)
+    high = None if support.high is None else support.high * max(1.0, recall)
+    value = low if support.relation is Relation.LOWER_BOUND else support.value
+    return dataclasses.replace(support, value=value, low=low, high=high)
 
 
 def sequential(fake: Tensor, calibration: Calibration) -> tuple[Support, int]:
