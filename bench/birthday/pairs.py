@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from bench.birthday.record import Kind, Shown
 from bench.errors import UserError
+from bench.features.base import Recipe
 from bench.features.pixels import Pixels
 from bench.metrics.calibration import Batch, prepared
 from bench.metrics.near_duplicates import as_contrasted, distinct
@@ -57,7 +58,7 @@ class _Pairs:
     pictures: Tensor
 
 
-def choose(examples: Examples, n_samples: int, candidates: int) -> Chosen:
+def choose(examples: Examples, n_samples: int, candidates: int, features: Recipe | None = None) -> Chosen:
     """Return the closest pairs of samples among decoys, shuffled by a derived seed.
 
     Distances are those of the metric ``birthday`` with pixels: between smoothed and centred pictures up to a turn,
@@ -72,6 +73,7 @@ def choose(examples: Examples, n_samples: int, candidates: int) -> Chosen:
         examples: Of pictures with integer levels, of one or three channels.
         n_samples: Number of samples to search.
         candidates: Number of their closest pairs to show, 1 to ``MOST``.
+        features: Recipe of the feature space in which pairs are close; None: pixels.
 
     Raises:
         UserError: The data are no such pictures, or there are too few samples or held-out examples.
@@ -89,7 +91,7 @@ def choose(examples: Examples, n_samples: int, candidates: int) -> Chosen:
             f"birthday page: {len(samples)} samples and {different} different held-out examples; at least {FEWEST} of "
             "either are needed"
         )
-    batch = prepared(examples, Pixels(), n_samples, 1)
+    batch = prepared(examples, features or Pixels(), n_samples, 1)
     kinds = _candidates_and_decoys(batch, samples, examples.held_out, spec.levels, candidates, examples.seed)
     pictures = torch.cat([kind.pictures for kind in kinds])
     shuffle = torch.randperm(len(pictures), generator=_generator(examples.seed, "shuffle"))

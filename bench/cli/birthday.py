@@ -26,7 +26,8 @@ PAGE = """\
 
 Writes one HTML file with the closest pairs of the model's samples among controls of known truth, and beside it the
 key, which knows which is which. Open the page in a browser (it works offline), answer every pair, and save the answers.
-pairs=N shows the N closest pairs (20; at most 200); out=FILE.html names the page. The other keys are those of
+pairs=N shows the N closest pairs (20; at most 200); features=classifier takes those that are closest in the features
+of the in-domain classifier, not in pixels; out=FILE.html names the page. The other keys are those of
 `genbench evaluate`. Only pictures can be judged: points of toys and tables cannot.
 """
 JUDGE = """\
@@ -37,7 +38,7 @@ Corrects the answers by the controls, prints what they say about the number of d
 the key: as JSON, and as the row support_judged, which `genbench table RUN` shows. Two files are of two judges of one
 page: their agreement is printed too.
 """
-_OWN = ("pairs", "out")
+_OWN = ("pairs", "out", "features")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,6 +75,9 @@ def _page(given: list[str]) -> int:
     pairs = keys["pairs"][1] if "pairs" in keys else 20
     if type(pairs) is not int or not 1 <= pairs <= 200:
         raise UserError(f"pairs={pairs}: must be a whole number from 1 to 200")
+    features = keys["features"][1] if "features" in keys else "pixels"
+    if features not in ("pixels", "classifier"):
+        raise UserError(f"features={features}: close pairs are found by pixels or by classifier")
     out = None if "out" not in keys else at_home("out", str(keys["out"][1]))
     if out is not None:
         if out.suffix != ".html":
@@ -89,9 +93,11 @@ def _page(given: list[str]) -> int:
     from bench.birthday.page import make_page
     from bench.birthday.pairs import choose
     from bench.birthday.record import Key, sealed
+    from bench.features.classifier import InDomainClassifier
 
     try:
-        chosen = choose(Examples(subject, data, seed=seed), n_samples, pairs)
+        recipe = InDomainClassifier() if features == "classifier" else None
+        chosen = choose(Examples(subject, data, seed=seed), n_samples, pairs, recipe)
     except UnavailableError as lack:
         raise UserError(f"birthday page: {lack}") from lack
     key = sealed(
