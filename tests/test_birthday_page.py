@@ -4,6 +4,7 @@ import base64
 import io
 import itertools
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from helpers_metrics import FakeClassifier, FakeRecipe
 from PIL import Image
 from torch import Generator, Tensor
 
@@ -22,6 +24,8 @@ from bench.cli.main import main
 from bench.data.base import Data, Split
 from bench.data.digits import mnist5k
 from bench.errors import UserError
+from bench.metrics.turned import turned
+from bench.rows.store import read_rows
 from bench.schema import DataSpec
 from bench.subjects.base import Origin
 from bench.subjects.examples import Examples
@@ -86,6 +90,40 @@ def test_shifted_copies_are_on_the_page(digits: Data) -> None:
     moves = torch.randint(-2, 3, (300, 2), generator=generator).tolist()
     shifted = [digits.train.x[one].roll(move, (1, 2)) for one, move in zip(pick.tolist(), moves, strict=True)]
     subject = GivenSamples(torch.stack(shifted), 0, ORIGIN)
+    chosen = choose(Examples(subject, digits, seed=0), 300, 100)
+    truth = pick[subject.order]
+    candidates = [pair for pair in chosen.shown if pair.kind == "candidate"]
+    assert np.mean([truth[pair.first] == truth[pair.second] for pair in candidates]) > 0.9
+
+
+class RightHalves(FakeClassifier):
+    def features(self, x: Tensor) -> Tensor:
+        return x[..., 14:].flatten(1).float()
+
+
+def test_pairs_may_be_close_in_the_features_of_a_network(digits: Data) -> None:
+    """Pictures that share their right half alone are far apart in pixels."""
+    x = digits.train.x[:300].clone()
+    x[200:230, ..., 14:] = x[:30, ..., 14:]
+    order = GivenSamples(x, 0, ORIGIN).order
+    shared = {frozenset((k, k + 200)) for k in range(30)}
+
+    def found(recipe: FakeRecipe | None) -> int:
+        chosen = choose(Examples(GivenSamples(x, 0, ORIGIN), digits, seed=0), 300, 30, recipe)
+        pairs = [
+            frozenset(order[[pair.first, pair.second]].tolist()) for pair in chosen.shown if pair.kind == "candidate"
+        ]
+        return len(shared & set(pairs))
+
+    assert found(FakeRecipe(RightHalves())) > 25
+    assert found(None) < 10
+
+
+def test_turned_copies_are_on_the_page(digits: Data) -> None:
+    generator = Generator().manual_seed(4)
+    pick = torch.randint(200, (300,), generator=generator)
+    angle = (2 * torch.rand(300, generator=generator) - 1) * math.radians(10)
+    subject = GivenSamples(turned(digits.train.x[pick], angle).round().clamp(0, 255).to(torch.uint8), 0, ORIGIN)
     chosen = choose(Examples(subject, digits, seed=0), 300, 100)
     truth = pick[subject.order]
     candidates = [pair for pair in chosen.shown if pair.kind == "candidate"]
@@ -216,6 +254,11 @@ def test_large_pictures_are_compressed_and_too_many_refused(monkeypatch: pytest.
         make_page(chosen, key, 256, "birthday")
 
 
+def test_other_features_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["birthday", "page", "samples=fakes.npz", "data=mnist5k", "features=inception"]) == 2
+    assert "by pixels or by classifier" in capsys.readouterr().err
+
+
 def test_what_cannot_be_judged_is_refused(digits: Data) -> None:
     points = Split(torch.zeros(100, 2))
     with pytest.raises(UserError, match="only pictures can be judged"):
@@ -264,6 +307,9 @@ def test_from_samples_to_a_judgement(folder: Path, capsys: pytest.CaptureFixture
     report = json.loads(path.with_name(f"birthday-{key.page[:8]}-abab.report.json").read_text())
     assert report["readings"]["one.json"]["copies"]["value"] == 12
     assert report["source"] == "judged by eye"
+    (row,) = read_rows(path.with_name(f"birthday-{key.page[:8]}-abab.jsonl"))
+    assert (row.metric, row.n_fake, row.reason) == ("support_judged", 500, "judged by eye by one person")
+    assert row.value == pytest.approx(500 * 499 / 2 / 12)
     assert report["judges"]["one.json"]["answers"] == json.loads(Path("one.json").read_text())["answers"]
 
 

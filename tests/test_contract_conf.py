@@ -81,7 +81,8 @@ def test_metrics_make_what_they_announce(name: str, tmp_path: Path, monkeypatch:
     few = [f"metric.ais.{size}" for size in ("temperatures=2", "most_temperatures=4")] if name == "ais" else []
     few += ["metric.kl_divergence.points=64"] if name == "kl_divergence" else []
     few += ["metric.classification.steps=20"] if name == "classification" else []
-    n = 300 if name == "fid_infinity" else 64  # four for each of the classifier's features
+    # Four for each of the classifier's features; enough for some class.
+    n = {"fid_infinity": 300, "support_by_class": 200}.get(name, 64)
     config = configuration(
         model_name, f"metric=[{name}]", f"evaluate.n_samples={n}", "evaluate.n_draws=2", *few, *other
     )
@@ -97,8 +98,8 @@ def test_metrics_make_what_they_announce(name: str, tmp_path: Path, monkeypatch:
     subject: Subject = TrainedModel(
         model, Progress(examples_seen=10, train_seconds=1.0, history=[[float(n), 1.0] for n in range(5)]), 0, ORIGIN
     )
-    if name in ("birthday", "support_size"):  # of an untrained flow, which makes noise, they are inconclusive
-        subject = GivenSamples(data.train.x[:64], 0, ORIGIN)
+    if name in ("birthday", "support_size", "support_by_class"):  # of an untrained flow's noise they are inconclusive
+        subject = GivenSamples(data.train.x[:n], 0, ORIGIN)
     if name in ("fcd", "library_size", "molecules"):
         small_chemnet(monkeypatch)
         data = small_molecules()

@@ -10,9 +10,10 @@ from torch import Generator, Tensor
 
 from bench.birthday.record import Kind, Shown
 from bench.errors import UserError
+from bench.features.base import Recipe
 from bench.features.pixels import Pixels
 from bench.metrics.calibration import Batch, prepared
-from bench.metrics.near_duplicates import as_contrasted, closest_pairs, distinct
+from bench.metrics.near_duplicates import as_contrasted, distinct
 from bench.metrics.pairs import blocks, squared_distances
 from bench.seeds import derive_seed
 from bench.subjects.examples import Examples
@@ -57,20 +58,22 @@ class _Pairs:
     pictures: Tensor
 
 
-def choose(examples: Examples, n_samples: int, candidates: int) -> Chosen:
+def choose(examples: Examples, n_samples: int, candidates: int, features: Recipe | None = None) -> Chosen:
     """Return the closest pairs of samples among decoys, shuffled by a derived seed.
 
-    Distances are those of the metric ``birthday`` with pixels: between smoothed and centred pictures, divided by the
-    local radius of both. There are two kinds of decoys. Different: the closest pairs of as many different held-out
-    examples as there are samples, each example in one pair. Same: a held-out example twice. All pictures of decoys are
-    jittered (``jittered``), so that a trace of the jitter says nothing about the kind. The distance between the two
-    pictures of one example, in levels, is that of the model's own closest pairs, from the closest to the farthest
-    candidate, in the contrast of the data, but not beyond that of the closest different real examples.
+    Distances are those of the metric ``birthday`` with pixels: between smoothed and centred pictures up to a turn,
+    divided by the local radius of both. There are two kinds of decoys. Different: the closest pairs of as many
+    different held-out examples as there are samples, each example in one pair. Same: a held-out example twice. All
+    pictures of decoys are jittered (``jittered``), so that a trace of the jitter says nothing about the kind. The
+    distance between the two pictures of one example, in levels, is that of the model's own closest pairs, from the
+    closest to the farthest candidate, in the contrast of the data, but not beyond that of the closest different real
+    examples.
 
     Arguments:
         examples: Of pictures with integer levels, of one or three channels.
         n_samples: Number of samples to search.
         candidates: Number of their closest pairs to show, 1 to ``MOST``.
+        features: Recipe of the feature space in which pairs are close; None: pixels.
 
     Raises:
         UserError: The data are no such pictures, or there are too few samples or held-out examples.
@@ -88,7 +91,7 @@ def choose(examples: Examples, n_samples: int, candidates: int) -> Chosen:
             f"birthday page: {len(samples)} samples and {different} different held-out examples; at least {FEWEST} of "
             "either are needed"
         )
-    batch = prepared(examples, Pixels(), n_samples, 1)
+    batch = prepared(examples, features or Pixels(), n_samples, 1)
     kinds = _candidates_and_decoys(batch, samples, examples.held_out, spec.levels, candidates, examples.seed)
     pictures = torch.cat([kind.pictures for kind in kinds])
     shuffle = torch.randperm(len(pictures), generator=_generator(examples.seed, "shuffle"))
@@ -117,11 +120,13 @@ def _candidates_and_decoys(
     calibration = batch.calibration
     order = calibration.order[: calibration.n]
     held = calibration.real[order]
-    i, j, distance = closest_pairs(batch.fake, calibration.radius(batch.fake), candidates)
+    close = calibration.closest(batch.fake, candidates)
+    i, j, distance = close.i, close.j, close.distance
     found = _Pairs("candidate", i, j, distance, torch.stack([samples[i], samples[j]], 1))
 
     n = min(max(DECOYS[0], candidates // 4), DECOYS[1], len(held) // 3)
-    a, b, apart = _each_once(*closest_pairs(held, calibration.radius(held), 20 * n), n)
+    close = calibration.closest(held, 20 * n)
+    a, b, apart = _each_once(close.i, close.j, close.distance, n)
     used = set(a.tolist()) | set(b.tolist())
     alone = torch.tensor([one for one in range(len(held)) if one not in used])[:n]
     # From the closest candidate to the farthest, capped: a copy farther than two different examples is no small change.

@@ -59,13 +59,14 @@ class Shown(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     distance: Annotated[float, msgspec.Meta(ge=0, le=1e300)]
 
 
-class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a page shows, and the truth about its decoys.
 
     Attributes:
         page: The hash of everything else here. The answers name it.
         model, dataset, revision, seed: What was sampled, the data and their revision, the run's seed.
         samples: Number s of samples that the closest pairs are of.
+        training_key, checkpoint: Of the run that was sampled; empty in older keys.
     """
 
     format: Literal["genbench birthday key 1"]
@@ -76,6 +77,8 @@ class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: Annotated[int, msgspec.Meta(ge=-(2**63) + 1, le=2**63 - 1)]
     samples: Annotated[int, msgspec.Meta(ge=2, le=10**9)]
     pairs: Annotated[tuple[Shown, ...], msgspec.Meta(min_length=1, max_length=1000)]
+    training_key: _Text = ""
+    checkpoint: _Text = ""
 
 
 class Answers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -26,17 +26,19 @@ PAGE = """\
 
 Writes one HTML file with the closest pairs of the model's samples among controls of known truth, and beside it the
 key, which knows which is which. Open the page in a browser (it works offline), answer every pair, and save the answers.
-pairs=N shows the N closest pairs (20; at most 200); out=FILE.html names the page. The other keys are those of
+pairs=N shows the N closest pairs (20; at most 200); features=classifier takes those that are closest in the features
+of the in-domain classifier, not in pixels; out=FILE.html names the page. The other keys are those of
 `genbench evaluate`. Only pictures can be judged: points of toys and tables cannot.
 """
 JUDGE = """\
   genbench birthday judge birthday-1a2b3c4d-9f00.answers.json
   genbench birthday judge mine.json hers.json --key runs/mnist5k/RUN/birthday-1a2b3c4d.key.json
 
-Corrects the answers by the controls, prints what they say about the number of different samples, and writes it as JSON
-beside the key. Two files are of two judges of one page: their agreement is printed too.
+Corrects the answers by the controls, prints what they say about the number of different samples, and writes it beside
+the key: as JSON, and as the row support_judged, which `genbench table RUN` shows. Two files are of two judges of one
+page: their agreement is printed too.
 """
-_OWN = ("pairs", "out")
+_OWN = ("pairs", "out", "features")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,6 +75,9 @@ def _page(given: list[str]) -> int:
     pairs = keys["pairs"][1] if "pairs" in keys else 20
     if type(pairs) is not int or not 1 <= pairs <= 200:
         raise UserError(f"pairs={pairs}: must be a whole number from 1 to 200")
+    features = keys["features"][1] if "features" in keys else "pixels"
+    if features not in ("pixels", "classifier"):
+        raise UserError(f"features={features}: close pairs are found by pixels or by classifier")
     out = None if "out" not in keys else at_home("out", str(keys["out"][1]))
     if out is not None:
         if out.suffix != ".html":
@@ -88,15 +93,18 @@ def _page(given: list[str]) -> int:
     from bench.birthday.page import make_page
     from bench.birthday.pairs import choose
     from bench.birthday.record import Key, sealed
+    from bench.features.classifier import InDomainClassifier
 
     try:
-        chosen = choose(Examples(subject, data, seed=seed), n_samples, pairs)
+        recipe = InDomainClassifier() if features == "classifier" else None
+        chosen = choose(Examples(subject, data, seed=seed), n_samples, pairs, recipe)
     except UnavailableError as lack:
         raise UserError(f"birthday page: {lack}") from lack
     key = sealed(
         Key(
             format="genbench birthday key 1", page="0" * 64, model=subject.origin.model, dataset=data.spec.name,
             revision=data.spec.revision, seed=seed, samples=chosen.samples, pairs=chosen.shown,
+            training_key=subject.origin.training_key, checkpoint=subject.origin.checkpoint,
         )
     )  # fmt: skip
     path = folder / f"birthday-{key.page[:8]}.html" if out is None else out
@@ -167,6 +175,8 @@ def _samples(overrides: list[str]) -> tuple["Subject", "Data", int, int, Path]:
 def _judge(names: list[str], key_name: str | None) -> int:
     from bench.birthday.record import check_answers, read_answers, read_key
     from bench.birthday.report import report_of, to_text
+    from bench.birthday.row import row_of
+    from bench.rows.store import read_rows, write_rows
 
     if len(names) > 2:
         raise UserError(f"birthday judge: {len(names)} files of answers; give one, or two of two judges")
@@ -191,7 +201,11 @@ def _judge(names: list[str], key_name: str | None) -> int:
     out = place.with_name(f"{place.name.removesuffix('.json').removesuffix('.key')}-{sessions}.report.json")
     check_output("birthday judge", out, [*paths, place])
     durable_write(out, json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    text = plain_lines(to_text(report)) + f"written to {plain(str(out))}\n"
+    rows = out.with_name(f"{out.name.removesuffix('.report.json')}.jsonl")
+    check_output("birthday judge", rows, [*paths, place])
+    beside = place.with_name("rows.jsonl")
+    write_rows(rows, [row_of(key, report, read_rows(beside) if beside.is_file() else [])])
+    text = plain_lines(to_text(report)) + f"written to {plain(str(out))}, and as a row to {plain(rows.name)}\n"
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
     return 0

@@ -68,7 +68,7 @@ def _main(arguments: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from bench.cli import birthday, check, compare, court, data, lottery, new, properties, table
+    from bench.cli import birthday, check, compare, court, data, lottery, new, plot, properties, table
 
     parser = argparse.ArgumentParser(
         prog="genbench", description="Compare generative models on equal terms.", epilog=EPILOG,
@@ -80,6 +80,12 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("evaluate", help="measure more: runs, checkpoints, or samples of others", add_help=False)
     commands.add_parser("tune", help="search hyperparameters on the validation split", add_help=False)
     table.add_arguments(commands.add_parser("table", help="rows to a table: text, csv, markdown or latex"))
+    plot.add_arguments(
+        commands.add_parser(
+            "plot", help="one number of runs against another, as a picture", epilog=plot.EXAMPLE,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )  # fmt: skip
     compare.add_arguments(commands.add_parser("compare", help="which of two models has the higher likelihood, paired"))
     check.add_arguments(commands.add_parser("check", help="compare rows with a baseline: what became worse"))
     listing = commands.add_parser("list", help="models, data sets and metrics, a line each")

@@ -8,7 +8,8 @@ makes the test of Arora, Risteski, Zhang 2018, "Do GANs learn the distribution? 
 Copies need not be exact, so two samples coincide if their distance is below a threshold. The threshold is calibrated:
 among n held-out real examples, a given number of pairs (one) is that close. Distances are divided by the local radius
 within the batch, because samples with less contrast or detail than the data have small distances without being copies.
-Pixels are compared after ``registered``, which takes back shifts and averages noise away.
+Pixels are compared after ``registered``, which takes back shifts and averages noise away, and up to a turn
+(``bench.metrics.turned``).
 
 The verdict comes before the number (``bench.metrics.controls``):
 
@@ -41,6 +42,7 @@ class Birthday(Metric):
 
     Version 2 does not depend on the contrast and offset of pictures, and computes distances in float64. Version 3 sees
     through shifts and noise, has controls and an interval that holds for skewed distributions, and uses all samples.
+    Version 4 finds copies that are turned, and turns the planted copies of the controls as the samples' own pairs are.
 
     Arguments:
         features: Recipe of the feature space in which distances are measured. On digits, pixels work better than the
@@ -53,7 +55,7 @@ class Birthday(Metric):
         UserError: ``false_pairs`` is below 1.
     """
 
-    version = 3
+    version = 4
 
     def __init__(self, features: Recipe, n_samples: int, false_pairs: int = 1) -> None:
         if false_pairs < 1:

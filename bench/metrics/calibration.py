@@ -19,15 +19,18 @@ from bench.metrics.controls import matched, planted, power
 from bench.metrics.near_duplicates import (
     as_contrasted,
     closest_distances,
+    closest_pairs,
     collision_degrees,
     distinct,
+    duplicate_groups,
     local_radius,
     neighbour_rank,
     reference_radius,
     rows_at_a_time,
 )
-from bench.metrics.registered import registered
+from bench.metrics.registered import registered, registered_shape
 from bench.metrics.support_size import Support, renyi2_support
+from bench.metrics.turned import TRIED, Pairs, closest_up_to_a_turn, joined, spread_of_turns, turned_at_random
 from bench.schema import Relation
 from bench.seeds import derive_seed
 from bench.subjects.examples import Examples
@@ -46,6 +49,8 @@ __all__ = [
 FEWEST = 50  # with fewer real examples no threshold can be calibrated
 NARROW = 2.0  # an interval whose upper limit is at most so many times the lower one needs no larger batch
 FRESH, PLANTED = 1000, 400  # most examples in the controls
+OWN = 1000  # most of the samples' own pairs that tell how copies are turned
+MOST_TRIED = 2**18  # pairs
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ class Calibration:
         threshold: Distance of copies, in units of the local radius.
         false_pairs: Its rank among the distances of the n real examples.
         pictures: Whether contrast and offset of the samples make no difference.
+        shape: ``(C, H, W)`` of the features where they are pictures; distances are then taken up to a turn.
     """
 
     real: Tensor
@@ -69,6 +75,7 @@ class Calibration:
     threshold: float
     false_pairs: int
     pictures: bool
+    shape: tuple[int, ...] | None = None
 
     def radius(self, x: Tensor) -> Tensor:
         """Return the local radius of each of ``(s, F)``, ``(s,)``: among n of them, so that it can be compared.
@@ -84,7 +91,37 @@ class Calibration:
 
     def degrees(self, x: Tensor) -> Tensor:
         """Return with how many others each of ``(s, F)`` coincides, ``(s,)`` int64."""
-        return collision_degrees(x, self.radius(x), self.threshold)
+        radius = self.radius(x)
+        degrees = collision_degrees(x, radius, self.threshold)
+        pairs = self._turned(x, radius, int(degrees.sum()) // 2)
+        return degrees if pairs is None else degrees + torch.bincount(torch.cat([pairs.i, pairs.j]), minlength=len(x))
+
+    def groups(self, x: Tensor) -> Tensor:
+        """Return the group of duplicates of each of ``(s, F)``, ``(s,)`` int64."""
+        radius = self.radius(x)
+        group = duplicate_groups(x, radius, self.threshold)
+        size = torch.bincount(group)
+        pairs = self._turned(x, radius, int((size * (size - 1)).sum()) // 2)
+        return group if pairs is None else joined(group, pairs.i, pairs.j)
+
+    def closest(self, x: Tensor, m: int) -> Pairs:
+        """Return the m closest pairs of ``(s, F)``, up to a turn where the features are pictures."""
+        radius = self.radius(x)
+        if self.shape is None:
+            i, j, distance = closest_pairs(x, radius, m)
+            return Pairs(i, j, distance, distance, torch.zeros_like(distance))
+        return closest_up_to_a_turn(x, self.shape, radius, TRIED + m).first(m)
+
+    def _turned(self, x: Tensor, radius: Tensor, coinciding: int) -> Pairs | None:
+        """Return the pairs that coincide up to a turn and not without; None where features are not turned.
+
+        Arguments:
+            coinciding: Number of pairs that coincide without a turn.
+        """
+        if self.shape is None:
+            return None
+        pairs = closest_up_to_a_turn(x, self.shape, radius, min(TRIED + coinciding, MOST_TRIED))
+        return pairs.where((pairs.distance <= self.threshold) & (pairs.plain > self.threshold))
 
     def ratio(self, s: int) -> float:
         """Return how many times as many pairs s samples have as the n real examples."""
@@ -153,17 +190,21 @@ def prepared(examples: Examples, recipe: Recipe, n_samples: int, false_pairs: in
     for whose, x in (("the samples", fake), ("real examples", real)):
         if not all(bool(torch.isfinite(piece).all()) for piece in x.split(rows_at_a_time(x))):
             raise BrokenError(f"features of {whose} are not finite")
-    calibration = calibrated(real, order, n, false_pairs, pictures=examples.spec.is_image)
+    shape = registered_shape(examples.spec.shape) if _raw(extractor) and examples.spec.is_image else None
+    calibration = calibrated(real, order, n, false_pairs, pictures=examples.spec.is_image, shape=shape)
     return Batch(
         fake,
         calibration,
-        lambda: _controls(examples, extractor, samples, calibration),
+        lambda: _controls(examples, extractor, samples, calibration, fake[:n]),
         lambda: _comparable(extractor, _fresh(examples, n, _generator(examples, "fresh"))),
         {"n_real": n, "n_fake": len(samples), "extractor": extractor.name, "extractor_hash": extractor.hash},
     )
 
 
-def calibrated(real: Tensor, order: Tensor, n: int, false_pairs: int, *, pictures: bool = False) -> Calibration:
+def calibrated(
+    real: Tensor, order: Tensor, n: int, false_pairs: int, *, pictures: bool = False,
+    shape: tuple[int, ...] | None = None,
+) -> Calibration:  # fmt: skip
     """Calibrate the threshold on n examples of ``real`` (N, F): it is their ``false_pairs``-th smallest distance.
 
     So the same number of pairs is expected by chance among n new real examples. Real examples and samples go through
@@ -176,6 +217,7 @@ def calibrated(real: Tensor, order: Tensor, n: int, false_pairs: int, *, picture
         n: Number of real examples, at least 2.
         false_pairs: Rank of the distance that is the threshold, at least 1.
         pictures: Whether contrast and offset of the samples make no difference.
+        shape: ``(C, H, W)`` where features are pictures whose distances are taken up to a turn.
 
     Raises:
         BrokenError: Distances overflow.
@@ -188,8 +230,11 @@ def calibrated(real: Tensor, order: Tensor, n: int, false_pairs: int, *, picture
         raise UnavailableError(f"some real example has the features of {k} others; they do not tell copies apart")
     near = closest_distances(held, candidates, false_pairs)[-1].item()
     radius = _finite(local_radius(held, near, candidates, k))
-    threshold = closest_distances(held, radius, false_pairs)[-1].item()
-    return Calibration(real, order, n, near, threshold, false_pairs, pictures)
+    if shape is None:
+        threshold = closest_distances(held, radius, false_pairs)[-1].item()
+    else:
+        threshold = closest_up_to_a_turn(held, shape, radius, TRIED + false_pairs).distance[false_pairs - 1].item()
+    return Calibration(real, order, n, near, threshold, false_pairs, pictures, shape)
 
 
 def near_duplicate_support(
@@ -210,12 +255,16 @@ def verdict(support: Support, s: int, calibration: Calibration, controls: Contro
     It is inconclusive if the found planted pairs are not 0.8 to 1.25 times the planted ones, or if the fresh examples
     give more pairs than 99 % of unchanged ones do, unless the samples give at least four times as many. If the samples
     do not give more pairs than the fresh examples (binomial test, 5 %), only the lower limit is supported.
+
+    What of the planted pairs was not found is likely to be missed among the samples as well: the lower limit is that
+    share smaller, and where too many were found, the upper one larger.
     """
     alike = "made as blurred and noisy as the samples" if calibration.pictures else "not in the calibration"
     if controls.planted and not 0.8 <= controls.found / controls.planted <= 1.25:
         return support, (
             f"inconclusive: real examples {alike} gave {controls.found} pairs of copies instead of {controls.planted}"
         )
+    support = _allowing_for(support, controls.found / controls.planted if controls.planted else 1.0)
     share = controls.fresh * (controls.fresh - 1) / (s * (s - 1))
     if calibration.by_chance(controls.false, controls.fresh) < 0.01:
         if support.collisions * share < 4 * float(special.pdtri(controls.false, 0.05)):
@@ -231,6 +280,14 @@ def verdict(support: Support, s: int, calibration: Calibration, controls: Contro
     return support, ""
 
 
+def _allowing_for(support: Support, recall: float) -> Support:
+    """Return the support with limits that allow for a share of pairs that is found, which is not quite 1."""
+    low = support.low * min(1.0, recall)
+    high = None if support.high is None else support.high * max(1.0, recall)
+    value = low if support.relation is Relation.LOWER_BOUND else support.value
+    return dataclasses.replace(support, value=value, low=low, high=high)
+
+
 def sequential(fake: Tensor, calibration: Calibration) -> tuple[Support, int]:
     """Return the support from the smallest of the batches of n, 2n, ... whose interval is narrow, and its size."""
     s = min(calibration.n, len(fake))
@@ -242,8 +299,14 @@ def sequential(fake: Tensor, calibration: Calibration) -> tuple[Support, int]:
         s = min(2 * s, len(fake))
 
 
-def _controls(examples: Examples, extractor: Extractor, samples: Tensor, calibration: Calibration) -> Controls:
-    """Run the controls on examples that are new to the threshold."""
+def _controls(
+    examples: Examples, extractor: Extractor, samples: Tensor, calibration: Calibration, fake: Tensor
+) -> Controls:
+    """Run the controls on examples that are new to the threshold.
+
+    Arguments:
+        fake: Features of some samples: planted copies are turned as the samples' own pairs are.
+    """
     generator = _generator(examples, "controls")
     spec = examples.spec
     pool = _fresh(examples, len(samples), generator)
@@ -258,6 +321,9 @@ def _controls(examples: Examples, extractor: Extractor, samples: Tensor, calibra
         return _pairs(calibration, _comparable(extractor, made))
 
     copies, pairs = planted(pool[:PLANTED], generator)
+    own = calibration.closest(fake, OWN)
+    spread = spread_of_turns(own.angle[own.distance <= calibration.threshold])
+    copies = turned_at_random(copies, spread, generator)
     return Controls(len(pool), found(pool), pairs, found(copies))
 
 

@@ -23,6 +23,9 @@ INFOS = (
 )
 
 COUNTS = {
+    "discriminator_parameters": MetricInfo(
+        "discriminator_parameters", "", None, title="discriminator parameters", rank=205
+    ),
     "nfe_log_weight": MetricInfo("nfe_log_weight", "", None, title="NFE likelihood", rank=240),
     "nfe_sample": MetricInfo("nfe_sample", "", None, title="NFE sampling", rank=250),
     "passes_sample": MetricInfo("passes_sample", "", None, title="passes to sample", rank=255),
@@ -38,7 +41,8 @@ class Cost(Metric):
 
     A model with counts (``models.base.ReportsCost``) adds a row for each: network evaluations (NFE) in one call for a
     batch of test examples or samples, passes to sample such a batch, or terms of a power series. Counts do not depend
-    on the machine. They are not ranked, because the networks of different models differ in size.
+    on the machine. They are not ranked, because the networks of different models differ in size. A model with a
+    discriminator adds the number of its parameters, which ``parameters`` includes.
 
     Arguments:
         n_samples: Number of samples drawn to time sampling.

@@ -6,12 +6,13 @@ alike. What is left has less detail than the smoothing lets through, so every se
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["registered"]
+__all__ = ["registered", "registered_shape"]
 
 WIDTH = 1 / 28  # standard deviation of the Gaussian, in widths of the picture: one pixel of MNIST
 CHUNK = 2**20  # entries at a time
@@ -28,13 +29,25 @@ def registered(x: Tensor) -> Tensor:
     return torch.cat([_registered(piece.float()).flatten(1) for piece in pieces])
 
 
+def registered_shape(shape: Sequence[int]) -> tuple[int, int, int]:
+    """Return the shape of the pictures that ``registered`` makes of those of ``(C, H, W)``."""
+    channels, height, width = shape
+    rows, columns = _pool(height, width)
+    return channels, height // rows, width // columns
+
+
+def _pool(height: int, width: int) -> tuple[int, int]:
+    """Return how many rows and columns are averaged: every second entry of what the smoothing leaves is enough."""
+    pool = max(1, int(2 * WIDTH * max(height, width)))
+    return min(pool, height), min(pool, width)
+
+
 def _registered(x: Tensor) -> Tensor:
     height, width = x.shape[2:]
     sigma = WIDTH * max(height, width)
     smooth = smoothed(x, sigma)
     centred = _centred(smooth, smoothed(smooth, sigma))
-    pool = max(1, int(2 * sigma))
-    return functional.avg_pool2d(centred, (min(pool, height), min(pool, width)))
+    return functional.avg_pool2d(centred, _pool(height, width))
 
 
 def smoothed(x: Tensor, sigma: float) -> Tensor:

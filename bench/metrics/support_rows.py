@@ -10,7 +10,6 @@ from bench.features.base import Recipe
 from bench.metrics.base import Metric
 from bench.metrics.calibration import Calibration, calibrated, prepared, verdict
 from bench.metrics.intervals import measured
-from bench.metrics.near_duplicates import duplicate_groups
 from bench.metrics.support_size import (
     chao1,
     collision_ratio,
@@ -38,6 +37,8 @@ class SupportSize(Metric):
     falls only as chance does, there are no copies at any distance; chance is not subtracted. Like the number of
     ``Birthday``, all are skipped where a control fails.
 
+    Version 2 finds copies that are turned, as ``Birthday`` does.
+
     Arguments:
         features: Recipe of the feature space in which distances are measured.
         n_samples: Number of the subject's samples.
@@ -46,6 +47,8 @@ class SupportSize(Metric):
     Raises:
         UserError: ``false_pairs`` is below 1.
     """
+
+    version = 2
 
     def __init__(self, features: Recipe, n_samples: int, false_pairs: int = 1) -> None:
         if false_pairs < 1:
@@ -63,13 +66,12 @@ class SupportSize(Metric):
     def compute(self, examples: Examples) -> list[Estimate]:
         batch = prepared(examples, self.recipe, self.n_samples, self.false_pairs)
         fake, calibration, s = batch.fake, batch.calibration, len(batch.fake)
-        radius = calibration.radius(fake)
         degrees = calibration.degrees(fake)
         support = renyi2_support(degrees, self.false_pairs, calibration.ratio(s))
         reason = verdict(support, s, calibration, batch.controls())[1]
         if reason:
             raise UnavailableError(reason)
-        f = fingerprint(duplicate_groups(fake, radius, calibration.threshold))
+        f = fingerprint(calibration.groups(fake))
         chao, uniform, (unseen, unseen_error) = chao1(f), uniform_support(s, int(f.sum())), unseen_mass(f)
         infos = dict(zip(("chao1", "uniform", "unseen", "new", "ratio"), self.infos(examples), strict=False))
         bound, about = Relation.LOWER_BOUND, batch.about
@@ -87,7 +89,8 @@ class SupportSize(Metric):
             _ratio(infos["ratio"], support.collisions, s, batch.fresh(), calibration, about),
         ]  # fmt: skip
         for m, info in zip(FALSE_PAIRS, self.infos(examples)[5:], strict=True):
-            at = calibrated(calibration.real, calibration.order, calibration.n, m, pictures=calibration.pictures)
+            known = calibration
+            at = calibrated(known.real, known.order, known.n, m, pictures=known.pictures, shape=known.shape)
             found = renyi2_support(at.degrees(fake), m, at.ratio(s))
             estimates.append(Estimate(info, found.value, found.stderr, found.low, found.high, found.relation, **about))
         return estimates

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from bench.checkpoint import Progress
 from bench.chunks import CHUNK, draw_class_log_weights, draw_given, draw_log_weights, draw_outside, draw_samples
@@ -17,6 +17,7 @@ from models.base import (
     ClipsSamples,
     GenerativeModel,
     HasDecoder,
+    HasDiscriminator,
     HasLikelihood,
     HasPosterior,
     ReportsCost,
@@ -56,7 +57,7 @@ class TrainedModel(Subject):
         self.relation = model.relation if isinstance(model, HasLikelihood) else ""
         self.caveat = model.caveat if isinstance(model, HasLikelihood) else ""
         self.solves_ode = isinstance(model, SolvesODE)
-        self.cost_names = model.cost_names if isinstance(model, ReportsCost) else ()
+        self.cost_names = _counted(model)
         self._sampling: dict[int, tuple[float, float | None]] = {}  # samples/s and load, by the number of samples
 
     @property
@@ -179,6 +180,8 @@ class TrainedModel(Subject):
             if n not in self._sampling:  # samples of this number were cut from more, which went another way
                 self.samples(n)
             costs["samples_per_second"], _ = self._sampling[n]
+        if isinstance(self.model, HasDiscriminator):
+            costs["discriminator_parameters"] = float(_trainable(self.model.discriminator))
         if isinstance(self.model, ReportsCost):
             batch = x[:CHUNK].to(self.model.device)
             with torch.no_grad():
@@ -214,7 +217,7 @@ class FailedModel(Subject):
         self.origin = origin
         self.relation = model.relation if isinstance(model, HasLikelihood) else ""
         self.solves_ode = isinstance(model, SolvesODE)
-        self.cost_names = model.cost_names if isinstance(model, ReportsCost) else ()
+        self.cost_names = _counted(model)
 
     @property
     def shown_relation(self) -> str:
@@ -271,6 +274,17 @@ class FailedModel(Subject):
 
     def costs(self, x: Tensor, n: int) -> dict[str, float]:
         raise BrokenError(self.reason)
+
+
+def _counted(model: GenerativeModel) -> tuple[str, ...]:
+    """Return what is counted of a model besides the costs that every model has."""
+    own = model.cost_names if isinstance(model, ReportsCost) else ()
+    return (*own, *(("discriminator_parameters",) if isinstance(model, HasDiscriminator) else ()))
+
+
+def _trainable(network: nn.Module) -> int:
+    """Return the number of trainable parameters."""
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
 def _enough(model: HasLikelihood, draws: int) -> int:

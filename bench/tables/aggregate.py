@@ -22,7 +22,7 @@ from bench.tables.labels import labelled
 from bench.tables.model import CHECKPOINTS, Line, Section, Table
 from bench.tables.ranking import line_order, mark_best
 
-__all__ = ["make_table"]
+__all__ = ["at_checkpoint", "make_table", "of_models", "of_one_sampling", "of_metrics", "with_external"]
 
 _CONFIGURATION = ["model_family", "model", "group", "external"]
 
@@ -59,10 +59,10 @@ def make_table(
     for row in broken.head(1).itertuples():
         raise UserError(f"run {row.run_id}: {row.metric} is {row.value} with status ok; evaluate the run again")
     if metrics:
-        frame = _of_metrics(frame, metrics)
+        frame = of_metrics(frame, metrics)
     if models:
-        frame = _of_models(frame, models)
-    frame = frame.assign(external=frame["source"].to_numpy() == "external samples")
+        frame = of_models(frame, models)
+    frame = with_external(frame)
     by_dataset = {str(dataset): rows for dataset, rows in frame.groupby("dataset", observed=True)}
     sections = [_section(dataset, by_dataset[dataset], checkpoint, sort) for dataset in sorted(by_dataset)]
     if sort:
@@ -70,7 +70,17 @@ def make_table(
     return Table(tuple(sections), checkpoint)
 
 
-def _of_metrics(frame: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+def with_external(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with a column ``external``: whether a row is of samples of others."""
+    return frame.assign(external=frame["source"].to_numpy() == "external samples")
+
+
+def of_metrics(frame: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """Return the rows of these metrics; ``fid`` keeps ``fid[mnist-cnn]`` too.
+
+    Raises:
+        UserError: No row has one of them.
+    """
     known = sorted(frame["metric"].unique())
     for name in metrics:
         if not any(name in (metric, _base(metric)) for metric in known):
@@ -78,7 +88,12 @@ def _of_metrics(frame: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     return frame[frame["metric"].isin([one for one in known if one in metrics or _base(one) in metrics])]
 
 
-def _of_models(frame: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
+def of_models(frame: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
+    """Return the rows of models whose names match one of these patterns.
+
+    Raises:
+        UserError: No row matches one of them.
+    """
     known = sorted(frame["model"].unique())
     kept = []
     for pattern in models:
@@ -104,7 +119,7 @@ def _base(metric: str) -> str:
 
 def _section(dataset: str, rows: pd.DataFrame, checkpoint: str, sort: str) -> Section:
     """Columns, lines and cells of one data set; with ``both`` each checkpoint has its own line."""
-    rows = _of_one_sampling(_at_checkpoint(rows, checkpoint)).reset_index(drop=True)
+    rows = of_one_sampling(at_checkpoint(rows, checkpoint)).reset_index(drop=True)
     placed, columns = in_columns(rows, numbered(rows, _CONFIGURATION))
     line_of_row, lines = _lines(rows, checkpoint)
     placed = placed.assign(line=line_of_row[placed["row"]], seed=rows["seed"].to_numpy()[placed["row"]])
@@ -122,7 +137,7 @@ def _section(dataset: str, rows: pd.DataFrame, checkpoint: str, sort: str) -> Se
     return Section(dataset, columns, tuple(lines[line] for line in order), cells, behind, repeated, sorted_by)
 
 
-def _at_checkpoint(rows: pd.DataFrame, checkpoint: str) -> pd.DataFrame:
+def at_checkpoint(rows: pd.DataFrame, checkpoint: str) -> pd.DataFrame:
     """The rows of one checkpoint; for a seed whose metric was not measured there, those of the other."""
     is_asked = (rows["checkpoint"] == checkpoint).to_numpy()
     if checkpoint == "both" or is_asked.all():
@@ -131,7 +146,7 @@ def _at_checkpoint(rows: pd.DataFrame, checkpoint: str) -> pd.DataFrame:
     return rows[is_asked | ~np.isin(measured, measured[is_asked])]
 
 
-def _of_one_sampling(rows: pd.DataFrame) -> pd.DataFrame:
+def of_one_sampling(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of the smallest sampling seed of each number of each run; ``bench.tables.lottery`` shows the others.
 
     Numbers of two protocols (another n, a reference) are two. A row without a value may not know its n: one that failed

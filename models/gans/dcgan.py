@@ -39,6 +39,7 @@ class DCGAN(Adversarial):
         generator_optimizer, discriminator_optimizer: Make an optimizer from the parameters.
         latent_dim: Dimension of the noise.
         width: Channels at half of the full resolution (``models.nn.dcgan``).
+        discriminator_width: The same of the discriminator; None: ``width``.
         network: ``convolutional``, ``dense``, or ``auto``: convolutional for images whose sides are even and above 4.
         objective: ``saturating``, ``non_saturating``, ``least_squares``, ``hinge`` or ``wasserstein``.
         schedule: ``fixed``: ``n_discriminator`` steps before each generator step; ``warm_up``: long rounds first, and
@@ -61,6 +62,7 @@ class DCGAN(Adversarial):
         discriminator_optimizer: OptimizerFactory,
         latent_dim: int = 100,
         width: int = 64,
+        discriminator_width: int | None = None,
         network: NetworkName = "auto",
         objective: ObjectiveName = "non_saturating",
         schedule: ScheduleName = "fixed",
@@ -69,10 +71,11 @@ class DCGAN(Adversarial):
         classes: int | None = None,
         conditional: bool = False,
     ) -> None:
-        at_least(1, latent_dim=latent_dim, width=width)
+        judging = width if discriminator_width is None else discriminator_width
+        at_least(1, latent_dim=latent_dim, width=width, discriminator_width=judging)
         shape, n_classes = tuple(shape), class_context(classes, conditional)
         generator = generator_network(shape, latent_dim + n_classes, width, levels is not None, network)
-        discriminator = discriminator_network(seen_shape(shape, packing, n_classes), width, network)
+        discriminator = discriminator_network(seen_shape(shape, packing, n_classes), judging, network)
         super().__init__(
             shape, levels, generator, discriminator, latent_dim=latent_dim, generator_optimizer=generator_optimizer,
             discriminator_optimizer=discriminator_optimizer, objective=objective, schedule=schedule,

@@ -1,0 +1,108 @@
+"""One number against another over runs: which points a panel holds, and what cannot be drawn."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers_rows import FAILED, make_row
+from PIL import Image
+
+from bench.cli.main import main
+from bench.errors import UserError
+from bench.rows.frame import to_frame
+from bench.rows.store import write_rows
+from bench.schema import Relation, ResultRow, Source
+from bench.tables.plots import Panel, Point, draw_panels, panels_of
+
+
+def runs(name: str = "r", **changes: Any) -> list[ResultRow]:
+    """Three sizes of a discriminator, two seeds each: its parameters, and a support with its interval."""
+    rows = []
+    for size in (4, 16, 400):
+        for seed in (0, 1):
+            known = f"{name}{size}-{seed}"
+            run = {
+                "run_id": known, "training_key": known, "group": f"g{size}", "seed": seed,
+                "config": json.dumps({"model.discriminator_hidden": size, "model.name": "x", "model.wide": True}),
+            }  # fmt: skip
+            rows += [
+                make_row(metric="discriminator_parameters", value=10.0 * size, extractor="", ci_low=None, ci_high=None,
+                         n_fake=None, **run),
+                make_row(metric="support[pixels]", value=100.0 * size + seed, ci_low=90.0 * size, ci_high=120.0 * size,
+                         relation=Relation.ESTIMATE, **run),
+            ]  # fmt: skip
+    return [dataclasses.replace(row, **changes) for row in rows]
+
+
+def is_picture(path: Path) -> bool:
+    with Image.open(path) as image:
+        return image.format == "PNG" and min(image.size) > 300
+
+
+def only(rows: list[ResultRow], x: str = "discriminator_parameters") -> Panel:
+    (panel,) = panels_of(to_frame(rows), x, ["support"])
+    return panel
+
+
+def test_a_point_joins_two_rows_of_one_run() -> None:
+    line = only(runs()).lines["dcgan"]
+    assert [(point.x, point.seed, point.value) for point in line] == [
+        (40, 0, 400), (40, 1, 401), (160, 0, 1600), (160, 1, 1601), (4000, 0, 40000), (4000, 1, 40001),
+    ]  # fmt: skip
+    assert line[0] == Point(40, 0, 400, 360, 480, "estimate")
+
+
+def test_the_axis_may_be_a_key_of_the_configuration() -> None:
+    assert [point.x for point in only(runs(), "model.discriminator_hidden").lines["dcgan"]] == [4, 4, 16, 16, 400, 400]
+
+
+@pytest.mark.parametrize("x", ["model.depth", "model.name", "model.wide", "nothing"])
+def test_what_no_run_has_as_a_number_is_no_axis(x: str) -> None:
+    with pytest.raises(UserError, match=f"--x {x}: no row"):
+        only(runs(), x)
+
+
+def test_runs_without_a_value_are_counted_and_not_drawn(tmp_path: Path) -> None:
+    rows = runs()
+    rows[1] = dataclasses.replace(rows[1], n_fake=None, **FAILED)
+    panel = only(rows)
+    assert panel.missing == 1
+    draw_panels([panel], tmp_path / "size.png", "discriminator_parameters")
+    assert is_picture(tmp_path / "size.png")
+
+
+def test_configurations_at_one_place_are_not_mixed() -> None:
+    with pytest.raises(UserError, match="several configurations at the same place 40"):
+        only([*runs(), *runs(group="other", training_key="o", run_id="o")[:2]])
+
+
+def test_numbers_of_other_sample_sizes_do_not_share_a_panel() -> None:
+    more = runs(training_key="o", run_id="o", n_fake=5)[1]
+    with pytest.raises(UserError, match="cannot share a panel"):
+        only([*runs(), more])
+
+
+def test_quoted_numbers_and_data_are_no_runs() -> None:
+    rows = [*runs(source=Source.QUOTED), *runs(model_family="data")]
+    with pytest.raises(UserError, match="no rows of runs"):
+        only(rows)
+
+
+def test_the_command_draws_a_panel_for_each_metric_and_data_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(tmp_path / "a.jsonl", runs())
+    counts = runs("b", dataset="grid25", metric="modes", metric_title="modes", relation=Relation.LOWER_BOUND)
+    write_rows(tmp_path / "b.jsonl", counts[1::2])
+    out = tmp_path / "size.png"
+    asked = ["plot", str(tmp_path), "--x", "model.discriminator_hidden", "--y", "support", "--y", "modes"]
+    assert main([*asked, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "on mnist5k: 6 of 6 runs have a value" in printed
+    assert "on grid25: 6 of 6 runs have a value" in printed
+    assert is_picture(out)
+    assert main([*asked, "--out", str(tmp_path / "size.pdf")]) == 2
+    assert "ends in .png" in capsys.readouterr().err
+    assert main(["plot", str(tmp_path), "--x", "seed", "--y", "modes", "--out", str(tmp_path / "a.jsonl")]) == 2
