@@ -24,8 +24,8 @@ from bench.metrics.near_duplicates import (
     local_radius,
     neighbour_rank,
     reference_radius,
-    rows_at_a_time,
 )
+from bench.metrics.pairs import rows_at_a_time
 from bench.metrics.registered import registered
 from bench.metrics.support_size import Support, renyi2_support
 from bench.schema import Relation

@@ -33,7 +33,7 @@ from scipy import linalg
 from torch import Generator, Tensor
 from torchmetrics.image.fid import _compute_fid
 
-from bench.metrics.birthday import collision_degrees
+from bench.metrics.near_duplicates import collision_degrees
 from bench.metrics.frechet import frechet_distance
 from bench.metrics.kernel_distance import cubic, kernel_distance
 from bench.metrics.manifold import manifold_scores
