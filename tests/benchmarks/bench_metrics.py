@@ -189,7 +189,7 @@ def neighbours(n: int, dim: int, name: str) -> Ratio:
 def duplicates(n: int, dim: int, dtype: torch.dtype, name: str) -> Ratio:
     """Half the rate of the products would be a ratio of 0.5. What takes minutes is timed twice and not warmed up."""
     x = features(n, dim, 1.0)
-    theirs = (f"products of all pairs", products(x.to(dtype)))
+    theirs = ("products of all pairs", products(x.to(dtype)))
     long = n > 20_000
     return measure(name, ("genbench", lambda: near_duplicates(x)), theirs, rounds=2 if long else 3, warm=not long)
 
