@@ -35,7 +35,7 @@ IN_BLOCKS = {"BLOCK": 37, "PIECE": 4000, "PAIRS": 3000}  # constants of metrics 
 # These need a model, a second data set, or points of the plane; tests/test_contract_conf.py gives them that.
 OF_MODELS = {
     "ais", "class_likelihood", "classification", "collapse", "kl_divergence", "latent", "mass_outside", "ood",
-    "reconstruction", "structure", "wasserstein",
+    "path_length", "reconstruction", "structure", "wasserstein",
 }  # fmt: skip
 
 
