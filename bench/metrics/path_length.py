@@ -12,8 +12,11 @@ and the path length is the mean squared speed at which features f of the decoded
 
 (Karras, Laine, Aila 2019, "A style-based generator architecture for generative adversarial networks", arXiv 1812.04948,
 section 4.1, with LPIPS as the squared distance and normalized codes.) It is small where the decoder changes evenly, and
-large where examples jump between modes. For :math:`G(z) = A z + b` and entries as features it is :math:`\|A\|_F^2\, (2 -
-2 \cos(\pi \varepsilon / 2)) / \varepsilon^2`, about 2.47 times the total variance of the samples.
+large where examples jump between modes. For :math:`G(z) = A z + b` and entries as features it is
+
+.. math:: \|A\|_F^2\, (2 - 2 \cos(\pi \varepsilon / 2)) / \varepsilon^2
+
+which is about 2.47 times the total variance of the samples.
 """
 
 import math
