@@ -1,10 +1,11 @@
-"""Command lines made at random: none may end in a traceback, hang, or write outside its working folder.
+"""Command lines and files made at random: none may end in a traceback, hang, or write outside its working folder.
 
-    python tests/benchmarks/bench_fuzz.py --lines 10000 --processes 200 --out results/benchmarks/fuzz.csv
+    python tests/benchmarks/bench_fuzz.py --lines 10000 --processes 200 --files 10000 --out results/benchmarks/fuzz.csv
 
 Lines are drawn from a grammar of commands and then mutated; line i depends on the seed and on i alone. In this process
 everything is composed and checked, and only the training of what would run is left out. Whole processes get lines that
-name no runnable model, so that none of them trains.
+name no runnable model, so that none of them trains. Files are those of ``hostile.py``, read as ``genbench evaluate``
+reads them, by a process without privileges where this one has them. A kind of which 0 are asked for keeps its row.
 """
 
 import argparse
@@ -290,12 +291,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lines", type=int, default=10_000)
     parser.add_argument("--processes", type=int, default=200)
+    parser.add_argument("--files", type=int, default=10_000)
+    parser.add_argument("--read", nargs=2, type=int, metavar=("COUNT", "SEED"), help="files, in this process")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    rows = []
+    if given.read:
+        return read_files(*given.read)
+    rows: list[tuple[object, ...]] = []
+    if given.files:
+        start = time.perf_counter()
+        rows.append(
+            ("files", given.seed, given.files, files(given.files, given.seed), round(time.perf_counter() - start))
+        )
+        print(*rows[-1], flush=True)
     for what, count, check in (("in process", given.lines, check_line), ("processes", given.processes, check_process)):
+        if not count:
+            continue
         failures, start = 0, time.perf_counter()
         with tempfile.TemporaryDirectory() as top:
             for index in range(count):
@@ -309,9 +322,51 @@ def main() -> int:
         rows.append((what, given.seed, count, failures, round(time.perf_counter() - start)))
         print(*rows[-1], flush=True)
     if given.out is not None:
-        with given.out.open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([("kind", "seed", "lines", "failures", "seconds"), *rows])
+        write(given.out, rows)
     return 1 if any(row[3] for row in rows) else 0
+
+
+def write(path: Path, rows: list[tuple[object, ...]]) -> None:
+    """Write rows, and keep those of other kinds."""
+    kept: list[list[str]] = []
+    if path.exists():
+        with path.open(newline="") as file:
+            kept = [line for line in list(csv.reader(file))[1:] if line[0] not in {row[0] for row in rows}]
+    with path.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(
+            [("kind", "seed", "lines", "failures", "seconds"), *kept, *rows]
+        )
+
+
+def files(count: int, seed: int) -> int:
+    """How many files fail, read by a process of its own: as an ordinary user, whom permissions hold."""
+    who = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
+    with tempfile.TemporaryDirectory() as home:
+        if who:
+            os.chown(home, 65534, 65534)
+        command = [sys.executable, "-B", str(Path(__file__).resolve()), "--read", str(count), str(seed)]
+        done = subprocess.run(
+            command, cwd=home, env={**os.environ, "HOME": home, "TMPDIR": home}, text=True, stdout=subprocess.PIPE,
+            check=False, **who,  # type: ignore[call-overload]
+        )  # fmt: skip
+    print(done.stdout, end="", flush=True)
+    failures = done.stdout.rpartition("failures: ")[2].strip()
+    return int(failures) if done.returncode == 0 and failures.isdigit() else count
+
+
+def read_files(count: int, seed: int) -> int:
+    """Read files in this process, in a folder of its own, and print those that fail and how many do."""
+    from hostile import check_file, write_file
+
+    failures = 0
+    for index in range(count):
+        with tempfile.TemporaryDirectory(dir=".") as folder:
+            wrong = check_file(write_file(index, Path(folder).resolve(), seed))
+        if wrong:
+            failures += 1
+            print(f"file {index}: {wrong}", flush=True)
+    print(f"failures: {failures}")
+    return 0
 
 
 if __name__ == "__main__":
