@@ -5,7 +5,7 @@
 Lines are drawn from a grammar of commands and then mutated; line i depends on the seed and on i alone. In this process
 everything is composed and checked, and only the training of what would run is left out. Whole processes get lines that
 name no runnable model, so that none of them trains. Files are those of ``hostile.py``, read as ``genbench evaluate``
-reads them, by a process without privileges where this one has them. A kind of which 0 are asked for keeps its row.
+reads them, by an ordinary user. A kind of which 0 are asked for keeps its row.
 """
 
 import argparse
@@ -26,6 +26,8 @@ from unittest import mock
 
 __all__ = ["check_line", "line_of"]
 
+NOBODY = 65534
+READERS = 4  # processes that read files
 SECONDS = 30  # of processor time, after which a line counts as hanging
 MODELS = [
     "gaussian",
@@ -292,7 +294,7 @@ def main() -> int:
     parser.add_argument("--lines", type=int, default=10_000)
     parser.add_argument("--processes", type=int, default=200)
     parser.add_argument("--files", type=int, default=10_000)
-    parser.add_argument("--read", nargs=2, type=int, metavar=("COUNT", "SEED"), help="files, in this process")
+    parser.add_argument("--read", nargs=3, type=int, metavar=("FIRST", "COUNT", "SEED"), help="every fourth file")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
@@ -339,34 +341,52 @@ def write(path: Path, rows: list[tuple[object, ...]]) -> None:
 
 
 def files(count: int, seed: int) -> int:
-    """How many files fail, read by a process of its own: as an ordinary user, whom permissions hold."""
-    who = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
-    with tempfile.TemporaryDirectory() as home:
-        if who:
-            os.chown(home, 65534, 65534)
-        command = [sys.executable, "-B", str(Path(__file__).resolve()), "--read", str(count), str(seed)]
-        done = subprocess.run(
-            command, cwd=home, env={**os.environ, "HOME": home, "TMPDIR": home}, text=True, stdout=subprocess.PIPE,
-            check=False, **who,  # type: ignore[call-overload]
-        )  # fmt: skip
-    print(done.stdout, end="", flush=True)
-    failures = done.stdout.rpartition("failures: ")[2].strip()
-    return int(failures) if done.returncode == 0 and failures.isdigit() else count
+    """How many files fail, read by processes of their own, each in a folder of its own."""
+    with contextlib.ExitStack() as held:
+        started = []
+        for first in range(READERS):
+            home = held.enter_context(tempfile.TemporaryDirectory())
+            command = [sys.executable, "-B", str(Path(__file__).resolve()), "--read", str(first), str(count), str(seed)]
+            environment = {**os.environ, "HOME": home, "TMPDIR": home}
+            started.append(subprocess.Popen(command, cwd=home, env=environment, text=True, stdout=subprocess.PIPE))
+        failures = 0
+        for first, process in enumerate(started):
+            out, _ = process.communicate()
+            print(out, end="", flush=True)
+            said = out.rpartition("failures: ")[2].strip()
+            whole = process.returncode == 0 and said.isdigit()
+            failures += int(said) if whole else len(range(first, count, READERS))
+    return failures
 
 
-def read_files(count: int, seed: int) -> int:
-    """Read files in this process, in a folder of its own, and print those that fail and how many do."""
-    from hostile import check_file, write_file
+def read_files(first: int, count: int, seed: int) -> int:
+    """Read every fourth file in this process, in the working folder, and print which fail and how many do.
 
+    A superuser becomes nobody first, whom permissions hold. What is imported when it is needed is imported before, by
+    some files of another seed, as nobody may be unable to read it.
+    """
+    if os.geteuid() == 0:
+        for index in range(200):
+            read_file(index, seed + 1)
+        os.chown(".", NOBODY, NOBODY)
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
     failures = 0
-    for index in range(count):
-        with tempfile.TemporaryDirectory(dir=".") as folder:
-            wrong = check_file(write_file(index, Path(folder).resolve(), seed))
+    for index in range(first, count, READERS):
+        wrong = read_file(index, seed)
         if wrong:
             failures += 1
             print(f"file {index}: {wrong}", flush=True)
     print(f"failures: {failures}")
     return 0
+
+
+def read_file(index: int, seed: int) -> str:
+    from hostile import check_file, write_file
+
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        return check_file(write_file(index, Path(folder).resolve(), seed))
 
 
 if __name__ == "__main__":
