@@ -76,7 +76,9 @@ def test_metrics_make_what_they_announce(name: str, tmp_path: Path, monkeypatch:
     # Every metric applies to a flow on labelled pictures, but those of a posterior, a decoder, classes, the plane.
     plane = name in ("kl_divergence", "wasserstein")
     of_classes = dict.fromkeys(("class_likelihood", "classification"), "realnvp_conditional")
-    model_name = {"latent": "vae_conv", "ais": "vae", **of_classes}.get(name, "linear" if plane else "realnvp_small")
+    model_name = {"latent": "vae_conv", "ais": "vae", "path_length": "vae", **of_classes}.get(
+        name, "linear" if plane else "realnvp_small"
+    )
     other = ["metric.ood.data=mnist5k"] if name == "ood" else []
     few = [f"metric.ais.{size}" for size in ("temperatures=2", "most_temperatures=4")] if name == "ais" else []
     few += ["metric.kl_divergence.points=64"] if name == "kl_divergence" else []

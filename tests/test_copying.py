@@ -32,6 +32,35 @@ def test_the_nearest_by_enumeration() -> None:
     assert torch.equal(own.index, every.argmin(1))
 
 
+def apart(x: Tensor, y: Tensor) -> Tensor:
+    return torch.stack([(row.double() - y.double()).norm(dim=1) for row in x])
+
+
+CLOSE = {
+    "mean 1e3": lambda x, y: (x.float() + 1e3, y.float() + 1e3),
+    "tiny differences": lambda x, y: (1 + 1e-9 * x, 1 + 1e-9 * y),
+    "identical rows": lambda x, y: (x[:1].expand(len(x), -1), x[:1].expand(len(y), -1)),
+    "two clusters far apart": lambda x, y: (x + 1e4 * (x[:, :1] > 0), y + 1e4 * (y[:, :1] > 0)),
+    "one far outlier": lambda x, y: (torch.cat([x, 1e25 * x[:1]]), torch.cat([y, 1e20 * y[:1]])),
+    "a far query": lambda x, y: (torch.cat([x, 1e25 * x[:1]]), y),
+    "integers": lambda x, y: ((20 * x).round().to(torch.uint8), (20 * y).round().to(torch.uint8)),
+    "small numbers": lambda x, y: (1e-30 * x, torch.cat([1e-30 * y, y[:2]])),
+}
+
+
+@pytest.mark.parametrize("kind", CLOSE)
+def test_the_nearest_are_those_of_float64(kind: str) -> None:
+    x, reference = CLOSE[kind](randn(150, 6, seed=6), randn(700, 6, seed=7))
+    found, every = nearest(x, reference), apart(x, reference)
+    assert torch.allclose(found.distance, every.min(1).values, rtol=1e-12, atol=0)
+    assert torch.equal(found.index, every.argmin(1)) or kind in ("tiny differences", "one far outlier")
+    itself = torch.arange(len(reference) - 100, len(reference))
+    found = nearest(reference[itself], reference, itself=itself)
+    every = apart(reference[itself], reference)
+    every[torch.arange(100), itself] = math.inf
+    assert torch.allclose(found.distance, every.min(1).values, rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
 def test_planted_copies_are_counted(share: float) -> None:
     n = int(400 * share)

@@ -128,7 +128,7 @@ def test_standard_errors_are_those_of_fresh_examples(shift: float) -> None:
         errors.append([math.hypot(getattr(of_real, name), getattr(of_fake, name)) for name in NAMES])
     spread, error = torch.tensor(whole).std(0), torch.tensor(errors).square().mean(0).sqrt()
     for name, a, b in zip(NAMES, spread.tolist(), error.tolist(), strict=True):
-        assert 0.7 < b / a < 1.6 or name.startswith("clipped"), (name, a, b)
+        assert 0.7 < b / a < (2.5 if name == "clipped_density" else 1.35), (name, a, b)
 
 
 def test_identical_constant_and_few() -> None:

@@ -26,8 +26,8 @@ from bench.metrics.near_duplicates import (
     local_radius,
     neighbour_rank,
     reference_radius,
-    rows_at_a_time,
 )
+from bench.metrics.pairs import rows_at_a_time
 from bench.metrics.registered import registered, registered_shape
 from bench.metrics.support_size import Support, renyi2_support
 from bench.metrics.turned import TRIED, Pairs, closest_up_to_a_turn, joined, spread_of_turns, turned_at_random

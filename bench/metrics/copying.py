@@ -28,7 +28,7 @@ from bench.errors import BrokenError
 from bench.features.base import Recipe
 from bench.metrics.base import Metric
 from bench.metrics.intervals import measured, proportion_error, wilson_interval
-from bench.metrics.pairs import blocks, squared_distances
+from bench.metrics.pairs import Cloud, blocks, exact_squared_distances, frame_of, lower_bounds, squared_distances
 from bench.metrics.two_sets import two_sets
 from bench.schema import Estimate, MetricInfo
 from bench.subjects.examples import Examples
@@ -36,6 +36,8 @@ from bench.subjects.examples import Examples
 __all__ = ["Copying", "Nearest", "authentic", "copies", "copying_statistic", "nearest"]
 
 QUANTILE = 0.01
+QUERIES = 2**24
+"""Pairs at once."""
 
 
 @dataclass(frozen=True)
@@ -47,24 +49,54 @@ class Nearest:
 
 
 def nearest(x: Tensor, reference: Tensor, itself: Tensor | None = None) -> Nearest:
-    """Find the nearest of ``(M, D)`` for each of ``(N, D)``, in float64.
+    """Find the nearest of ``(M, D)`` for each of ``(N, D)``.
+
+    Distances are bounded in float32, and computed from differences in float64 where the bounds leave a choice; of
+    several at the same distance the first is taken. Where the bounds leave very many, all are computed in float64.
 
     Arguments:
         itself: Which of the reference each of x is, ``(N,)``: it is not its own neighbour. Equal examples are.
     """
-    reference = reference.double()
-    centre = reference.mean(0)
-    reference = reference - centre
-    index, distance = torch.empty(len(x), dtype=torch.long), reference.new_empty(len(x))
-    for rows, part in blocks(x, len(reference)):
-        part = part.double() - centre
-        squared = squared_distances(part, reference)
+    frame = frame_of(reference)
+    references, queries = (Cloud.about(frame.centre, frame.unit, side) for side in (reference, x))
+    index = torch.empty(len(x), dtype=torch.long, device=x.device)
+    squared = torch.empty(len(x), dtype=torch.float64, device=x.device)
+    for rows, part in blocks(x, len(reference), QUERIES):
+        own = None if itself is None else itself[rows]
+        lower = lower_bounds(queries, references, rows, slice(0, len(reference)))  # (b, M)
+        if own is not None:
+            lower[torch.arange(len(own)), own] = math.inf
+        least = (lower + (2 * references.doubt).float()).min(1).values + (2 * queries.doubt[rows]).float()
+        near = ~(lower > least[:, None] * (1 + 2.0**-20))  # what overflows is not excluded
+        if near.count_nonzero() > len(part) * max(4, len(reference) // 128):
+            index[rows] = _nearest_by_products(part, reference, frame.centre, own)
+            squared[rows] = exact_squared_distances(queries, _numbers(rows, x), references, index[rows])
+            continue
+        i, j = near.nonzero(as_tuple=True)
+        exact = exact_squared_distances(queries, i + rows.start, references, j)
+        squared[rows] = squared[rows].fill_(math.inf).scatter_reduce(0, i, exact, "amin")
+        first = exact == squared[rows][i]
+        index[rows] = index[rows].fill_(len(reference)).scatter_reduce(0, i[first], j[first], "amin")
+    return Nearest(index, squared.sqrt() * queries.unit)
+
+
+def _numbers(rows: slice, x: Tensor) -> Tensor:
+    return torch.arange(rows.start, rows.stop, device=x.device)
+
+
+def _nearest_by_products(x: Tensor, reference: Tensor, centre: Tensor, itself: Tensor | None) -> Tensor:
+    """Which of ``(M, D)`` is nearest to each of ``(N, D)``, ``(N,)``, by inner products about a centre in float64."""
+    x = x.double() - centre
+    least, index = x.new_full((len(x),), math.inf), torch.zeros(len(x), dtype=torch.long, device=x.device)
+    for columns, part in blocks(reference, len(x)):
+        squared = squared_distances(x, part.double() - centre)
         if itself is not None:
-            squared[torch.arange(len(part)), itself[rows]] = math.inf
-        index[rows] = squared.argmin(1)
-        # Again without cancellation: a copy is at distance 0, not at the rounding error of large squares.
-        distance[rows] = (part - reference[index[rows]]).norm(dim=1)
-    return Nearest(index, distance)
+            here = ((itself >= columns.start) & (itself < columns.stop)).nonzero()[:, 0]
+            squared[here, itself[here] - columns.start] = math.inf
+        values, places = squared.min(1)
+        index = torch.where(values < least, places + columns.start, index)
+        least = torch.minimum(least, values)
+    return index
 
 
 def authentic(samples: Nearest, train: Tensor) -> Tensor:

@@ -36,8 +36,7 @@ the values are those of float64. No N x M matrix is held in memory.
 
 import functools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import astuple, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -55,8 +54,8 @@ from bench.subjects.examples import Examples
 
 __all__ = ["Manifold", "ManifoldScores", "clipped_coverage", "manifold_scores"]
 
-HALVES = 20
-"""Random halves of a side from which the standard errors are estimated."""
+SPLITS = 10
+"""Random splits of either side into halves, from which the standard errors are estimated."""
 LEAST = 40
 """Examples that a side must have, so that half of them say something."""
 ROWS = 64
@@ -83,13 +82,20 @@ def manifold_scores(
 ) -> tuple[ManifoldScores, ManifoldScores, ManifoldScores]:
     r"""Return the scores of features ``(N, D)`` and ``(M, D)``, and their standard errors due to real and due to fake.
 
-    The error due to a side is the standard deviation of the scores over V = 20 random halves of it, with the other side
-    whole: half of a set without replacement varies about the whole as the whole does about the truth. A jackknife that
-    leaves out few examples would be up to 1.7 times too large, because scores are no smooth functions of them.
+    Either side is split into halves at random, ten times. Balls around half of the examples reach half of the others,
+    so a ball holds as many samples as before, and the scores :math:`T_{ab}` of half a of the real examples and half b
+    of the samples are those of a measurement with half as many. The halves of a side are independent, so
+
+    .. math:: \tfrac14 E\Big[\Big(\frac{T_{11} + T_{12} - T_{21} - T_{22}}2\Big)^2\Big], \qquad
+              \tfrac14 E\Big[\Big(\frac{T_{11} - T_{12} + T_{21} - T_{22}}2\Big)^2\Big]
+
+    are the variance due to real and that due to fake, of which each has half of what belongs to both. Their sum is half
+    of the variance of the scores of halves, and that of the whole if variances fall as one over the number of examples.
+    It needs no smooth scores. A jackknife that leaves out few examples would be up to 1.7 times too large.
 
     Arguments:
         k: Which nearest neighbour the radii reach.
-        generator: Of the halves; None: seed 0.
+        generator: Of the splits; None: seed 0.
 
     Raises:
         ValueError: A side has fewer than max(40, 4 k) examples.
@@ -100,10 +106,20 @@ def manifold_scores(
     generator = Generator().manual_seed(0) if generator is None else generator
     x, y = (_Side.of(side, k, generator) for side in clouds(real, fake))
     tally = _tally(x, y, k)
-    of_real = _spread([tally.scores(v, 0) for v in range(1, 1 + HALVES)])
-    of_fake = _spread([tally.scores(0, w) for w in range(1, 1 + HALVES)])
+    crossed = [[[tally.scores(v, half) for half in range(2)] for v in pair] for pair in _pairs()]
+    t = torch.tensor([[[astuple(scores) for scores in side] for side in split] for split in crossed]).double()
+    of_real, of_fake = (_root_mean_square(t.mean(side).diff(dim=1)[:, 0] / 2) for side in (2, 1))  # (SPLITS, 6)
     whole = tally.scores(0, 0)
     return replace(whole, clipped_density=min(1.0, whole.clipped_density)), of_real, of_fake
+
+
+def _pairs() -> list[tuple[int, int]]:
+    """The numbers of the versions that are the two halves of each split."""
+    return [(1 + 2 * split, 2 + 2 * split) for split in range(SPLITS)]
+
+
+def _root_mean_square(values: Tensor) -> ManifoldScores:
+    return ManifoldScores(*values.square().mean(0).sqrt().tolist())
 
 
 def least_examples(k: int) -> int:
@@ -139,7 +155,7 @@ def _expected_shares(n: int, m: int, k: int) -> "np.ndarray[Any, np.dtype[np.flo
 
 @dataclass(frozen=True)
 class _Side:
-    """One set of features. Versions ``v`` are the whole set (0) and random halves of it.
+    """One set of features. Versions ``v`` are the whole set (0) and its halves, 2 s + 1 and 2 s + 2 of split s.
 
     Of the whole set, radii are exact. The halves serve for errors alone and keep the rounding of float32.
 
@@ -160,9 +176,10 @@ class _Side:
     @classmethod
     def of(cls, x: Cloud, k: int, generator: Generator) -> "_Side":
         n = len(x.x)
-        kept = torch.ones(1 + HALVES, n, dtype=torch.bool)
-        for half in kept[1:]:
-            half[torch.randperm(n, generator=generator)[n // 2 :]] = False
+        kept = torch.ones(1 + 2 * SPLITS, n, dtype=torch.bool)
+        for one, other in _pairs():
+            kept[one, torch.randperm(n, generator=generator)[n // 2 :]] = False
+            kept[other] = ~kept[one]
         kept = kept.to(x.x.device)
         more = min(n - 1, 6 * k + 30)  # of so many neighbours, half are left in a half, and at least k
         near, doubt, index = _neighbours(x, k, more)
@@ -217,8 +234,7 @@ class _Tally:
         x, y: Real examples and samples.
         k: As in ``manifold_scores``.
         balls, clipped: ``(V, M)``: in how many balls of v a sample lies, and in how many clipped ones.
-        held: ``(V, N)``: samples in each ball of v.
-        held_of: ``(W, N)``: samples of w in each ball of all x.
+        held: ``(V, 2, N)``: samples in each ball of v, of either half of y in the same split; of the whole x, of all y.
         recalled: ``(W, N)`` bool: whether a real example lies in a ball of w.
     """
 
@@ -228,14 +244,14 @@ class _Tally:
     balls: Tensor
     clipped: Tensor
     held: Tensor
-    held_of: Tensor
     recalled: Tensor
 
-    def scores(self, v: int, w: int) -> ManifoldScores:
-        """Of version v of x and version w of y, one of which is the whole. Clipped density may exceed 1 here."""
+    def scores(self, v: int, half: int) -> ManifoldScores:
+        """Of the whole of both, or of version v of x and a half of y. Clipped density may exceed 1 here."""
+        w = 0 if v == 0 else _pairs()[(v - 1) // 2][half]
         real, fake = self.x.kept[v], self.y.kept[w]
         balls, clipped = self.balls[v][fake].double(), self.clipped[v][fake].double()
-        held = (self.held[v] if w == 0 else self.held_of[w])[real].double()
+        held = self.held[v, half][real].double()
         own = (self.x.crowd[v][real].double() / self.k).clamp(max=1).mean().item()
         share = (clipped / self.k).clamp(max=1).mean().item()
         c = (held / self.k).clamp(max=1).mean().item()
@@ -251,9 +267,9 @@ class _Tally:
 
 def _tally(x: _Side, y: _Side, k: int) -> _Tally:
     n, m = len(x.x.x), len(y.x.x)
-    balls, clipped = torch.zeros(2, 1 + HALVES, m, dtype=torch.long, device=x.kept.device)
-    held, held_of = torch.zeros(2, 1 + HALVES, n, dtype=torch.long, device=x.kept.device)
-    tally = _Tally(x, y, k, balls, clipped, held, held_of, torch.zeros_like(x.kept))
+    balls, clipped = torch.zeros(2, len(x.kept), m, dtype=torch.long, device=x.kept.device)
+    held = torch.zeros(len(x.kept), 2, n, dtype=torch.long, device=x.kept.device)
+    tally = _Tally(x, y, k, balls, clipped, held, torch.zeros_like(x.kept))
     reach = x.radius.max(0).values.float()
     for rows, part in blocks(y.x.rough, n):
         lower = lower_bounds(y.x, x.x, rows, slice(0, n))  # (b, N)
@@ -269,12 +285,14 @@ def _count(tally: _Tally, lower: Tensor, rows: slice, reach: Tensor) -> None:
     j, i = (lower <= reach).nonzero(as_tuple=True)
     if len(j) > 0:
         d, kept = _distances(x, y, lower, rows, j, i, (x.radius[0, i], x.clipped[0, i])), y.kept[:, rows]
-        for v in range(1 + HALVES):
+        first = [kept[0], *(kept[one] for one, _ in _pairs() for _ in range(2))]  # half 0 of y beside each version
+        for v, half in enumerate(first):
             inside = d <= x.radius[v, i]
             tally.balls[v, rows] = torch.bincount(j[inside], minlength=len(lower))
             tally.clipped[v, rows] = torch.bincount(j[d <= x.clipped[v, i]], minlength=len(lower))
-            tally.held[v] += torch.bincount(i[inside], minlength=n)
-            tally.held_of[v] += torch.bincount(i[(d <= x.radius[0, i]) & kept[v, j]], minlength=n)
+            of_first = half[j]
+            tally.held[v, 0] += torch.bincount(i[inside & of_first], minlength=n)
+            tally.held[v, 1] += torch.bincount(i[inside & ~of_first], minlength=n)
     # Real examples that are recalled in every version need no further look.
     left = (~tally.recalled.all(0)).nonzero()[:, 0]
     radius = y.radius[:, rows]
@@ -282,7 +300,7 @@ def _count(tally: _Tally, lower: Tensor, rows: slice, reach: Tensor) -> None:
     if len(j) > 0:
         i = left[i]
         d = _distances(x, y, lower, rows, j, i, (radius[0, j],))
-        for w in range(1 + HALVES):
+        for w in range(len(y.kept)):
             tally.recalled[w, i[d <= radius[w, j]]] = True
 
 
@@ -297,22 +315,12 @@ def _distances(
     return d
 
 
-def _spread(halves: Sequence[ManifoldScores]) -> ManifoldScores:
-    """The standard deviation of each score."""
-    values = torch.tensor([[getattr(half, name) for name in NAMES] for half in halves], dtype=torch.float64)
-    return ManifoldScores(*values.std(0).tolist())
-
-
 class Manifold(Metric):
     """Computes the six scores between the test split and the subject's samples, by name ``precision[<features>]`` ...
 
     None is ranked: each can be raised by a model that is worse. Samples that crowd at the centre of the data (blurred,
-    averaged, all alike) lie in many balls: clipped density and clipped coverage of them are 1.
-
-    In simulation the intervals of precision, density and clipped coverage cover about 95 %; those of recall 98 %, and
-    those of coverage and of clipped density near 1 up to 99.8 %, because half of one side beside the whole of the other
-    changes how many samples a ball holds. So the real side's part of coverage's error is only half of the truth, and
-    the samples' part is too large.
+    averaged, all alike) lie in many balls: clipped density and clipped coverage of them are 1. The error of clipped
+    density is that of the number before it is clipped to 1, so it is too large near 1.
 
     Arguments:
         features: Recipe of the features.

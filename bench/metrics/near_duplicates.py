@@ -1,7 +1,9 @@
 """Search all pairs of a batch for near-duplicates, with distances that are scaled by the local radius.
 
-Distances are computed in float64 from inner products about the batch's median, in blocks, so that memory grows with N
-and not with N^2. Pairs within rounding error of a limit are compared again by their differences.
+Inner products about the batch's median are computed in blocks, so that memory grows with N and not with N^2. The
+search bounds distances in float32, and compares what may lie below its limit again in float64, by differences. Where
+that is more than a small part of a block, because clusters lie far apart or very many pairs coincide, the block is
+computed in float64. So the results are those of float64 always.
 """
 
 import math
@@ -13,6 +15,8 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from bench.metrics.pairs import Cloud, Frame, exact_squared_distances, frame_of, lower_bounds, rows_at_a_time
+
 __all__ = [
     "as_contrasted",
     "closest_distances",
@@ -23,11 +27,10 @@ __all__ = [
     "local_radius",
     "neighbour_rank",
     "reference_radius",
-    "rows_at_a_time",
 ]
 
 BLOCK = 1024  # rows at a time; gives 8 MB of distances
-PIECE = 2**20  # float64 numbers at a time; 8 MB
+FEW = 1 / 128  # of a block's pairs; differences of more cost about as much as its products in float64
 ROUNDING = 64 * torch.finfo(torch.float64).eps  # error of squared distances, relative to the squared norms
 
 
@@ -61,7 +64,7 @@ def reference_radius(
         itself: Whether ``x`` is the beginning of ``reference[order]``. Then no example counts as its own neighbour.
         gain, offset: ``gain * x + offset`` is compared in place of x. The distance is returned in units of x.
     """
-    frame = _frame(reference)
+    frame = frame_of(reference)
     moved = _moved(x, (frame.centre - offset) / gain, frame.unit / gain)
     squares = _squares(moved)  # (s,)
     nearest = torch.full((len(x), k), math.inf, dtype=torch.float64)
@@ -88,7 +91,7 @@ def local_radius(x: Tensor, near: float, candidate_radius: Tensor, k: int, among
         among: Only the first so many of x count as neighbours; None: all.
     """
     among = len(x) if among is None else among
-    frame = _frame(x)
+    frame = frame_of(x)
     moved = _moved(x, frame.centre, frame.unit)
     squares = _squares(moved)  # (N,)
     candidates = near * candidate_radius / frame.unit
@@ -110,8 +113,7 @@ def collision_degrees(x: Tensor, radius: Tensor, threshold: float) -> Tensor:
     r"""Return the number of other examples that each example coincides with: ``(N,)`` int64. Their sum is 2 C.
 
     A pair coincides if :math:`\|x_i - x_j\| \le t \sqrt{r_i r_j}`, so exact copies always coincide. C is the number of
-    such pairs. Distances come from inner products; pairs within rounding error of the threshold are compared again by
-    their differences. The N x N distances are computed in blocks.
+    such pairs.
 
     Arguments:
         x: Examples ``(N, F)``, any dtype.
@@ -119,9 +121,8 @@ def collision_degrees(x: Tensor, radius: Tensor, threshold: float) -> Tensor:
         threshold: t >= 0.
     """
     degrees = torch.zeros(len(x), dtype=torch.int64)
-    for row, column, found in _coinciding(x, radius, threshold):
-        degrees[row : row + BLOCK] += found.sum(dim=1)
-        degrees[column : column + BLOCK] += found.sum(dim=0)
+    for i, j in _coinciding(x, radius, threshold):
+        degrees += torch.bincount(torch.cat([i, j]), minlength=len(x))
     return degrees
 
 
@@ -132,12 +133,11 @@ def duplicate_groups(x: Tensor, radius: Tensor, threshold: float) -> Tensor:
         x, radius, threshold: As for ``collision_degrees``.
     """
     group = torch.arange(len(x))
-    for row, column, found in _coinciding(x, radius, threshold):
-        i, j = found.nonzero().unbind(dim=1)
+    for i, j in _coinciding(x, radius, threshold):
         if len(i) > 0:
             # The groups so far are stars: each example and the first one of its group.
             first = torch.full_like(group, len(x)).scatter_reduce_(0, group, torch.arange(len(x)), "amin")[group]
-            ends = (torch.cat([i + row, torch.arange(len(x))]), torch.cat([j + column, first]))
+            ends = (torch.cat([i, torch.arange(len(x))]), torch.cat([j, first]))
             graph = sparse.coo_array((np.ones(len(ends[0]), bool), ends), shape=(len(x), len(x)))
             group = torch.from_numpy(sparse.csgraph.connected_components(graph, directed=False)[1]).long()
     return group
@@ -165,50 +165,21 @@ def closest_pairs(x: Tensor, radius: Tensor, m: int) -> tuple[Tensor, Tensor, Te
     Returns:
         i, j, distance: ``(m,)`` int64, int64 and float64.
     """
-    frame = _frame(x)
-    inverse = frame.unit / radius  # (N,)
+    search = _Search.of(x)
+    inverse = search.frame.unit / radius  # (N,)
     best_i, best_j = torch.zeros((2, 0), dtype=torch.int64)
     best = torch.zeros(0, dtype=torch.float64)
-    for row, column, distance, rounding in _pairs(x, frame):
-        scale = torch.outer(inverse[row : row + BLOCK], inverse[column : column + BLOCK])
-        # Compute exactly only the pairs that can be among the best within the rounding error.
-        worst = ((distance + rounding) * scale).flatten().topk(min(m, scale.numel()), largest=False).values[-1]
-        bound = min(best[-1].item() if len(best) == m else math.inf, worst.item() if scale.numel() >= m else math.inf)
-        i, j = (((distance - rounding) * scale <= bound * (1 + 1e-5)) & distance.isfinite()).nonzero().unbind(dim=1)
-        exact = _exact(x, i + row, j + column, frame) * inverse[i + row] * inverse[j + column]
-        best_i, best_j = torch.cat([best_i, i + row]), torch.cat([best_j, j + column])
-        best = torch.cat([best, exact])
+    for rows, columns in _blocks(len(x)):
+        bound = best[-1].item() if len(best) == m else math.inf
+        near = search.candidates(rows, columns, math.sqrt(bound) / inverse) if bound < math.inf else None
+        i, j = _closest(search, rows, columns, inverse, m, bound) if near is None else near
+        exact = search.exact(i, j) * inverse[i] * inverse[j]
+        best_i, best_j, best = torch.cat([best_i, i]), torch.cat([best_j, j]), torch.cat([best, exact])
         best, order = best.sort(stable=True)
         best_i, best_j, best = best_i[order[:m]], best_j[order[:m]], best[:m]
         if len(best) == m and best[-1] == 0:
             break  # m exact copies; none is closer
     return best_i, best_j, best.sqrt()
-
-
-def rows_at_a_time(x: Tensor) -> int:
-    """Return how many rows of ``x`` to convert to float64 at a time, because a whole split could take gigabytes."""
-    return max(1, PIECE // x.shape[1])
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """Where a batch lies, ``(F,)`` float64, and a power of two about as large as it is: to divide by it rounds nothing.
-
-    Both are medians, so that no single example moves them far: near all others little is lost to rounding.
-    """
-
-    centre: Tensor
-    unit: float
-
-
-def _frame(x: Tensor) -> _Frame:
-    """Return the median of each coordinate, and the median of the distances from it that are not 0 (or 1)."""
-    width = max(1, PIECE // len(x))
-    centre = torch.cat([columns.double().median(dim=0).values for columns in x.split(width, dim=1)])
-    distance = torch.cat([(piece.double() - centre).norm(dim=1) for piece in x.split(rows_at_a_time(x))])
-    distance = distance[distance > 0]
-    spread = distance.median().item() if len(distance) > 0 else 1.0
-    return _Frame(centre, math.ldexp(0.5, math.frexp(spread)[1]) if math.isfinite(spread) else math.inf)
 
 
 def as_contrasted(x: Tensor, reference: Tensor) -> tuple[float, float]:
@@ -252,39 +223,95 @@ def _smallest(nearest: Tensor, distance: Tensor) -> Tensor:
     return torch.cat([nearest, distance], dim=1).topk(nearest.shape[1], largest=False).values
 
 
-def _pairs(x: Tensor, frame: _Frame) -> Iterator[tuple[int, int, Tensor, Tensor]]:
-    """Yield all pairs i < j in blocks.
+def _blocks(n: int) -> Iterator[tuple[slice, slice]]:
+    """Yield rows and columns of the blocks that hold all pairs i < j of n examples."""
+    for row in range(0, n, BLOCK):
+        for column in range(row, n, BLOCK):
+            yield slice(row, min(row + BLOCK, n)), slice(column, min(column + BLOCK, n))
 
-    Each block is its first row, its first column, the squared distances in units of ``frame.unit`` (infinite for i >=
-    j) and the bound on their rounding errors.
+
+@dataclass(frozen=True)
+class _Search:
+    """The pairs i < j of a batch, block by block. All squared distances are in units of ``frame.unit``.
+
+    Attributes:
+        frame: Where the batch lies.
+        cloud: The batch about that, in float32.
     """
-    moved = _moved(x, frame.centre, frame.unit)
-    squares = _squares(moved)  # (N,)
-    for row in range(0, len(x), BLOCK):
-        rows = slice(row, row + BLOCK)
-        for column in range(row, len(x), BLOCK):
-            columns = slice(column, column + BLOCK)
-            distance = _squared(moved[rows], squares[rows], moved[columns], squares[columns])
-            if column == row:
-                distance.masked_fill_(torch.ones_like(distance, dtype=torch.bool).tril(), math.inf)
-            yield row, column, distance, ROUNDING * (squares[rows, None] + squares[columns])
+
+    frame: Frame
+    cloud: Cloud
+
+    @classmethod
+    def of(cls, x: Tensor) -> "_Search":
+        frame = frame_of(x)
+        return cls(frame, Cloud.about(frame.centre, frame.unit, x))
+
+    def candidates(self, rows: slice, columns: slice, reach: Tensor) -> tuple[Tensor, Tensor] | None:
+        r"""Return the pairs of which float32 does not exclude that the squared distance is at most a_i a_j.
+
+        Arguments:
+            reach: a, ``(N,)`` float64.
+
+        Returns:
+            i, j: ``(P,)`` int64 each; None if they are more than ``FEW``.
+        """
+        rounded = reach.float() * (1 + 2.0**-20)  # no product of two is below that in float64
+        lower = lower_bounds(self.cloud, self.cloud, rows, columns)  # (b, c)
+        near = ~(lower > torch.outer(rounded[rows], rounded[columns]))  # what overflows is not excluded
+        if rows == columns:
+            near.triu_(1)
+        if near.count_nonzero() > FEW * near.numel():
+            return None
+        i, j = near.nonzero().unbind(dim=1)
+        return i + rows.start, j + columns.start
+
+    def distances(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
+        """Return the squared distances of a block in float64, infinite for i >= j, and bounds of their rounding."""
+        a, b = (_moved(self.cloud.x[part], self.frame.centre, self.frame.unit) for part in (rows, columns))
+        squares = self.cloud.squares
+        distance = _squared(a, squares[rows], b, squares[columns])
+        if rows == columns:
+            distance.masked_fill_(torch.ones_like(distance, dtype=torch.bool).tril(), math.inf)
+        return distance, ROUNDING * (squares[rows, None] + squares[columns])
+
+    def exact(self, i: Tensor, j: Tensor) -> Tensor:
+        """Return the squared distances of the pairs (x_i, x_j) from their differences."""
+        return exact_squared_distances(self.cloud, i, self.cloud, j)
 
 
-def _coinciding(x: Tensor, radius: Tensor, threshold: float) -> Iterator[tuple[int, int, Tensor]]:
-    """Yield the first row and column of each block of pairs i < j, and which of them coincide."""
-    frame = _frame(x)
-    radius = radius / frame.unit
-    for row, column, distance, rounding in _pairs(x, frame):
-        limit = threshold**2 * torch.outer(radius[row : row + len(distance)], radius[column : column + BLOCK])
-        found = distance < limit - rounding
-        i, j = ((distance <= limit + rounding) & ~found).nonzero().unbind(dim=1)
-        found[i, j] = _exact(x, i + row, j + column, frame) <= limit[i, j]
-        yield row, column, found
+def _coinciding(x: Tensor, radius: Tensor, threshold: float) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the pairs i < j that coincide, block by block: ``(P,)`` int64 each."""
+    search = _Search.of(x)
+    radius = radius / search.frame.unit
+    for rows, columns in _blocks(len(x)):
+        near = search.candidates(rows, columns, threshold * radius)
+        if near is not None:
+            i, j = near
+            found = search.exact(i, j) <= threshold**2 * (radius[i] * radius[j])
+            yield i[found], j[found]
+        else:
+            limit = threshold**2 * torch.outer(radius[rows], radius[columns])
+            distance, rounding = search.distances(rows, columns)
+            inside = distance < limit - rounding
+            i, j = ((distance <= limit + rounding) & ~inside).nonzero().unbind(dim=1)
+            inside[i, j] = search.exact(i + rows.start, j + columns.start) <= limit[i, j]
+            i, j = inside.nonzero().unbind(dim=1)
+            yield i + rows.start, j + columns.start
 
 
-def _exact(x: Tensor, i: Tensor, j: Tensor, frame: _Frame) -> Tensor:
-    """Return the squared distances of the pairs (x_i, x_j) from their differences, in units of ``frame.unit``."""
-    parts = [torch.zeros(0, dtype=torch.float64)]
-    for a, b in zip(i.split(rows_at_a_time(x)), j.split(rows_at_a_time(x)), strict=True):
-        parts.append(((x[a].double() - x[b].double()) / frame.unit).square().sum(dim=1))
-    return torch.cat(parts)
+def _closest(
+    search: _Search, rows: slice, columns: slice, inverse: Tensor, m: int, bound: float
+) -> tuple[Tensor, Tensor]:
+    """Return the pairs of a block that may be among its m closest, and not above the bound, within float64's rounding.
+
+    Arguments:
+        inverse: 1 / r in units of the frame, ``(N,)``: of two, the square of the scale of their distance.
+        bound: Of the squared scaled distance.
+    """
+    distance, rounding = search.distances(rows, columns)
+    scale = torch.outer(inverse[rows], inverse[columns])
+    worst = ((distance + rounding) * scale).flatten().topk(min(m, scale.numel()), largest=False).values[-1]
+    bound = min(bound, worst.item() if scale.numel() >= m else math.inf)
+    i, j = (((distance - rounding) * scale <= bound * (1 + 1e-5)) & distance.isfinite()).nonzero().unbind(dim=1)
+    return i + rows.start, j + columns.start

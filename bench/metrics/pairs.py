@@ -10,16 +10,21 @@ from torch import Tensor
 __all__ = [
     "PAIRS",
     "Cloud",
+    "Frame",
     "blocks",
     "clouds",
     "exact_squared_distances",
+    "frame_of",
     "lower_bounds",
     "nearest_bounds",
+    "rows_at_a_time",
     "squared_distances",
 ]
 
 PAIRS = 2**26
 """Pairs at once: 512 MB in float64."""
+PIECE = 2**20
+"""Entries of features in float64 at once: 8 MB."""
 
 
 def blocks(x: Tensor, columns: int, pairs: int = PAIRS) -> Iterator[tuple[slice, Tensor]]:
@@ -41,6 +46,32 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Frame:
+    """Where a batch lies, ``(D,)`` float64, and a power of two about as large as it is: to divide by it rounds nothing.
+
+    Both are medians, so that no single example moves them far: near all others little is lost to rounding.
+    """
+
+    centre: Tensor
+    unit: float
+
+
+def frame_of(x: Tensor) -> Frame:
+    """Return the median of each coordinate, and the median of the distances from it that are not 0 (or 1)."""
+    width = max(1, PIECE // len(x))
+    centre = torch.cat([columns.double().median(dim=0).values for columns in x.split(width, dim=1)])
+    distance = torch.cat([(piece.double() - centre).norm(dim=1) for piece in x.split(rows_at_a_time(x))])
+    distance = distance[distance > 0]
+    spread = distance.median().item() if len(distance) > 0 else 1.0
+    return Frame(centre, math.ldexp(0.5, math.frexp(spread)[1]) if math.isfinite(spread) else math.inf)
+
+
+def rows_at_a_time(x: Tensor) -> int:
+    """Return how many rows of ``x`` to convert to float64 at a time, because a whole split could take gigabytes."""
+    return max(1, PIECE // x.shape[1])
+
+
+@dataclass(frozen=True)
 class Cloud:
     r"""Features whose squared distances are bounded in float32, twice as fast as in float64 and half as large.
 
@@ -49,6 +80,7 @@ class Cloud:
 
     .. math:: (D + 16) \, u \, (|a|^2 + |b|^2)
 
+    where nothing is below the least number of float32, and by less than :math:`D 2^{-124}` more where something is,
     so ``lower_bounds`` lies below the squared distance by at most 2 (doubt of a + doubt of b).
 
     Attributes:
@@ -70,10 +102,10 @@ class Cloud:
         """Features ``(N, D)`` about a centre ``(D,)`` float64."""
         rough = torch.empty(x.shape, dtype=torch.float32, device=x.device)
         squares = torch.empty(len(x), dtype=torch.float64, device=x.device)
-        for rows, part in blocks(x, x.shape[1]):
+        for rows, part in blocks(x, x.shape[1], PIECE):
             moved = (part.double() - centre) / unit
             rough[rows], squares[rows] = moved, moved.square().sum(1)
-        return cls(x, unit, rough, squares, (1.01 * x.shape[1] + 16) * 2.0**-24 * squares)
+        return cls(x, unit, rough, squares, (1.01 * x.shape[1] + 16) * (2.0**-24 * squares + 2.0**-124))
 
 
 def clouds(x: Tensor, y: Tensor) -> tuple[Cloud, Cloud]:
@@ -93,7 +125,7 @@ def lower_bounds(a: Cloud, b: Cloud, rows: slice, columns: slice) -> Tensor:
 
 def exact_squared_distances(a: Cloud, i: Tensor, b: Cloud, j: Tensor) -> Tensor:
     """Squared distances ``(P,)`` float64 of the pairs (a_i, b_j), from their differences: equal rows are at 0."""
-    size = max(1, 2**21 // a.x.shape[1])
+    size = rows_at_a_time(a.x)
     parts = [a.squares.new_zeros(0)]
     for left, right in zip(i.split(size), j.split(size), strict=True):
         parts.append(((a.x[left].double() - b.x[right].double()) / a.unit).square().sum(1))

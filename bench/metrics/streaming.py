@@ -7,19 +7,29 @@ matter, and neither does the number of processes. A sum of squares would cancel 
 float64, so a metric cannot be on a device that has none (Apple's GPUs), and one that has seen examples must not be cast
 with ``to(dtype)``.
 
+``OfSamples`` does the same for every other metric, and keeps all samples for it.
+
 This is the only file that imports torchmetrics: it takes seconds, and nothing that the commands do needs it.
 """
 
 from typing import Any
 
+import numpy as np
 import torch
 import torchmetrics
 from torch import Tensor
 
+from bench.data.base import Data
+from bench.errors import BrokenError, UnavailableError
+from bench.metrics.base import Metric
 from bench.metrics.frechet import frechet_distance
 from bench.metrics.likelihood import k_draw_bound
+from bench.schema import Status
+from bench.subjects.base import Origin
+from bench.subjects.examples import Examples
+from bench.subjects.samples import GivenSamples
 
-__all__ = ["FrechetDistance", "InceptionScore", "MeanLogLikelihood", "merge", "moments"]
+__all__ = ["FrechetDistance", "InceptionScore", "MeanLogLikelihood", "OfSamples", "merge", "moments"]
 
 
 def moments(x: Tensor) -> Tensor:
@@ -225,6 +235,74 @@ class MeanLogLikelihood(torchmetrics.Metric):
         """
         mean, variance = _gaussian(self.seen, "given")
         return mean[0], (variance[0, 0] / self.seen[0, 0]).sqrt()
+
+
+class OfSamples(torchmetrics.Metric):
+    """Any metric of ``bench.metrics`` that needs samples alone: its numbers by name.
+
+    All samples are kept, and those of all processes are brought together. They are put into an order that depends on
+    them alone, so that the numbers do not depend on batches, nor on which process had which samples.
+
+    Arguments:
+        metric: Such as ``bench.metrics.manifold.Manifold(features, n_samples)``; it takes ``n_samples`` of all.
+        data: What the samples imitate. Every process has all of it.
+        seed: Of what the metric draws.
+        kwargs: Of ``torchmetrics.Metric``.
+
+    >>> import torch
+    >>> from bench.data.toy import ring8
+    >>> from bench.features.pixels import Pixels
+    >>> from bench.metrics.kernel_distance import KID
+    >>> from bench.metrics.streaming import OfSamples
+    >>> data = ring8()
+    >>> metric = OfSamples(KID(Pixels(), n_samples=400), data)
+    >>> for batch in data.test.x[:400].split(100):
+    ...     metric.update(batch)
+    >>> list(metric.compute())
+    ['kid[pixels]']
+    """
+
+    is_differentiable = False
+    full_state_update = False
+    samples: list[Tensor]
+
+    def __init__(self, metric: Metric, data: Data, seed: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.metric, self.data, self.seed = metric, data, seed
+        self.add_state("samples", [], dist_reduce_fx="cat")
+
+    def update(self, samples: Tensor) -> None:
+        """Add samples ``(N, *shape)`` in the data's own space and dtype.
+
+        Raises:
+            ValueError: They have another shape or dtype.
+        """
+        like = self.data.test.x
+        if samples.shape[1:] != like.shape[1:] or samples.dtype != like.dtype:
+            wanted = f"(N, {', '.join(map(str, like.shape[1:]))}) {like.dtype}"
+            raise ValueError(f"samples are {tuple(samples.shape)} {samples.dtype}; wanted is {wanted}")
+        self.samples.append(samples)
+
+    def compute(self) -> dict[str, Tensor]:
+        """The metric's numbers by name, float64: those that apply to these data and samples.
+
+        Raises:
+            ValueError: There are no samples, the metric needs more than samples, or it failed.
+        """
+        kept = self.samples if isinstance(self.samples, list) else [self.samples]
+        if sum(map(len, kept)) == 0:
+            raise ValueError("at least one sample is needed; none was given")
+        x = torch.cat(kept).cpu()
+        x = x[torch.from_numpy(np.lexsort(x.flatten(1).numpy().T))]
+        origin = Origin("", "", "", "", "", "")
+        try:
+            found = self.metric.compute(Examples(GivenSamples(x, self.seed, origin), self.data, seed=self.seed))
+        except (UnavailableError, BrokenError) as error:
+            raise ValueError(str(error)) from error
+        failed = [f"{one.info.name}: {one.reason}" for one in found if one.status is Status.FAILED]
+        if failed:
+            raise ValueError("; ".join(failed))
+        return {one.info.name: torch.tensor(one.value, dtype=torch.float64) for one in found if one.value is not None}
 
 
 def _matrix(count: Tensor, mean: Tensor, scatter: Tensor) -> Tensor:

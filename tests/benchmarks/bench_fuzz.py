@@ -1,10 +1,11 @@
-"""Command lines made at random: none may end in a traceback, hang, or write outside its working folder.
+"""Command lines and files made at random: none may end in a traceback, hang, or write outside its working folder.
 
-    python tests/benchmarks/bench_fuzz.py --lines 10000 --processes 200 --out results/benchmarks/fuzz.csv
+    python tests/benchmarks/bench_fuzz.py --lines 10000 --processes 200 --files 10000 --out results/benchmarks/fuzz.csv
 
 Lines are drawn from a grammar of commands and then mutated; line i depends on the seed and on i alone. In this process
 everything is composed and checked, and only the training of what would run is left out. Whole processes get lines that
-name no runnable model, so that none of them trains.
+name no runnable model, so that none of them trains. Files are those of ``hostile.py``, read as ``genbench evaluate``
+reads them, by an ordinary user. A kind of which 0 are asked for keeps its row.
 """
 
 import argparse
@@ -25,6 +26,8 @@ from unittest import mock
 
 __all__ = ["check_line", "line_of"]
 
+NOBODY = 65534
+READERS = 4  # processes that read files
 SECONDS = 30  # of processor time, after which a line counts as hanging
 MODELS = [
     "gaussian",
@@ -290,12 +293,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lines", type=int, default=10_000)
     parser.add_argument("--processes", type=int, default=200)
+    parser.add_argument("--files", type=int, default=10_000)
+    parser.add_argument("--read", nargs=3, type=int, metavar=("FIRST", "COUNT", "SEED"), help="every fourth file")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    rows = []
+    if given.read:
+        return read_files(*given.read)
+    rows: list[tuple[object, ...]] = []
+    if given.files:
+        start = time.perf_counter()
+        rows.append(
+            ("files", given.seed, given.files, files(given.files, given.seed), round(time.perf_counter() - start))
+        )
+        print(*rows[-1], flush=True)
     for what, count, check in (("in process", given.lines, check_line), ("processes", given.processes, check_process)):
+        if not count:
+            continue
         failures, start = 0, time.perf_counter()
         with tempfile.TemporaryDirectory() as top:
             for index in range(count):
@@ -309,9 +324,69 @@ def main() -> int:
         rows.append((what, given.seed, count, failures, round(time.perf_counter() - start)))
         print(*rows[-1], flush=True)
     if given.out is not None:
-        with given.out.open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([("kind", "seed", "lines", "failures", "seconds"), *rows])
+        write(given.out, rows)
     return 1 if any(row[3] for row in rows) else 0
+
+
+def write(path: Path, rows: list[tuple[object, ...]]) -> None:
+    """Write rows, and keep those of other kinds."""
+    kept: list[list[str]] = []
+    if path.exists():
+        with path.open(newline="") as file:
+            kept = [line for line in list(csv.reader(file))[1:] if line[0] not in {row[0] for row in rows}]
+    with path.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(
+            [("kind", "seed", "lines", "failures", "seconds"), *kept, *rows]
+        )
+
+
+def files(count: int, seed: int) -> int:
+    """How many files fail, read by processes of their own, each in a folder of its own."""
+    with contextlib.ExitStack() as held:
+        started = []
+        for first in range(READERS):
+            home = held.enter_context(tempfile.TemporaryDirectory())
+            command = [sys.executable, "-B", str(Path(__file__).resolve()), "--read", str(first), str(count), str(seed)]
+            environment = {**os.environ, "HOME": home, "TMPDIR": home}
+            started.append(subprocess.Popen(command, cwd=home, env=environment, text=True, stdout=subprocess.PIPE))
+        failures = 0
+        for first, process in enumerate(started):
+            out, _ = process.communicate()
+            print(out, end="", flush=True)
+            said = out.rpartition("failures: ")[2].strip()
+            whole = process.returncode == 0 and said.isdigit()
+            failures += int(said) if whole else len(range(first, count, READERS))
+    return failures
+
+
+def read_files(first: int, count: int, seed: int) -> int:
+    """Read every fourth file in this process, in the working folder, and print which fail and how many do.
+
+    A superuser becomes nobody first, whom permissions hold. What is imported when it is needed is imported before, by
+    some files of another seed, as nobody may be unable to read it.
+    """
+    if os.geteuid() == 0:
+        for index in range(200):
+            read_file(index, seed + 1)
+        os.chown(".", NOBODY, NOBODY)
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+    failures = 0
+    for index in range(first, count, READERS):
+        wrong = read_file(index, seed)
+        if wrong:
+            failures += 1
+            print(f"file {index}: {wrong}", flush=True)
+    print(f"failures: {failures}")
+    return 0
+
+
+def read_file(index: int, seed: int) -> str:
+    from hostile import check_file, write_file
+
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        return check_file(write_file(index, Path(folder).resolve(), seed))
 
 
 if __name__ == "__main__":

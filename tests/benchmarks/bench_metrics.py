@@ -1,16 +1,20 @@
 """Measure the speed and the memory of metrics on features against peers, in one thread.
 
-    python tests/benchmarks/bench_metrics.py [--short] [--out results/benchmarks/metrics.csv]
+    python tests/benchmarks/bench_metrics.py --out results/benchmarks/metrics.csv [--only PART ...] [--list] [--short]
 
 The Fréchet term at D = 2048 against torchmetrics', against torch-fidelity's formula (the eigenvalues of the product of
 the covariances) and against scipy's square root of it, as other packages have it; the kernel distance over all pairs
 against the mean of 100 random subsets of 1000, as is usual; precision, recall, density and coverage with their errors
 and the clipped versions against ``prdc``, without; the search for near-duplicates among N examples against nothing but
-the matrix products of all pairs, in float64 and in float32.
+the matrix products of all pairs, in float32 and, for N = 10,000, in float64.
 
 Beside ``metrics.csv``, ``metrics_memory.csv`` has the time and the peak memory of whole processes, Python and torch
-(300 MB) and the examples included: N = 10,000 and 50,000. All takes an hour or two on one quiet core; ``--short`` takes
-smaller sets and half a minute.
+(300 MB) and the examples included: N = 10,000 and 50,000.
+
+A row is written as soon as it is measured, and a row that the files have is not measured again: delete it to measure
+it anew. ``--list`` shows the pieces, about how many minutes each takes on one quiet core (together three quarters of
+an hour), and which rows there are. ``--only`` takes beginnings of their names. ``--short`` takes smaller sets, half a
+minute and two files of its own.
 """
 
 import argparse
@@ -23,26 +27,62 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
-from paired import Ratio, measure, write_csv
+from paired import Ratio, measure, read_csv, write_csv
 from scipy import linalg
 from torch import Generator, Tensor
 from torchmetrics.image.fid import _compute_fid
 
-from bench.metrics.birthday import collision_degrees
+from bench.files import durable_write
+from bench.metrics.copying import nearest
 from bench.metrics.frechet import frechet_distance
 from bench.metrics.kernel_distance import cubic, kernel_distance
 from bench.metrics.manifold import manifold_scores
+from bench.metrics.near_duplicates import collision_degrees
 
 BLOCK = 1024
 
 
+@dataclass(frozen=True)
+class Piece:
+    """One row: how it is called, about how many minutes it takes at full size, and what measures it."""
+
+    name: str
+    minutes: float
+    ratio: Callable[[str], Ratio] | None = None
+    alone: tuple[str, int, int] | None = None
+
+
+def pieces(n: int, many: int, dim: int) -> list[Piece]:
+    """All rows, those that take long last."""
+    made = [Piece(f"Fréchet term, D = {dim}, {peer}", 1, partial(frechet, n, dim, peer)) for peer in FRECHET]
+    made += [
+        Piece(f"near-duplicates, N = {n}, D = {dim}, {name}", 0.5, partial(duplicates, n, dim, dtype))
+        for name, dtype in (("float32", torch.float32), ("float64", torch.float64))
+    ]
+    made += [Piece(f"peak of {what}, N = {n}, D = {dim}", minutes, alone=(what, n, dim)) for what, minutes in ALONE]
+    made.append(Piece(f"kernel distance, N = {n}, D = {dim}", 2.5, partial(kernel, n, dim)))
+    made.append(Piece(f"precision, recall, density, coverage, N = {n}, D = {dim}", 5, partial(neighbours, n, dim)))
+    made.append(
+        Piece(f"near-duplicates, N = {many}, D = {dim}, float32", 4.5, partial(duplicates, many, dim, torch.float32))
+    )
+    made += [
+        Piece(f"peak of {what}, N = {many}, D = {dim}", minutes, alone=(what, many, dim))
+        for what, minutes in (("near-duplicates", 1.5), ("nearest", 1), ("manifold", 10))
+    ]
+    return made
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", metavar="PART", default=[""])
+    parser.add_argument("--list", action="store_true")
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--alone", nargs=3, metavar=("WHAT", "N", "D"), help="one of those whose memory is measured")
@@ -51,56 +91,73 @@ def main() -> None:
     if args.alone is not None:
         print(json.dumps(alone(args.alone[0], int(args.alone[1]), int(args.alone[2]))))
         return
-    dim, n, many = (256, 1500, 4000) if args.short else (2048, 10_000, 50_000)
-    x, y = sets(n, dim)
-    ratios = [*frechet(x, y), kernel(x, y), neighbours(x, y), *duplicates(x)]
-    peaks = [peak(what, n, dim) for what in ALONE]
-    peaks += [peak(what, many, dim) for what in ("manifold", "near-duplicates")]
-    if args.out is not None:
-        write_csv(args.out, ratios)
-        write_peaks(args.out.with_name(f"{args.out.stem}_memory.csv"), peaks)
+    out = None if args.out is None else args.out.with_stem(f"{args.out.stem}_short") if args.short else args.out
+    ratios = {} if out is None else {row.benchmark: row for row in read_csv(out)}
+    peaks = {} if out is None else {row["benchmark"]: row for row in read_peaks(memory_of(out))}
+    for piece in pieces(1500, 4000, 256) if args.short else pieces(10_000, 50_000, 2048):
+        there = piece.name in ratios or piece.name in peaks
+        if args.list:
+            print(f"{piece.name}: {'measured' if there else f'{piece.minutes} min'}")
+        elif there or not any(piece.name.startswith(part) for part in args.only):
+            continue
+        elif piece.ratio is not None:
+            ratios[piece.name] = piece.ratio(piece.name)
+            if out is not None:
+                write_csv(out, ratios.values())
+        elif piece.alone is not None:
+            peaks[piece.name] = {"benchmark": piece.name} | peak(*piece.alone)
+            if out is not None:
+                write_peaks(memory_of(out), list(peaks.values()))
 
 
+@cache
 def sets(n: int, dim: int) -> tuple[Tensor, Tensor]:
     """Features of two distributions that differ a little, ``(n, dim)`` float32 each: a third of their 64 directions.
 
     As with features of networks, few directions matter: in 2048 independent ones all pairs lie equally far apart.
     """
-    generator = Generator().manual_seed(0)
-    directions = torch.randn(64, dim, generator=generator) / 8
-    made = []
-    for gain in (1.0, 1.1):
-        inner = torch.randn(n, 64, generator=generator)
+    return features(n, dim, 1.0), features(n, dim, 1.1)
+
+
+def features(n: int, dim: int, gain: float) -> Tensor:
+    """One of them; some rows at a time, so that making them needs no more memory than measuring them."""
+    directions = torch.randn(64, dim, generator=Generator().manual_seed(0)) / 8
+    generator = Generator().manual_seed(round(10 * gain))
+    made = torch.empty(n, dim)
+    for rows in made.split(1000):
+        inner = torch.randn(len(rows), 64, generator=generator)
         inner[:, :21] *= gain
-        made.append(inner @ directions + 0.1 * torch.randn(n, dim, generator=generator) + 0.4)
-    return made[0], made[1]
+        rows.copy_(inner @ directions + 0.1 * torch.randn(rows.shape, generator=generator) + 0.4)
+    return made
 
 
-def frechet(x: Tensor, y: Tensor) -> list[Ratio]:
-    mean1, cov1, mean2, cov2 = x.double().mean(0), torch.cov(x.double().T), y.double().mean(0), torch.cov(y.double().T)
-    rest = float((mean1 - mean2).square().sum() + cov1.trace() + cov2.trace())
-
-    def by_root() -> float:
-        return rest - 2 * float(linalg.sqrtm((cov1 @ cov2).numpy()).real.trace())
-
-    def by_eigenvalues() -> float:
-        return rest - 2 * float(torch.linalg.eigvals(cov1 @ cov2).sqrt().real.sum())
-
-    def torchmetrics() -> float:
-        return float(_compute_fid(mean1, cov1, mean2, cov2))
-
-    def ours() -> float:
-        return frechet_distance(mean1, cov1, mean2, cov2)
-
-    ratios = []
-    peers = {"torchmetrics": torchmetrics, "torch-fidelity's formula": by_eigenvalues, "scipy sqrtm": by_root}
-    for peer, theirs in peers.items():
-        assert abs(ours() / theirs() - 1) < 1e-6, peer
-        ratios.append(measure(f"Fréchet term, D = {x.shape[1]}", ("genbench", ours), (peer, theirs), rounds=3))
-    return ratios
+def by_root(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
+    root = float(linalg.sqrtm((cov1 @ cov2).numpy()).real.trace())
+    return float((mean1 - mean2).square().sum() + cov1.trace() + cov2.trace()) - 2 * root
 
 
-def kernel(x: Tensor, y: Tensor) -> Ratio:
+def by_eigenvalues(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
+    root = float(torch.linalg.eigvals(cov1 @ cov2).sqrt().real.sum())
+    return float((mean1 - mean2).square().sum() + cov1.trace() + cov2.trace()) - 2 * root
+
+
+def torchmetrics(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
+    return float(_compute_fid(mean1, cov1, mean2, cov2))
+
+
+FRECHET = {"torchmetrics": torchmetrics, "torch-fidelity's formula": by_eigenvalues, "scipy sqrtm": by_root}
+
+
+def frechet(n: int, dim: int, peer: str, name: str) -> Ratio:
+    moments = [part for side in sets(n, dim) for part in (side.double().mean(0), torch.cov(side.double().T))]
+    theirs = partial(FRECHET[peer], *moments)
+    ours = partial(frechet_distance, *moments)
+    assert abs(ours() / theirs() - 1) < 1e-6, peer
+    return measure(name, ("genbench", ours), (peer, theirs), rounds=3)
+
+
+def kernel(n: int, dim: int, name: str) -> Ratio:
+    x, y = sets(n, dim)
     generator = Generator().manual_seed(1)
     size = min(1000, len(x) // 2)
 
@@ -112,7 +169,6 @@ def kernel(x: Tensor, y: Tensor) -> Ratio:
             total += float(aa + bb - 2 * cubic(a, b).mean())
         return total / 100
 
-    name = f"kernel distance, N = {len(x)}, D = {x.shape[1]}"
     ours = ("genbench: all pairs, with its error", lambda: kernel_distance(x, y))
     return measure(name, ours, (f"100 subsets of {size}", subsets), rounds=3)
 
@@ -124,20 +180,18 @@ def prdc(x: Tensor, y: Tensor) -> object:
         return prdc.compute_prdc(x.numpy(), y.numpy(), nearest_k=5)
 
 
-def neighbours(x: Tensor, y: Tensor) -> Ratio:
-    name = f"precision, recall, density, coverage, N = {len(x)}, D = {x.shape[1]}"
+def neighbours(n: int, dim: int, name: str) -> Ratio:
+    x, y = sets(n, dim)
     ours = ("genbench: six scores with errors", lambda: manifold_scores(x, y))
     return measure(name, ours, ("prdc", lambda: prdc(x, y)), rounds=3)
 
 
-def duplicates(x: Tensor) -> list[Ratio]:
-    """Half the rate of the products would be a ratio of 0.5."""
-    name = f"near-duplicates, N = {len(x)}, D = {x.shape[1]}"
-    ours = ("genbench", lambda: near_duplicates(x))
-    return [
-        measure(name, ours, (f"products of all pairs in {dtype}", products(x.to(dtype))), rounds=3)
-        for dtype in (torch.float64, torch.float32)
-    ]
+def duplicates(n: int, dim: int, dtype: torch.dtype, name: str) -> Ratio:
+    """Half the rate of the products would be a ratio of 0.5. What takes minutes is timed twice and not warmed up."""
+    x = features(n, dim, 1.0)
+    theirs = ("products of all pairs", products(x.to(dtype)))
+    long = n > 20_000
+    return measure(name, ("genbench", lambda: near_duplicates(x)), theirs, rounds=2 if long else 3, warm=not long)
 
 
 def near_duplicates(x: Tensor) -> Tensor:
@@ -156,19 +210,27 @@ def products(x: Tensor) -> Callable[[], None]:
     return run
 
 
-ALONE: dict[str, Callable[[Tensor, Tensor], object]] = {
-    "manifold": manifold_scores,
-    "prdc": prdc,
-    "kernel distance": kernel_distance,
-    "near-duplicates": lambda x, y: near_duplicates(x),
-}
+ALONE = (("near-duplicates", 0.2), ("nearest", 0.5), ("manifold", 0.7), ("kernel distance", 0.4), ("prdc", 1))
 
 
 def alone(what: str, n: int, dim: int) -> dict[str, float]:
     """Seconds of one call, and the peak memory of this process in MB (Linux)."""
-    x, y = sets(n, dim)
+    measured: dict[str, Callable[[], object]]
+    x = features(n, dim, 1.0)
+    if what in ("near-duplicates", "nearest"):
+        measured = {
+            "near-duplicates": lambda: near_duplicates(x),
+            "nearest": lambda: nearest(x[: n // 10], x, itself=torch.arange(n // 10)),
+        }
+    else:
+        y = features(n, dim, 1.1)
+        measured = {
+            "manifold": lambda: manifold_scores(x, y),
+            "prdc": lambda: prdc(x, y),
+            "kernel distance": lambda: kernel_distance(x, y),
+        }
     begin = time.perf_counter()
-    ALONE[what](x, y)
+    measured[what]()
     seconds = time.perf_counter() - begin
     # Not ru_maxrss, which begins with the memory of the process that started this one.
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
@@ -184,11 +246,23 @@ def peak(what: str, n: int, dim: int) -> dict[str, str]:
     return row
 
 
+def memory_of(out: Path) -> Path:
+    return out.with_stem(f"{out.stem}_memory")
+
+
+def read_peaks(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 def write_peaks(path: Path, rows: list[dict[str, str]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    durable_write(path, text.getvalue().encode())
 
 
 if __name__ == "__main__":

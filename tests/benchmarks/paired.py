@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["Ratio", "measure", "write_csv"]
+__all__ = ["Ratio", "measure", "read_csv", "write_csv"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Ratio:
 
 def measure(
     benchmark: str, ours: tuple[str, Callable[[], object]], peer: tuple[str, Callable[[], object]], *,
-    rounds: int = 11, seconds: float = 0.3,
+    rounds: int = 11, seconds: float = 0.3, warm: bool = True,
 ) -> Ratio:  # fmt: skip
     """Time ``ours`` against ``peer``. Each is a name and a function.
 
@@ -48,12 +48,14 @@ def measure(
         benchmark: Name of the comparison.
         rounds: Number of pairs of timings.
         seconds: Approximate duration of each timing; the function is repeated to fill it.
+        warm: Whether each side is called twice before; if not, for what takes minutes, each timing is of one call.
     """
     sides = [ours[1], peer[1]]
     repeats = []
     for side in sides:
-        side()  # warm up: caches, compilation
-        repeats.append(max(1, round(seconds / _seconds(side, 1))))
+        if warm:
+            side()  # caches, compilation
+        repeats.append(max(1, round(seconds / _seconds(side, 1))) if warm else 1)
     pairs: list[list[float]] = []
     for turn in range(rounds):
         pair = [0.0, 0.0]
@@ -76,6 +78,16 @@ def _seconds(side: Callable[[], object], repeats: int) -> float:
     for _ in range(repeats):
         side()
     return (time.perf_counter() - start) / repeats
+
+
+def read_csv(path: Path) -> list[Ratio]:
+    """Return the rows of a file that ``write_csv`` wrote; none if there is no file."""
+    if not path.exists():
+        return []
+    kinds = {field.name: {"float": float, "int": int}.get(str(field.type), str) for field in fields(Ratio)}
+    with path.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    return [Ratio(**{name: kind(row[name]) for name, kind in kinds.items()}) for row in rows]  # type: ignore[arg-type]
 
 
 def write_csv(path: Path, ratios: Iterable[Ratio]) -> None:
