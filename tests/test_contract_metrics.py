@@ -34,8 +34,8 @@ N = 240
 IN_BLOCKS = {"BLOCK": 37, "PIECE": 4000, "PAIRS": 3000}  # constants of metrics that bound their memory
 # These need a model, a second data set, or points of the plane; tests/test_contract_conf.py gives them that.
 OF_MODELS = {
-    "ais", "class_likelihood", "classification", "collapse", "kl_divergence", "latent", "mass_outside", "ood",
-    "reconstruction", "structure", "wasserstein",
+    "ais", "class_likelihood", "classification", "collapse", "inverse", "kl_divergence", "latent", "mass_outside",
+    "ood", "reconstruction", "structure", "wasserstein",
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from bench.seeds import derive_seed
 from bench.subjects.base import Decoder, Origin, Report, Subject, silent
 from models.base import (
     Autoencodes,
+    ChecksInverse,
     ClassConditional,
     ClipsSamples,
     GenerativeModel,
@@ -61,6 +62,8 @@ class TrainedModel(Subject):
         seconds, cpu = max(time.perf_counter() - start, 1e-9), time.process_time() - cpu
         load = cpu / (seconds * torch.get_num_threads()) if self.model.device.type == "cpu" else None
         self._sampling[n] = n / seconds, load
+        if len(drawn) < n:
+            self.lost = f"{n - len(drawn)} of {n} samples are lost: they are NaN or too large for their numbers"
         return drawn
 
     def class_samples(self, y: Tensor, report: Report = silent) -> Tensor:
@@ -74,6 +77,16 @@ class TrainedModel(Subject):
     def outside(self, n: int, report: Report = silent) -> Tensor:
         model = _clipping(self.model)
         return draw_outside(model, n, self._generator("samples"), lambda done: report("mass outside", done, n))
+
+    @torch.no_grad()
+    def round_trips(self, x: Tensor, factor: float) -> Tensor:
+        model, generator = _with_inverse(self.model), self._generator("round trips")
+        return torch.cat([model.round_trip(part, factor, generator=generator).cpu() for part in self._chunks(x)])
+
+    def beyond_float32(self, n: int) -> tuple[Tensor, str]:
+        model, generator = _with_inverse(self.model), self._generator("samples")
+        made = [model.beyond_float32(min(CHUNK, n - done), generator=generator) for done in range(0, n, CHUNK)]
+        return torch.cat([beyond for beyond, _ in made]).cpu(), next((where for _, where in made if where), "")
 
     def log_weights(self, x: Tensor, draws: int, report: Report = silent) -> Tensor:
         model = self.model
@@ -211,6 +224,14 @@ class FailedModel(Subject):
         _clipping(self.model)
         raise BrokenError(self.reason)
 
+    def round_trips(self, x: Tensor, factor: float) -> Tensor:
+        _with_inverse(self.model)
+        raise BrokenError(self.reason)
+
+    def beyond_float32(self, n: int) -> tuple[Tensor, str]:
+        _with_inverse(self.model)
+        raise BrokenError(self.reason)
+
     def log_weights(self, x: Tensor, draws: int, report: Report = silent) -> Tensor:
         if not isinstance(self.model, HasLikelihood):
             raise UnavailableError("the model has no likelihood")
@@ -290,6 +311,19 @@ def _clipping(model: GenerativeModel) -> ClipsSamples:
         raise UnavailableError(f"the model cannot be sampled: {model.cannot_sample}")
     if not isinstance(model, ClipsSamples) or not model.clips_samples:
         raise UnavailableError("the model does not report samples outside the data's range")
+    return model
+
+
+def _with_inverse(model: GenerativeModel) -> ChecksInverse:
+    """Return the model itself.
+
+    Raises:
+        UnavailableError: It is no flow, or its transform has no inverse.
+    """
+    if not isinstance(model, ChecksInverse):
+        raise UnavailableError("the model is no flow")
+    if model.cannot_sample:
+        raise UnavailableError(model.cannot_sample)
     return model
 
 
