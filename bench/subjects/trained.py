@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 from bench.checkpoint import Progress
 from bench.chunks import CHUNK, draw_class_log_weights, draw_log_weights, draw_outside, draw_samples
 from bench.errors import BrokenError, UnavailableError
+from bench.memory import forget_peak, peak_memory
 from bench.seeds import derive_seed
 from bench.subjects.base import Decoder, Origin, Report, Subject, silent
 from models.base import (
@@ -27,6 +28,7 @@ from models.base import (
 
 __all__ = ["FailedModel", "TrainedModel"]
 
+MEBIBYTE = 1 << 20
 NO_ODE = "the likelihood is not the solution of a differential equation"
 
 
@@ -48,6 +50,8 @@ class TrainedModel(Subject):
         self.caveat = model.caveat if isinstance(model, HasLikelihood) else ""
         self.solves_ode = isinstance(model, SolvesODE)
         self.cost_names = model.cost_names if isinstance(model, ReportsCost) else ()
+        if peak_memory(model.device) is not None:
+            self.cost_names += ("peak_memory_training", "peak_memory_evaluation")
         self._sampling: dict[int, tuple[float, float | None]] = {}  # samples/s and load, by the number of samples
 
     @property
@@ -174,7 +178,24 @@ class TrainedModel(Subject):
             batch = x[:CHUNK].to(self.model.device)
             with torch.no_grad():
                 costs |= self.model.cost_report(batch, generator=self._generator("costs"))
+        if progress is not None and progress.peak_memory is not None:
+            costs["peak_memory_training"] = progress.peak_memory / MEBIBYTE
+        peak = self._peak_of_evaluation(x[:CHUNK])
+        if peak is not None:
+            costs["peak_memory_evaluation"] = peak / MEBIBYTE
         return costs
+
+    def _peak_of_evaluation(self, x: Tensor) -> int | None:
+        """Bytes that a chunk of samples and of log-weights take, with the model; None where nothing counts them."""
+        model, device = self.model, self.model.device
+        if peak_memory(device) is None:
+            return None
+        forget_peak(device)
+        if not model.cannot_sample:
+            draw_samples(model, CHUNK, self._generator("costs"))
+        if isinstance(model, HasLikelihood):
+            draw_log_weights(model, x, device, self._generator("costs"))
+        return peak_memory(device)
 
     def loads(self, n: int) -> dict[str, float]:
         trained = None if self.progress is None else self.progress.load

@@ -37,9 +37,7 @@ from ..transforms.logit import Logit
 __all__ = ["Flow", "OptimizerFactory", "at_least", "class_context", "is_image", "to_reals"]
 
 
-class Flow(
-    GenerativeModel, HasLikelihood, Autoencodes, ClassConditional, ClipsSamples, SamplesClasses, ChecksInverse
-):
+class Flow(GenerativeModel, HasLikelihood, Autoencodes, ClassConditional, ClipsSamples, SamplesClasses, ChecksInverse):
     r"""A normalizing flow: z = f(x) is standard normal.
 
     .. math:: \log w = \log N(f(x); 0, I) + \log|\det \partial f / \partial x|
