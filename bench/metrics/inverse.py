@@ -33,9 +33,9 @@ class InverseError(Metric):
     them. y are the reals that the flow's bijection begins with: real-valued data in their own unit, integers after
     dequantization and logit. Examples whose y does not come back as a number are counted in the row.
 
-    ``beyond_float32`` is the share of samples whose inverse is NaN or infinite in float32; its row names the layer where
-    the first of them leaves float32 and how far it goes. These samples are computed in float64 and are among those that
-    other metrics see. None of the three has a direction: they say how far the other numbers may be trusted.
+    ``beyond_float32`` is the share of samples whose inverse is NaN or infinite in float32; its row names the layer at
+    which the first of them leaves float32, and how far it goes. These samples are computed in float64 and are among
+    those that other metrics see. None of the three has a direction: they say how far other numbers may be trusted.
 
     Arguments:
         n: Number of test examples, the first ones, and of samples.

@@ -143,7 +143,7 @@ class Flow(GenerativeModel, HasLikelihood, Autoencodes, ClassConditional, ClipsS
         """
         y = None if self.classes == 0 else z[:, 0].long()
         decoded = self._decode(self.transform, z if y is None else z[:, 1:], self._context(y))
-        return decoded.x if self.levels is None else decoded.whole(self.data_dtype)
+        return decoded.x.to(self.data_dtype) if self.levels is None else decoded.whole(self.data_dtype)
 
     @torch.no_grad()
     def sample(self, n: int, *, temperature: float = 1.0, generator: Generator | None = None) -> Tensor:
