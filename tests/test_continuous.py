@@ -1,4 +1,4 @@
-"""Continuous flows: fields with known solutions, traces, the adjoint's gradients, and what the tolerance means."""
+"""Continuous flows: fields with known solutions, traces, gradients, and what the tolerance means."""
 
 import functools
 import math

@@ -46,7 +46,7 @@ def test_a_density_with_low_conditioners_integrates_to_one(name: str) -> None:
 
 @pytest.mark.parametrize("name", COUPLINGS)
 def test_log_determinants_are_those_of_the_map_with_low_conditioners(name: str) -> None:
-    """The networks do not stand on the diagonal of a triangular Jacobian, so their rounding is not in its determinant."""
+    """No network stands on the diagonal of the triangular Jacobian, so its rounding is not in the determinant."""
     flow = random_flow(name)
     x = DATA.test.x[:8].clone().requires_grad_()
     context = flow._context(torch.zeros(len(x), dtype=torch.long)) if flow.classes else None

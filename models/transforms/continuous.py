@@ -101,8 +101,9 @@ class Continuous(Transform):
     Gradients of a solution to a tolerance are those of its own steps, the last of which is cut at the end: each step is
     computed again, from the state at its start, and differentiated (Zhuang, Dvornek, Li, Tatikonda, Papademetris,
     Duncan 2020, Adaptive checkpoint adjoint method for gradient estimation in neural ODE, arXiv:2006.02493). So memory
-    is that of one step, and nothing is solved backwards. Those of fixed steps are those of the adjoint equation. With more than ``exact_dim`` entries the log-determinant of ``inverse`` is NaN: an
-    estimate needs random numbers, which an inverse does not draw.
+    is that of one step, and nothing is solved backwards. Those of fixed steps are those of the adjoint equation. With
+    more than ``exact_dim`` entries the log-determinant of ``inverse`` is NaN: an estimate needs random numbers, which
+    an inverse does not draw.
 
     Everything is computed in the dtype of x, also under autocast: a solver takes rounding for stiffness. The solver for
     a tolerance is Dormand and Prince's of order 5. Solvers are from torchdiffeq, which is imported when it is needed.

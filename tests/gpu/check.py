@@ -5,13 +5,13 @@
 First what a recording that fails leaves behind, NaN, and steps that cannot be captured. Then for each model a step
 eager, captured in our Trainer, and captured in a bare loop; peers; inverses and sampling; agreement of captured with
 eager steps; resume to the same bits; likelihoods as on the CPU, peak memory; the quickstart; peers compiled. It takes
-at most six minutes, begins nothing for which no time is left, and needs nothing but the repository and its requirements:
+at most six minutes, begins nothing for which no time is left, and needs only the repository and what it requires:
 data are synthetic, and peers that are not installed are skipped. Rows are written as they come, and a check that breaks
 is a row with the reason.
 
     python tests/gpu/check.py --rehearse --only realnvp,vae --out /tmp/gpu.csv
 
-runs the same on a CPU, with few steps, none of them captured: it shows that the script works, and its times say nothing.
+runs the same on a CPU, with few steps, none of them captured: it shows that the script works; its times say nothing.
 """
 
 import argparse
