@@ -219,6 +219,23 @@ def test_examples_that_do_not_come_back_are_counted() -> None:
     assert rows(flow, data)["inverse_error"].status is Status.FAILED
 
 
+def test_a_search_that_fails_outside_the_data_is_a_finding() -> None:
+    class Searching(Scale):
+        def decode(self, z: Tensor, *, context: Tensor | None = None) -> Tensor:
+            if z.abs().max() > 8:  # where no example is
+                raise ArithmeticError("no root found")
+            return super().decode(z)
+
+    flow = Scaled(1.0)
+    flow.transform.parts[0] = Searching(1.0, 0.0)
+    found = rows(flow, small_data((2,), None))
+    assert found["inverse_error"].value == 0
+    assert found["inverse_error_outside"].status is Status.SKIPPED
+    assert found["inverse_error_outside"].reason == (
+        "there is no inverse at 10 times the data (ArithmeticError: no root found)"
+    )
+
+
 def test_what_is_no_flow_or_has_no_inverse_is_skipped() -> None:
     data = small_data((2,), None)
     vae = rows(new_model("vae", data.spec), data)

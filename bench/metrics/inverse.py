@@ -11,7 +11,7 @@ import math
 
 from torch import Tensor
 
-from bench.errors import UnavailableError
+from bench.errors import BrokenError, UnavailableError, is_out_of_memory
 from bench.metrics.base import Metric
 from bench.metrics.intervals import measured, wilson_interval
 from bench.schema import Estimate, MetricInfo, Status
@@ -62,13 +62,19 @@ class InverseError(Metric):
         examples.report("inverse", 0, 3)
         errors = examples.subject.round_trips(x, 1.0)
         examples.report("inverse", 1, 3)
-        far = examples.subject.round_trips(x, self.factor)
+        far = self._outside(outside, examples, x)
         examples.report("inverse", 2, 3)
-        return [
-            _error(inside, errors, Status.FAILED),
-            _error(outside, far, Status.SKIPPED),  # a finding, and no fault of the run
-            self._beyond(beyond, examples),
-        ]
+        return [_error(inside, errors, Status.FAILED), far, self._beyond(beyond, examples)]
+
+    def _outside(self, info: MetricInfo, examples: Examples, x: Tensor) -> Estimate:
+        """The error outside. That there is no inverse is a finding there, and no fault of the run."""
+        try:
+            return _error(info, examples.subject.round_trips(x, self.factor), Status.SKIPPED)
+        except Exception as error:  # whatever a solver or a search for a root says
+            if isinstance(error, BrokenError | UnavailableError) or is_out_of_memory(error):
+                raise
+            reason = f"there is no inverse at {self.factor:g} times the data ({type(error).__name__}: {error})"
+            return Estimate(info, status=Status.SKIPPED, reason=" ".join(reason.split())[:300])
 
     def _beyond(self, info: MetricInfo, examples: Examples) -> Estimate:
         left, where = examples.subject.beyond_float32(self.n)
