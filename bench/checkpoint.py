@@ -41,6 +41,7 @@ class Progress:
     train_seconds: float = 0.0
     cpu_seconds: float | None = 0.0  # of this process in train_seconds; None where an older version began
     threads: int = 0  # of torch while training on the CPU; 0 on other devices
+    peak_memory: int | None = None  # bytes of tensors on a CUDA device, of the training steps alone
     best_seconds: float | None = None  # train_seconds at the best score
     best_score: float | None = None
     best_examples: int = 0

@@ -1,5 +1,6 @@
 """Examples pass through a model in chunks: that bounds the memory and changes no number."""
 
+import logging
 from collections.abc import Callable
 
 import torch
@@ -10,6 +11,7 @@ from models.base import (
     ClipsSamples,
     GenerativeModel,
     HasLikelihood,
+    LostSamples,
     SamplesGiven,
     Unnormalized,
     ValidatedByLoss,
@@ -19,6 +21,8 @@ __all__ = [
     "CHUNK", "draw_class_log_weights", "draw_given", "draw_log_weights", "draw_outside", "draw_samples", "losses",
 ]  # fmt: skip
 
+log = logging.getLogger("genbench")
+
 CHUNK = 250
 """Examples at once."""
 
@@ -27,17 +31,29 @@ CHUNK = 250
 def draw_samples(
     model: GenerativeModel, n: int, generator: Generator, report: Callable[[int], None] = lambda done: None
 ) -> Tensor:
-    """Draw n samples of a model, ``(n, *shape)`` on the CPU.
+    """Draw n samples of a model, ``(n, *shape)`` on the CPU; fewer where some cannot be computed, which is logged.
 
     Arguments:
         generator: On the model's device.
         report: Called with the number drawn so far, before every chunk.
+
+    Raises:
+        LostSamples: None can be computed.
     """
     chunks: list[Tensor] = []
+    lost: LostSamples | None = None
     for done in range(0, n, CHUNK):
         report(done)
-        chunks.append(model.sample(min(CHUNK, n - done), generator=generator).cpu())
-    return torch.cat(chunks)
+        try:
+            made = model.sample(min(CHUNK, n - done), generator=generator)
+        except LostSamples as error:
+            log.warning("samples left out: %s", error)
+            lost, made = error, error.kept
+        chunks.append(made.cpu())
+    drawn = torch.cat(chunks)
+    if lost is not None and len(drawn) == 0:
+        raise lost
+    return drawn
 
 
 @torch.no_grad()

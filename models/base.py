@@ -23,6 +23,7 @@ from .nn.masked import n_masked
 __all__ = [
     "Autoencodes",
     "Batch",
+    "ChecksInverse",
     "ClassConditional",
     "ClipsSamples",
     "ClosedForm",
@@ -33,6 +34,7 @@ __all__ = [
     "HasDecoder",
     "HasLikelihood",
     "HasPosterior",
+    "LostSamples",
     "OptimizerFactory",
     "Relation",
     "ReportsCost",
@@ -51,6 +53,18 @@ Batch = tuple[Tensor, Tensor | None]
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 """Makes an optimizer from parameters: an optimizer class with all its other arguments already given."""
+
+
+class LostSamples(ArithmeticError):  # noqa: N818 - most samples are there
+    """Some samples cannot be computed: they left the range of floating-point numbers. The message says how many, where.
+
+    Attributes:
+        kept: The others, in their order, as ``sample`` returns them.
+    """
+
+    def __init__(self, message: str, kept: Tensor) -> None:
+        super().__init__(message)
+        self.kept = kept
 
 
 class GenerativeModel(LightningModule, ABC):
@@ -123,6 +137,9 @@ class GenerativeModel(LightningModule, ABC):
             n: Number of examples.
             temperature: Factor on the standard deviation of the latent noise; 1 is the model itself.
             generator: Where every random number comes from. The same seed gives the same samples.
+
+        Raises:
+            LostSamples: Some of them left the range of floating-point numbers.
         """
 
     def kind_of_step(self, step: int) -> int:
@@ -269,6 +286,31 @@ class ClipsSamples(ABC):
         """Whether any entry lies outside [0, L) before it is clipped, ``(n,)`` bool.
 
         With a generator of the same seed it is about the n examples that ``sample`` draws at temperature 1.
+        """
+
+
+class ChecksInverse(ABC):
+    """A model whose samples are the inverse of a map of examples: in floating point the two agree up to rounding.
+
+    Asked only where ``cannot_sample`` is empty.
+    """
+
+    @abstractmethod
+    def round_trip(self, x: Tensor, factor: float = 1.0, *, generator: Generator | None = None) -> Tensor:
+        r"""Largest entry of :math:`|f^{-1}(f(c y)) - c y|` for each example, ``(B, *shape) -> (B,)``; NaN where there
+        is none.
+
+        Arguments:
+            x: Examples. y are the reals that the bijection f begins with: real-valued data themselves, integers after
+                dequantization and logit.
+            factor: c.
+        """
+
+    @abstractmethod
+    def beyond_float32(self, n: int, *, generator: Generator | None = None) -> tuple[Tensor, str]:
+        """Which of n samples are NaN or infinite in float32, ``(n,)`` bool, and at which layer how far they go.
+
+        With a generator of the same seed they are the n that ``sample`` draws at temperature 1.
         """
 
 

@@ -1,12 +1,20 @@
-"""Times as rows: the whole training, the time to the best score, and the load they were measured under."""
+"""Costs as rows: the whole training, the time to the best score, the load under which it was measured, peak memory."""
 
 from pathlib import Path
 
 import pytest
+import torch
+from helpers_metrics import ORIGIN
+from helpers_models import new_model, small_data
 
 from bench.checkpoint import Progress, load_checkpoint
 from bench.cli.main import main
+from bench.memory import forget_peak, peak_memory
+from bench.metrics.cost import Cost
 from bench.rows.store import read_rows
+from bench.subjects import trained
+from bench.subjects.examples import Examples
+from bench.training import supervisor
 
 SMALL = [
     "run", "model=realnvp_small", "data=two_moons", "data.n_train=512", "data.n_val=64", "data.n_test=64",
@@ -43,3 +51,33 @@ def test_the_load_is_cpu_time_over_wall_time_of_all_threads() -> None:
     assert Progress().load is None
     # A training that an older version began did not count.
     assert Progress.of({"train_seconds": 10.0, "threads": 1}).load is None
+
+
+def test_peak_memory_is_a_row_where_a_device_counts_it(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks = {"now": 0}
+
+    def forget(_: torch.device) -> None:
+        peaks["now"] = 5 << 20
+
+    def peak(_: torch.device) -> int:
+        peaks["now"] += 1 << 20
+        return peaks["now"]
+
+    for module in (supervisor, trained):
+        monkeypatch.setattr(module, "forget_peak", forget)
+        monkeypatch.setattr(module, "peak_memory", peak)
+    assert main(SMALL) == 0
+    (folder,) = workplace.glob("runs/*/*realnvp*")
+    rows = {row.metric: row for row in read_rows(folder / "rows.jsonl") if row.checkpoint == "final"}
+    assert rows["peak_memory_training"].value == 6, "of the steps between two validations, without these"
+    assert rows["peak_memory_evaluation"].value == 6
+    assert rows["peak_memory_training"].unit == "MiB"
+    assert Progress.of(load_checkpoint(folder / "final.ckpt")["progress"]).peak_memory == 6 << 20
+
+
+def test_a_cpu_has_no_such_row_and_no_peak() -> None:
+    assert peak_memory(torch.device("cpu")) is None
+    forget_peak(torch.device("cpu"))
+    data = small_data((2,), None)
+    subject = trained.TrainedModel(new_model("linear", data.spec), Progress(), 0, ORIGIN)
+    assert not [info.name for info in Cost(8).infos(Examples(subject, data, seed=0)) if "memory" in info.name]

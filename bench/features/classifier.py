@@ -24,6 +24,7 @@ from bench.data.base import Data
 from bench.data.bytes.cache import cache_dir
 from bench.errors import UserError
 from bench.features.base import Classifier, Note, Recipe
+from bench.features.script import on_fastest
 from bench.files import durable_write
 from bench.schema import DataSpec
 from bench.seeds import derive_seed
@@ -91,19 +92,23 @@ class TrainedClassifier(Classifier):
         self.n_test = n_test
         if accuracy < LEAST_ACCURACY:
             self.caveat = f"{name} reads only {100 * accuracy:.0f} % of the test examples rightly: weak features"
-        self._network = network.eval()
+        self._device = on_fastest()
+        self._network = network.eval().to(self._device)
 
     def features(self, x: Tensor) -> Tensor:
         """Return the penultimate features ``(N, 64)`` float32 of levels ``(N, C, H, W)``."""
-        return _in_batches(self._network.features, x)
+        return self._applied(self._network.features, x)
 
     def probabilities(self, x: Tensor) -> Tensor:
         """Return the class probabilities ``(N, classes)`` float32 of levels ``(N, C, H, W)``; rows sum to 1."""
-        return _in_batches(self._network, x).softmax(dim=1)
+        return self._applied(self._network, x).softmax(dim=1)
 
     def classes(self, x: Tensor) -> Tensor:
         """Return the most probable class ``(N,)`` int64 of each of the levels ``(N, C, H, W)``."""
-        return _in_batches(self._network, x).argmax(dim=1)
+        return self._applied(self._network, x).argmax(dim=1)
+
+    def _applied(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        return _in_batches(lambda part: function(part.to(self._device)).cpu(), x)
 
 
 def load_or_train(data: Data, folder: Path, progress: Note | None = None) -> TrainedClassifier:
@@ -229,6 +234,7 @@ def _restore(config: dict[str, Any], weights: dict[str, Tensor]) -> Network:
 
 
 def _train(data: Data, config: dict[str, Any], progress: Note | None) -> Network:
+    """Train on the CPU, also beside a GPU: the hash names the recipe, and features of one hash are compared."""
     assert data.train.y is not None
     n = len(data.train)
     epochs = max(MIN_EPOCHS, math.ceil(MIN_EXAMPLES / n))

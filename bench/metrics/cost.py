@@ -22,7 +22,7 @@ INFOS = (
     MetricInfo("samples_per_second", "1/s", True, title="samples/s", rank=230),
 )
 
-COUNTS = {
+OTHERS = {
     "discriminator_parameters": MetricInfo(
         "discriminator_parameters", "", None, title="discriminator parameters", rank=205
     ),
@@ -30,6 +30,8 @@ COUNTS = {
     "nfe_sample": MetricInfo("nfe_sample", "", None, title="NFE sampling", rank=250),
     "passes_sample": MetricInfo("passes_sample", "", None, title="passes to sample", rank=255),
     "series_terms": MetricInfo("series_terms", "", None, title="series terms", rank=260),
+    "peak_memory_training": MetricInfo("peak_memory_training", "MiB", False, title="training MiB", rank=270),
+    "peak_memory_evaluation": MetricInfo("peak_memory_evaluation", "MiB", False, title="evaluation MiB", rank=280),
 }
 
 
@@ -44,6 +46,9 @@ class Cost(Metric):
     on the machine. They are not ranked, because the networks of different models differ in size. A model with a
     discriminator adds the number of its parameters, which ``parameters`` includes.
 
+    A model on a CUDA device adds the largest memory that tensors took there, in MiB: during the training steps, and
+    while 250 samples are drawn and 250 test examples get a likelihood.
+
     Arguments:
         n_samples: Number of samples drawn to time sampling.
     """
@@ -54,7 +59,7 @@ class Cost(Metric):
         self.n_samples = n_samples
 
     def infos(self, examples: Examples) -> tuple[MetricInfo, ...]:
-        return (*INFOS, *(COUNTS[name] for name in examples.subject.cost_names))
+        return (*INFOS, *(OTHERS[name] for name in examples.subject.cost_names))
 
     def compute(self, examples: Examples) -> list[Estimate]:
         with contextlib.suppress(UnavailableError):  # the other costs do not need samples

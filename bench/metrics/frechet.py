@@ -114,9 +114,19 @@ def frechet_influences(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     where T is the optimal transport map, :math:`T S_1 T = S_2`, because :math:`\partial \operatorname{tr}(S_1^{1/2} S_2
     S_1^{1/2})^{1/2} / \partial S_1 = T/2`. For y the two sides are exchanged. From :math:`X_c Y_c^\top /
     \sqrt{(N-1)(M-1)} = U s V^\top` follows :math:`x_i^\top T x_i = (N-1) \sum_k s_k U_{ik}^2`, without computing T or
-    an inverse.
+    an inverse. If both covariances have full rank, :math:`S_i = L_i L_i^\top`, the decomposition is that of
+    :math:`L_1^\top L_2`, and U is :math:`X_c L_1^{-\top} U / \sqrt{N-1}`.
     """
     x, y = x.double(), y.double()
+    if min(len(x), len(y)) > x.shape[1]:
+        lower1, lower2 = (_cholesky(torch.cov(side.T).view(side.shape[1], -1)) for side in (x, y))
+        if lower1 is not None and lower2 is not None:
+            u, s, vh = torch.linalg.svd(lower1.T @ lower2)
+            difference = x.mean(dim=0) - y.mean(dim=0)
+            turned = (torch.linalg.solve_triangular(lower1.T, u, upper=True),
+                      torch.linalg.solve_triangular(lower2.T, vh.T, upper=True))  # fmt: skip
+            bases = [_scaled(side) @ turn for side, turn in zip((x, y), turned, strict=True)]
+            return _influences(x, difference, bases[0], s), _influences(y, -difference, bases[1], s)
     q1, r1 = torch.linalg.qr(_scaled(x))
     q2, r2 = torch.linalg.qr(_scaled(y))
     u, s, vh = torch.linalg.svd(r1 @ r2.T, full_matrices=False)

@@ -70,6 +70,7 @@ class Subject(ABC):
         shown_relation: The relation that its likelihood is shown with; empty where it has none.
         solves_ode: Whether its likelihood is the solution of a differential equation.
         cost_names: What it counts besides the costs that everything has; known without counting.
+        lost: How many samples of those asked for could not be computed; said in the rows of what was.
     """
 
     origin: Origin
@@ -77,6 +78,7 @@ class Subject(ABC):
     caveat: str = ""
     solves_ode: bool = False
     cost_names: tuple[str, ...] = ()
+    lost: str = ""
 
     @property
     def shown_relation(self) -> str:
@@ -100,6 +102,14 @@ class Subject(ABC):
     def outside(self, n: int, report: Report = silent) -> Tensor:
         """Which of the ``samples`` lie outside the data's range before they are clipped to it, ``(n,)`` bool."""
         raise UnavailableError("what was clipped to the data's range is not known")
+
+    def round_trips(self, x: Tensor, factor: float) -> Tensor:
+        """Largest error of an entry after the model's bijection and its inverse, ``(N,)``, at ``factor`` times x."""
+        raise UnavailableError("the model is no flow")
+
+    def beyond_float32(self, n: int) -> tuple[Tensor, str]:
+        """Which of n samples float32 does not hold on the way, ``(n,)`` bool, and where the worst of them leaves it."""
+        raise UnavailableError("the model is no flow")
 
     def log_weights(self, x: Tensor, draws: int, report: Report = silent) -> Tensor:
         """``(K, N)`` float64 draws of log w with E[w] = p(x), in nats; K = 1 if that is exact, else ``draws``."""

@@ -96,7 +96,8 @@ class Examples:
         """
         if n not in self._samples:
             larger = max(self._samples, default=0)
-            if larger > n and n % CHUNK == 0:  # the same chunks are drawn, in the same order
+            whole = larger > n and len(self._samples[larger]) == larger
+            if whole and n % CHUNK == 0:  # the same chunks are drawn, in the same order
                 self._samples[n] = self._samples[larger][:n]
                 return self._samples[n]
             made, real = self.subject.samples(n, self.report), self.data.test.x

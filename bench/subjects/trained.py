@@ -9,10 +9,12 @@ from torch import Generator, Tensor, nn
 from bench.checkpoint import Progress
 from bench.chunks import CHUNK, draw_class_log_weights, draw_given, draw_log_weights, draw_outside, draw_samples
 from bench.errors import BrokenError, UnavailableError
+from bench.memory import forget_peak, peak_memory
 from bench.seeds import derive_seed
 from bench.subjects.base import Decoder, Origin, Report, Subject, silent
 from models.base import (
     Autoencodes,
+    ChecksInverse,
     ClassConditional,
     ClipsSamples,
     GenerativeModel,
@@ -28,6 +30,7 @@ from models.base import (
 
 __all__ = ["FailedModel", "TrainedModel"]
 
+MEBIBYTE = 1 << 20
 NO_ODE = "the likelihood is not the solution of a differential equation"
 
 
@@ -58,6 +61,8 @@ class TrainedModel(Subject):
         self.caveat = model.caveat if isinstance(model, HasLikelihood) else ""
         self.solves_ode = isinstance(model, SolvesODE)
         self.cost_names = _counted(model)
+        if peak_memory(model.device) is not None:
+            self.cost_names += ("peak_memory_training", "peak_memory_evaluation")
         self._sampling: dict[int, tuple[float, float | None]] = {}  # samples/s and load, by the number of samples
 
     @property
@@ -80,6 +85,8 @@ class TrainedModel(Subject):
         seconds, cpu = max(time.perf_counter() - start, 1e-9), time.process_time() - cpu
         load = cpu / (seconds * torch.get_num_threads()) if self.model.device.type == "cpu" else None
         self._sampling[n] = n / seconds, load
+        if len(drawn) < n:
+            self.lost = f"{n - len(drawn)} of {n} samples are lost: they are NaN or too large for their numbers"
         return drawn
 
     @property
@@ -97,6 +104,16 @@ class TrainedModel(Subject):
     def outside(self, n: int, report: Report = silent) -> Tensor:
         model = _clipping(self.model)
         return draw_outside(model, n, self._generator("samples"), lambda done: report("mass outside", done, n))
+
+    @torch.no_grad()
+    def round_trips(self, x: Tensor, factor: float) -> Tensor:
+        model, generator = _with_inverse(self.model), self._generator("round trips")
+        return torch.cat([model.round_trip(part, factor, generator=generator).cpu() for part in self._chunks(x)])
+
+    def beyond_float32(self, n: int) -> tuple[Tensor, str]:
+        model, generator = _with_inverse(self.model), self._generator("samples")
+        made = [model.beyond_float32(min(CHUNK, n - done), generator=generator) for done in range(0, n, CHUNK)]
+        return torch.cat([beyond for beyond, _ in made]).cpu(), next((where for _, where in made if where), "")
 
     def log_weights(self, x: Tensor, draws: int, report: Report = silent) -> Tensor:
         model = self.model
@@ -186,7 +203,24 @@ class TrainedModel(Subject):
             batch = x[:CHUNK].to(self.model.device)
             with torch.no_grad():
                 costs |= self.model.cost_report(batch, generator=self._generator("costs"))
+        if progress is not None and progress.peak_memory is not None:
+            costs["peak_memory_training"] = progress.peak_memory / MEBIBYTE
+        peak = self._peak_of_evaluation(x[:CHUNK])
+        if peak is not None:
+            costs["peak_memory_evaluation"] = peak / MEBIBYTE
         return costs
+
+    def _peak_of_evaluation(self, x: Tensor) -> int | None:
+        """Bytes that a chunk of samples and of log-weights take, with the model; None where nothing counts them."""
+        model, device = self.model, self.model.device
+        if peak_memory(device) is None:
+            return None
+        forget_peak(device)
+        if not model.cannot_sample:
+            draw_samples(model, CHUNK, self._generator("costs"))
+        if isinstance(model, HasLikelihood):
+            draw_log_weights(model, x, device, self._generator("costs"))
+        return peak_memory(device)
 
     def loads(self, n: int) -> dict[str, float]:
         trained = None if self.progress is None else self.progress.load
@@ -234,6 +268,14 @@ class FailedModel(Subject):
 
     def outside(self, n: int, report: Report = silent) -> Tensor:
         _clipping(self.model)
+        raise BrokenError(self.reason)
+
+    def round_trips(self, x: Tensor, factor: float) -> Tensor:
+        _with_inverse(self.model)
+        raise BrokenError(self.reason)
+
+    def beyond_float32(self, n: int) -> tuple[Tensor, str]:
+        _with_inverse(self.model)
         raise BrokenError(self.reason)
 
     def log_weights(self, x: Tensor, draws: int, report: Report = silent) -> Tensor:
@@ -326,6 +368,19 @@ def _clipping(model: GenerativeModel) -> ClipsSamples:
         raise UnavailableError(f"the model cannot be sampled: {model.cannot_sample}")
     if not isinstance(model, ClipsSamples) or not model.clips_samples:
         raise UnavailableError("the model does not report samples outside the data's range")
+    return model
+
+
+def _with_inverse(model: GenerativeModel) -> ChecksInverse:
+    """Return the model itself.
+
+    Raises:
+        UnavailableError: It is no flow, or its transform has no inverse.
+    """
+    if not isinstance(model, ChecksInverse):
+        raise UnavailableError("the model is no flow")
+    if model.cannot_sample:
+        raise UnavailableError(model.cannot_sample)
     return model
 
 

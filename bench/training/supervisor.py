@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from bench.checkpoint import Progress, export
 from bench.config.spec import Schedule
 from bench.errors import DivergedError
+from bench.memory import forget_peak, peak_memory
 from bench.probe import Probe
 from bench.rng import rng_state, seeded, set_rng_state
 from bench.seeds import derive_seed
@@ -120,6 +121,7 @@ class Supervisor(Callback):
                 self._ema.load_state_dict(self._restored["ema"])
         for seen, score in self.progress.history:  # every process starts a new CSV file of curves
             _log_curve(trainer, {"validation_score": score}, int(seen))
+        forget_peak(module.device)
         self._clock, self._cpu = time.perf_counter(), time.process_time()
 
     # One step
@@ -160,6 +162,9 @@ class Supervisor(Callback):
 
     def _end_of_interval(self, trainer: Trainer, model: GenerativeModel, finished: str) -> None:
         progress, patience = self.progress, self.schedule.patience
+        peak = peak_memory(model.device)
+        if peak is not None:
+            progress.peak_memory = max(peak, progress.peak_memory or 0)
         check_finite(model, progress.examples_seen)
         with self._evaluated_weights():
             score = self._score(trainer, model)
@@ -178,6 +183,7 @@ class Supervisor(Callback):
             if finished:
                 self._export(trainer, model, FINAL)
         trainer.save_checkpoint(self.folder / LAST)
+        forget_peak(model.device)  # that of validation is not one of training
         trainer.should_stop = bool(finished)
 
     def _score(self, trainer: Trainer, model: GenerativeModel) -> float | None:

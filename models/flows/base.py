@@ -6,6 +6,7 @@ A flow is a file in ``models/flows`` whose class builds one transform, from data
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -16,10 +17,12 @@ from torch.optim import Optimizer
 from ..base import (
     Autoencodes,
     Batch,
+    ChecksInverse,
     ClassConditional,
     ClipsSamples,
     GenerativeModel,
     HasLikelihood,
+    LostSamples,
     OptimizerFactory,
     Relation,
     SamplesClasses,
@@ -28,12 +31,13 @@ from ..distributions import standard_normal
 from ..options import at_least, class_context
 from ..transforms.base import Chain, Transform
 from ..transforms.dequantize import Dequantization, UniformDequantization
+from ..transforms.extent import Extent, decode_in_float64
 from ..transforms.logit import Logit
 
 __all__ = ["Flow", "OptimizerFactory", "at_least", "class_context", "is_image", "to_reals"]
 
 
-class Flow(GenerativeModel, HasLikelihood, Autoencodes, ClassConditional, ClipsSamples, SamplesClasses):
+class Flow(GenerativeModel, HasLikelihood, Autoencodes, ClassConditional, ClipsSamples, SamplesClasses, ChecksInverse):
     r"""A normalizing flow: z = f(x) is standard normal.
 
     .. math:: \log w = \log N(f(x); 0, I) + \log|\det \partial f / \partial x|
@@ -48,6 +52,8 @@ class Flow(GenerativeModel, HasLikelihood, Autoencodes, ClassConditional, ClipsS
 
     Training maximizes log p(x, y). The model is a distribution over x all the same: its likelihood compares with that
     of any other model.
+
+    Samples whose inverse is NaN or infinite in float32 are computed again in float64.
 
     A base class: a flow is a subclass whose constructor builds the transform.
 
@@ -132,18 +138,19 @@ class Flow(GenerativeModel, HasLikelihood, Autoencodes, ClassConditional, ClipsS
         """Codes as ``encode`` returns them to data, ``(B, *shape)``.
 
         Raises:
-            ArithmeticError: The inverse of a flow on integer data ran into NaN.
+            LostSamples: The inverse of a flow on integer data, which cannot show it, ran into NaN also in float64.
             NotImplementedError: The transform has no inverse (see ``cannot_sample``).
         """
         y = None if self.classes == 0 else z[:, 0].long()
-        return self._decode(z if y is None else z[:, 1:], y)
+        decoded = self._decode(self.transform, z if y is None else z[:, 1:], self._context(y))
+        return decoded.x.to(self.data_dtype) if self.levels is None else decoded.whole(self.data_dtype)
 
     @torch.no_grad()
     def sample(self, n: int, *, temperature: float = 1.0, generator: Generator | None = None) -> Tensor:
         """Draw a class from p(y) where the flow is conditional, z ~ N(0, temperature^2 I), and return the inverse of z.
 
         Raises:
-            ArithmeticError: The inverse of a flow on integer data ran into NaN.
+            LostSamples: The inverse ran into NaN or infinity, also in float64.
             NotImplementedError: The transform has no inverse (see ``cannot_sample``).
         """
         return self._sample(n, self._draw_classes(n, generator), temperature, generator)
@@ -163,17 +170,39 @@ class Flow(GenerativeModel, HasLikelihood, Autoencodes, ClassConditional, ClipsS
         """Whether the dequantization at the data's end of the chain clips a sample, ``(n,)`` bool.
 
         Raises:
-            ArithmeticError: The inverse ran into NaN.
+            LostSamples: The inverse ran into NaN, also in float64.
             NotImplementedError: The transform has no inverse, or does not begin with a dequantization.
         """
         first, *rest = self.transform.transforms if isinstance(self.transform, Chain) else [self.transform]
         if not isinstance(first, Dequantization):
             raise NotImplementedError("the flow does not begin with a dequantization")
         context = self._context(self._draw_classes(n, generator))
-        x = standard_normal((n, self.dim), next(self.parameters()), generator)
-        for part in reversed(rest):
-            x = part.decode(x, context=context)
-        return first.outside(_not_nan(x))
+        return first.outside(self._decode(Chain(*rest), self._noise(n, generator), context).whole(self._float))
+
+    @torch.no_grad()
+    def round_trip(self, x: Tensor, factor: float = 1.0, *, generator: Generator | None = None) -> Tensor:
+        """Of a conditional flow that given the most probable class."""
+        y = None if self.classes == 0 else self.class_log_weights(x, generator=generator).argmax(1)
+        context = self._context(y)
+        parts = self.transform.transforms if isinstance(self.transform, Chain) else [self.transform]
+        begin = next((place for place, part in enumerate(parts) if not isinstance(part, Dequantization | Logit)), 0)
+        reals = x.to(self._float)
+        for part in parts[:begin]:
+            reals = part(reals, context=context, generator=generator)[0]
+        reals = factor * reals
+        z = reals
+        for part in parts[begin:]:
+            z = part(z, context=context, generator=generator)[0]
+        for part in reversed(parts[begin:]):
+            z = part.decode(z, context=context)
+        return (z - reals).abs().flatten(1).amax(1)
+
+    @torch.no_grad()
+    def beyond_float32(self, n: int, *, generator: Generator | None = None) -> tuple[Tensor, str]:
+        """Samples that are computed in float64, and at which layer how far they go."""
+        context = self._context(self._draw_classes(n, generator))
+        decoded = self._decode(self.transform, self._noise(n, generator), context)
+        return decoded.again, "" if decoded.extent is None else str(decoded.extent)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean of -log w over the batch: in bits/dim for integer data, in nats for real-valued data."""
@@ -198,12 +227,25 @@ class Flow(GenerativeModel, HasLikelihood, Autoencodes, ClassConditional, ClipsS
         return torch.multinomial(self.class_logits.softmax(0), n, replacement=True, generator=generator)
 
     def _sample(self, n: int, y: Tensor | None, temperature: float, generator: Generator | None) -> Tensor:
-        z = standard_normal((n, self.dim), next(self.parameters()), generator)
-        return self._decode(temperature * z, y)
+        z = temperature * self._noise(n, generator)
+        return self._decode(self.transform, z, self._context(y)).whole(self.data_dtype)
 
-    def _decode(self, z: Tensor, y: Tensor | None) -> Tensor:
-        x = self.transform.decode(z, context=self._context(y))
-        return (x if self.levels is None else _not_nan(x)).to(self.data_dtype)  # integers cannot show a NaN
+    def _noise(self, n: int, generator: Generator | None) -> Tensor:
+        return standard_normal((n, self.dim), next(self.parameters()), generator)
+
+    def _decode(self, transform: Transform, z: Tensor, context: Tensor | None) -> "_Decoded":
+        """The inverse of z, in float64 for examples that it takes out of float32."""
+        x = transform.decode(z, context=context)
+        wrong = self._wrong(x)
+        if not bool(wrong.any()):
+            return _Decoded(x, wrong, wrong, None)
+        exact, extent = decode_in_float64(transform, z[wrong], None if context is None else context[wrong])
+        x = x.index_put((wrong,), exact.to(x.dtype))
+        return _Decoded(x, wrong, self._wrong(x), extent)
+
+    def _wrong(self, x: Tensor) -> Tensor:
+        """Which examples are no data: integers are clipped, so an infinite one is at an end. ``(B, ...) -> (B,)``."""
+        return (~x.isfinite() if self.levels is None else x.isnan()).flatten(1).any(1)
 
     def _context(self, y: Tensor | None) -> Tensor | None:
         return None if y is None else one_hot(y, self.classes).to(self._float)
@@ -214,15 +256,32 @@ class Flow(GenerativeModel, HasLikelihood, Autoencodes, ClassConditional, ClipsS
         return next(self.parameters()).dtype
 
 
-def _not_nan(x: Tensor) -> Tensor:
-    """Return x itself.
+@dataclass(frozen=True)
+class _Decoded:
+    """What latents become.
 
-    Raises:
-        ArithmeticError: It has an entry that is NaN.
+    Attributes:
+        x: ``(B, ...)``.
+        again: Which of them were computed in float64, ``(B,)`` bool.
+        lost: Which of those are still no data.
+        extent: How far those in float64 went; None without any.
     """
-    if bool(x.isnan().any()):
-        raise ArithmeticError("the inverse of the flow ran into NaN")
-    return x
+
+    x: Tensor
+    again: Tensor
+    lost: Tensor
+    extent: Extent | None
+
+    def whole(self, dtype: torch.dtype) -> Tensor:
+        """Return x.
+
+        Raises:
+            LostSamples: Some of it is lost.
+        """
+        if self.extent is None or not bool(self.lost.any()):
+            return self.x.to(dtype)
+        what = f"{int(self.lost.sum())} of {len(self.x)} samples are NaN or too large"
+        raise LostSamples(f"{what}: the inverse leaves float32 at {self.extent}", self.x[~self.lost].to(dtype))
 
 
 def to_reals(levels: int | None, alpha: float) -> list[Transform]:

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -184,9 +185,10 @@ def weakest_inverse(parts: Sequence[Transform]) -> InverseKind:
     return max((part.inverse_kind for part in parts), key=INVERSE_KINDS.index)
 
 
-def full_precision(x: Tensor) -> torch.autocast:
+def full_precision(x: Tensor) -> AbstractContextManager[object]:
     """A context in which matrix products stay in the dtype of x: autocast is switched off."""
-    return torch.autocast(x.device.type, enabled=False)
+    kind = x.device.type  # switching off what is not on would take longer than a small layer
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def only_shape(own: tuple[int, ...], shape: Sequence[int]) -> None:

@@ -203,15 +203,24 @@ def _power_series(g: Tensor, x: Tensor, probe: Tensor, weights: Sequence[float],
 
 
 def _neumann(g: Tensor, x: Tensor, probe: Tensor, weights: Sequence[float], *, create_graph: bool) -> Tensor:
-    """The same value, with the gradient of the Neumann series."""
-    power, total, neumann = probe, x.new_zeros(len(x)), torch.zeros_like(x)
-    for k, weight in enumerate(weights, start=1):
-        neumann = neumann + (-1) ** (k + 1) * weight * power  # v^T J^(k-1)
-        (power,) = torch.autograd.grad(g, x, power, retain_graph=True)
-        total = total + (-1) ** (k + 1) / k * weight * _dot(power, probe)
+    r"""The same value, with the gradient of the Neumann series.
+
+    The differentiable product with v is the sum of all :math:`s_k = (-1)^{k+1} a_k v^\top J^k v`, so
+
+    .. math:: \sum_{k=1}^n \frac{s_k}{k} = \frac1n \sum_{k=1}^n s_k + \sum_{k=1}^{n-1} \Big(\frac1k - \frac1n\Big) s_k
+
+    and the n-th power needs no product of its own.
+    """
+    n = len(weights)
+    power, neumann, rest = probe, weights[0] * probe, torch.zeros_like(probe)
+    for k in range(1, n):
+        (power,) = torch.autograd.grad(g, x, power, retain_graph=True)  # v^T J^k
+        sign = (-1) ** k
+        neumann = neumann.add(power, alpha=sign * weights[k])
+        rest = rest.add(power, alpha=-sign * weights[k - 1] * (1 / k - 1 / n))
     (product,) = torch.autograd.grad(g, x, neumann, create_graph=create_graph)
     surrogate = _dot(product, probe)
-    return total + surrogate - surrogate.detach()
+    return surrogate + (_dot(rest, probe) - (1 - 1 / n) * surrogate.detach())
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ class PeerGlow(nn.Module):
             self.levels.append(nn.ModuleList(blocks))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        latents, log_det = [], torch.zeros(len(x), dtype=x.dtype)
+        latents, log_det = [], x.new_zeros(len(x))
         for index, level in enumerate(self.levels):
             x, _ = self.squeeze(x)
             for block in level:

@@ -103,7 +103,7 @@ class PeerRealNVP(nn.Module):
         self.levels = nn.ModuleList(nn.ModuleList(_peer_of(part) for part in level.parts) for level in ours.levels)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        latents, log_det = [], torch.zeros(len(x), dtype=x.dtype)
+        latents, log_det = [], x.new_zeros(len(x))
         for index, level in enumerate(self.levels):
             for part in level:
                 x, term = part(x)

@@ -1,0 +1,152 @@
+"""Checks of evaluation: likelihoods as on the CPU, inverses, sampling, peak memory, and the quickstart as a whole."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from gpu_common import (
+    HERE,
+    ROOT,
+    Row,
+    data_of,
+    forget_peak,
+    milliseconds,
+    new_model,
+    peak_memory,
+    synchronize,
+    train,
+)
+from torch import Generator
+
+from bench.chunks import draw_log_weights, draw_samples
+from models.base import ChecksInverse, HasLikelihood
+
+__all__ = ["evaluation", "inverse_of_glow", "inverse_of_maf", "quickstart", "round_trips", "tarflow"]
+
+QUICKSTART_SECONDS = 100
+
+
+def evaluation(name: str) -> Iterator[Row]:
+    """Likelihoods as on the CPU; seconds of likelihoods and samples; peak of memory."""
+    data, batch = data_of(name, None if name != "vae" else 256)
+    model = new_model(name, data)
+    if isinstance(model, HasLikelihood) and model.relation == "exact":
+        model.train()  # what sets itself from data does so
+        model.training_step((data.train.x[:batch], None), 0)
+        model.eval()
+        x = data.test.x[:64]
+        cpu = draw_log_weights(model, x, torch.device("cpu"), Generator())
+        there = draw_log_weights(model.to(HERE.device), x, HERE.device, Generator(HERE.device))
+        error = float(((there - cpu) / cpu.abs().clamp(min=1)).abs().max())
+        yield "log-likelihood, GPU - CPU, relative", error, "", "64 examples"
+        if not error < 1e-4:
+            raise AssertionError(f"likelihoods differ by {error:.3g}")
+    data, batch = data_of(name)
+    model, _ = train(name, HERE.steps(100))
+    model.to(HERE.device).eval()
+    generator = Generator(HERE.device).manual_seed(0)
+    forget_peak()
+    yield "1000 samples", milliseconds(partial(draw_samples, model, 1000, generator), 1), "ms", ""
+    if isinstance(model, HasLikelihood):
+        weigh = partial(draw_log_weights, model, data.test.x, HERE.device, generator)
+        yield "log-weights of 500 examples", milliseconds(weigh, 1), "ms", ""
+    yield "peak memory of evaluation", peak_memory(), "MiB", ""
+
+
+def round_trips(name: str) -> Iterator[Row]:
+    """Error of a flow's inverse on the data and ten times outside, after a short training."""
+    data, _ = data_of(name)
+    model, _ = train(name, HERE.steps(100))
+    model.to(HERE.device).eval()
+    if not isinstance(model, ChecksInverse):
+        return
+    x = data.test.x[:250].to(HERE.device)
+    for what, factor in (("on data", 1.0), ("ten times outside", 10.0)):
+        error = model.round_trip(x, factor, generator=Generator(HERE.device).manual_seed(0))
+        finite = error[error.isfinite()]
+        note = f"{len(error) - len(finite)} of {len(error)} do not come back"
+        yield f"inverse error, {what}", float(finite.max()) if len(finite) else float("inf"), "", note
+
+
+def inverse_of_glow(_: str) -> Iterator[Row]:
+    """Samples of Glow at its published size after three steps, which leave float32."""
+    data, batch = data_of("glow")
+    model = new_model("glow", data).to(HERE.device).train()
+    optimizer = model.configure_optimizers()
+    for step in range(3):
+        optimizer.zero_grad()
+        loss = model.training_step((data.train.x[batch * step : batch * (step + 1)].to(HERE.device), None), 0)
+        loss.backward()
+        optimizer.step()
+    assert isinstance(model, ChecksInverse)
+    beyond, where = model.eval().beyond_float32(16, generator=Generator(HERE.device).manual_seed(0))
+    yield "samples beyond float32 after 3 steps, of 16", int(beyond.sum()), "", where
+    made = model.sample(16, generator=Generator(HERE.device).manual_seed(0))
+    yield "samples that come out, of 16", len(made), "", "those beyond float32 in float64"
+
+
+def inverse_of_maf(_: str) -> Iterator[Row]:
+    """The inverse of one masked autoregressive layer, D = 256, batch 256, against peers with the same weights."""
+    import flows_autoregressive as peers
+
+    torch.manual_seed(0)
+    layer = peers.Autoregressive(peers.MADE(peers.DIM, 2, hidden=peers.HIDDEN, depth=peers.DEPTH), peers.Affine())
+    zuko, nflows = peers._zuko(layer.network), peers._nflows(layer.network)
+    for module in (layer, zuko, nflows):
+        if isinstance(module, torch.nn.Module):
+            module.to(HERE.device)
+    x = torch.randn(peers.BATCH, peers.DIM, generator=Generator().manual_seed(0)).to(HERE.device)
+    with torch.no_grad():
+        ours, theirs = layer.inverse(x)[0], nflows.inverse(x)[0]
+        error = float((ours - theirs).abs().max())
+        yield "MAF inverse 256 x 256, ours - nflows", error, "", ""
+        mine = milliseconds(partial(layer.inverse, x), 3)
+        other = milliseconds(partial(nflows.inverse, x), 3)
+    yield "MAF inverse 256 x 256, ours", mine, "ms", ""
+    yield "MAF inverse 256 x 256, nflows", other, "ms", ""
+    yield "MAF inverse 256 x 256, nflows / ours", other / mine, "x", ""
+    if not error < 1e-4:
+        raise AssertionError(f"inverses differ by {error:.3g}")
+
+
+def tarflow(_: str) -> Iterator[Row]:
+    """Samples of TarFlow with keys and values kept, against one pass of the transformer for each patch."""
+    import flows_tarflow as both
+
+    for patch, samples in ((4, 16), (2, 4)) if HERE.is_cuda else ((7, 2),):
+        flow = both.random_tarflow(patch).to(HERE.device)
+        z = torch.randn(samples, flow.dim, generator=Generator().manual_seed(1)).to(HERE.device)
+        error = float((both.kept(flow, z) - both.naive(flow, z)).abs().max())
+        kept = milliseconds(partial(both.kept, flow, z), 3)
+        naive = milliseconds(partial(both.naive, flow, z), 3)
+        name = f"TarFlow sampling, {(28 // patch) ** 2} patches"
+        yield f"{name}, kept", kept, "ms", ""
+        yield f"{name}, re-evaluation / kept", naive / kept, "x", f"largest difference {error:.2g}"
+        if not error < 1e-3:
+            raise AssertionError(f"samples differ by {error:.3g}")
+
+
+def quickstart(_: str) -> Iterator[Row]:
+    """Seconds of the whole quickstart with trainer=auto, in a process of its own."""
+    with tempfile.TemporaryDirectory() as made:
+        command = [sys.executable, "-m", "bench", "run", "experiment=quickstart", "trainer=auto"]
+        places = [f"runs_dir={made}/runs", f"results_dir={made}/results"]
+        environment = {**os.environ, "GENBENCH_CACHE": os.environ.get("GENBENCH_CACHE", f"{made}/cache")}
+        synchronize()
+        start = time.perf_counter()
+        try:
+            ended = subprocess.run(
+                [*command, *places], cwd=ROOT, env=environment, capture_output=True, text=True,
+                timeout=QUICKSTART_SECONDS, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"not done after {QUICKSTART_SECONDS} s") from None
+        seconds = time.perf_counter() - start
+    if ended.returncode != 0:
+        raise AssertionError(f"exit code {ended.returncode}: {' '.join(ended.stderr.split())[-200:]}")
+    yield "quickstart, trainer=auto", seconds, "s", ""
