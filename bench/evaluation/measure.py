@@ -22,7 +22,7 @@ from bench.metrics.base import Metric
 from bench.provenance import device_name, git_state, versions
 from bench.rng import seeded
 from bench.rows.items import items_path, write_items
-from bench.schema import DataSpec, Estimate, MetricInfo, ResultRow, Status
+from bench.schema import DataSpec, Estimate, Kind, MetricInfo, ResultRow, Status
 from bench.seeds import derive_seed, sampling_seed_of
 from bench.subjects.base import Origin, Report, Subject, silent
 from bench.subjects.density import KnownDensity
@@ -177,10 +177,11 @@ def save_picture(subject: TrainedModel, examples: Examples, n: int, path: Path) 
     try:
         with seeded(derive_seed(subject.seed, "evaluate", "picture")):
             samples, density = examples.samples(n), _landscape(subject, examples.data)
-        origin, spec = subject.origin, examples.spec
+        origin, spec, constraint = subject.origin, examples.spec, examples.data.valid
         draw_samples(
             samples, spec.levels, path, density, real=_some(examples.data), columns=spec.columns,
             title=f"{origin.model} on {spec.name}, seed {origin.seed}, {origin.checkpoint}",
+            categories=spec.kind is Kind.CATEGORIES, valid=None if constraint is None else constraint(samples),
         )  # fmt: skip
     except Exception:  # whatever a model or the disk trips over; metrics that need samples have said so in their rows
         log.exception("no picture")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bench.files import durable_write
 from bench.tables.pictures import GRID, image_grid, limits_of, rendered, scatter, ticked, undisturbed
+from bench.tables.sequences import sequence_grid, violations
 
 __all__ = ["Landscape", "draw_samples", "landscape"]
 
@@ -54,16 +55,21 @@ def draw_samples(
     real: Tensor | None = None,
     columns: Sequence[str] = (),
     title: str = "",
+    categories: bool = False,
+    valid: Tensor | None = None,
 ) -> None:
     """Write ``<path>.npz`` with all samples, and what else is given, and ``<path>.png``.
 
     Images: a grid of the first 64, black to white from 0 to the highest of the data's levels. Vectors: a scatter plot
     of their first two coordinates (a histogram for D = 1), beside one of the real examples with the same axes.
+    Sequences of categories: rows of coloured cells, beside those of the real examples.
 
     Arguments:
         real: Real examples, which comparisons show beside the samples.
         columns: Names of the coordinates of vectors.
         title: Stands above the picture.
+        categories: Whether entries are categories.
+        valid: Of categories: which samples satisfy the data's constraint, ``(N,)`` bool, where it has one.
     """
     array = io.BytesIO()
     arrays: dict[str, Any] = {"samples": samples.numpy(), "levels": np.int64(levels or 0), **(density or {})}
@@ -71,6 +77,10 @@ def draw_samples(
         arrays["real"] = real.numpy()
     if columns:
         arrays["columns"] = np.array(list(columns), dtype=np.str_)
+    if categories:
+        arrays["categories"] = np.asarray(True)
+        if valid is not None:
+            arrays["valid"] = valid.numpy()
     np.savez_compressed(array, **arrays)
     durable_write(path.with_suffix(".npz"), array.getvalue())
     shown = samples.numpy()[: GRID * GRID]
@@ -87,6 +97,7 @@ def _plot(arrays: dict[str, Any], title: str) -> Image.Image:
     from matplotlib.figure import Figure
 
     sets = {"data": arrays["real"], "samples": arrays["samples"]} if "real" in arrays else {"": arrays["samples"]}
+    in_cells = "categories" in arrays
     limits = limits_of(next(iter(sets.values())))
     figure = Figure(figsize=(4 * len(sets), 4 + 0.3 * bool(title)), dpi=100, layout="constrained")
     if title:
@@ -94,6 +105,12 @@ def _plot(arrays: dict[str, Any], title: str) -> Image.Image:
     for place, (name, points) in enumerate(sets.items(), start=1):
         axes = figure.add_subplot(1, len(sets), place)
         axes.set_title(name, fontsize=10)
+        if in_cells:
+            valid = arrays.get("valid") if points is arrays["samples"] else None
+            axes.imshow(sequence_grid(points, int(arrays["levels"]), valid), interpolation="nearest")
+            axes.set_axis_off()
+            axes.set_title(": ".join(word for word in (name, violations(valid)) if word), fontsize=8)
+            continue
         scatter(axes, points, limits, equal="extent" in arrays)
         ticked(axes, arrays.get("columns"), 8)
     return rendered(figure)

@@ -15,6 +15,7 @@ from bench.errors import UserError
 from bench.files import durable_write
 from bench.regular import open_regular
 from bench.tables.layout import Layout, layout_of
+from bench.tables.sequences import sequence_grid
 
 __all__ = [
     "GRID", "POINTS", "draw_comparison", "image_grid", "limits_of", "rendered", "scatter", "ticked", "undisturbed",
@@ -26,7 +27,7 @@ _LARGEST_SAMPLES = 8 << 30  # bytes
 
 Panel = dict[str, np.ndarray[Any, Any]]
 """What an ``.npz`` of ``draw_samples`` holds: ``samples``, ``levels``, and those of ``real``, ``columns``, ``density``,
-``truth`` and ``extent`` that there are."""
+``truth``, ``extent``, ``categories`` and ``valid`` that there are."""
 
 
 @contextlib.contextmanager
@@ -120,7 +121,7 @@ def _references(panels: Mapping[tuple[str, str], Panel]) -> dict[tuple[str, str]
         if "truth" in panel:
             made[name, data] = {**panel, "density": panel["truth"]}
         elif "real" in panel and (name, data) not in made:
-            others = {key: value for key, value in panel.items() if key != "density"}
+            others = {key: value for key, value in panel.items() if key not in ("density", "valid")}
             made[name, data] = {**others, "samples": panel["real"]}
     return made
 
@@ -139,7 +140,7 @@ def _shared_axes(
     if extents:
         shared["limits"] = np.asarray(extents[0], float).reshape(2, 2)
         shared["equal"] = np.asarray(True)
-    elif points[0].ndim != 4:
+    elif points[0].ndim != 4 and "categories" not in (known or own)[0]:
         shared["limits"] = limits_of(np.concatenate([flat.reshape(len(flat), -1)[:, :2] for flat in points]))
     return shared
 
@@ -173,6 +174,9 @@ def _draw_panel(axes: Any, panel: Panel, shared: Panel, layout: Layout) -> None:
 
         brightness = PowerNorm(1 / 3, 0, shared.get("scale", panel["density"].max()))
         axes.imshow(panel["density"], origin="lower", extent=panel["extent"], norm=brightness, cmap="viridis")
+    elif "categories" in panel:
+        axes.imshow(sequence_grid(array, levels, panel.get("valid")), interpolation="nearest")
+        axes.spines[:].set_visible(False)
     elif array.ndim == 4 and levels:
         side = 6 if layout.single else 4
         axes.imshow(np.asarray(image_grid(array[: side**2], levels, columns=side)), interpolation="nearest")
