@@ -2,10 +2,12 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from helpers_metrics import FakeSubject
 from helpers_models import new_model
 from numpy.random import RandomState
 from scipy.stats import chisquare
@@ -17,9 +19,10 @@ from bench.data.sets import Permutations, Sums, counts_of_sums, set_shuffling, s
 from bench.errors import UnavailableError, UserError
 from bench.evaluation.measure import known_density
 from bench.features.pixels import Pixels
+from bench.metrics.optimum import Optimum
 from bench.metrics.parzen import Parzen
 from bench.metrics.validity import distinct_and_new
-from bench.schema import Kind
+from bench.schema import Kind, Relation
 from bench.subjects.examples import Examples
 from models.base import HasLikelihood
 
@@ -273,3 +276,19 @@ def test_an_encoding_that_cannot_be_is_named(encoding: str, dim: int, reason: st
     spec = set_shuffling(3, 9, 3, 3).spec
     with pytest.raises(UserError, match=reason):
         new_model("categorical_flow", spec, f"model.encoding={encoding}", f"model.encoding_dim={dim}")
+
+
+def test_what_a_model_needs_above_the_optimum_is_the_difference_at_the_same_examples() -> None:
+    data = set_shuffling(4, 9, 3, 50)
+    subject = known_density("set_shuffling", {"n": 4}, data)
+    assert subject is not None
+    (one,) = Optimum(1).compute(Examples(subject, data, seed=0))
+    assert (one.value, one.stderr) == (0, 0)
+    log_w = torch.full((16, 50), -4 * math.log(4)) + torch.randn(16, 50, generator=Generator().manual_seed(0))
+    (one,) = Optimum(16).compute(Examples(FakeSubject({"log_weights": log_w, "relation": "lower_bound"}), data, seed=0))
+    bound = -(log_w.double().logsumexp(0) - math.log(16)) / (4 * math.log(2))
+    assert one.value == pytest.approx(bound.mean().item() - math.log2(24) / 4)
+    assert one.relation is Relation.UPPER_BOUND
+    assert one.stderr == pytest.approx(bound.std().item() / math.sqrt(50))
+    with pytest.raises(UnavailableError, match="no known optimum"):
+        Optimum(1).compute(Examples(FakeSubject({"log_weights": log_w}), replace(data, log_density=None), seed=0))

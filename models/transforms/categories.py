@@ -6,8 +6,8 @@ density :math:`p(z)` of all vectors together,
 .. math:: w = \frac{p(z)\, p(x|z)}{q(z|x)}, \quad z \sim q(z|x), \quad E[w] = \int p(z)\, p(x|z)\, dz = p(x).
 
 Both terms are products over the entries of x, but for q of the variational encoding and of variational dequantization,
-which are flows over all of them. Every q is made from logistic noise: p(z), which comes from normal noise, then has the
-thinner tails, and w a finite variance. With normal noise in q the mean of many w is carried by a few of them.
+which are flows over all of them. Every q is made from logistic noise, whose tails are thicker than those of p(z), which
+comes from normal noise: the variance of w is finite only if far out q is not much smaller than p.
 (Lippe, Gavves 2021, Categorical normalizing flows via continuous transformations, arXiv:2006.09790.)
 """
 
