@@ -26,8 +26,7 @@ from bench.schema import Estimate, MetricInfo, Relation, Status
 from bench.subjects.examples import Examples
 
 __all__ = [
-    "LogLikelihood", "bits_per_dim", "bound_errors", "estimate_errors", "k_draw_bound", "likelihood_errors",
-    "log_mean_exp",
+    "LogLikelihood", "bits_per_dim", "bound_errors", "estimate_errors", "k_draw_bound", "log_mean_exp",
 ]  # fmt: skip
 
 
@@ -157,7 +156,7 @@ class LogLikelihood(Metric):
             reason = f"log-likelihood is not finite for {bad} of {n} examples"
             return [Estimate(info, status=Status.FAILED, reason=reason) for info in infos]
         value = bound.mean().item()
-        total, of_draws = likelihood_errors(log_w, bound, relation)
+        total, of_draws = _errors(log_w, bound, relation)
         shown = Relation(examples.subject.shown_relation)
         estimates = [_with_error(infos[0], value, total, of_draws, shown, n, draws)]
         if "bits_per_dim" in skipped:
@@ -179,7 +178,7 @@ class LogLikelihood(Metric):
         return estimates
 
 
-def likelihood_errors(log_w: Tensor, bound: Tensor, relation: Relation) -> tuple[float | None, float | None]:
+def _errors(log_w: Tensor, bound: Tensor, relation: Relation) -> tuple[float | None, float | None]:
     """Return the standard error of the mean of ``bound`` and the part due to the draws; None for an unknown one."""
     draws, n = log_w.shape
     if n < 2:

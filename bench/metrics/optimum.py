@@ -11,13 +11,14 @@ taken at the same test examples, so that the spread of log p over the examples i
 import math
 
 import torch
+from torch import Tensor
 
 from bench.errors import UnavailableError
 from bench.metrics.base import Metric
 from bench.metrics.draws import per_example
 from bench.metrics.intervals import measured
-from bench.metrics.likelihood import bits_per_dim, likelihood_errors
-from bench.schema import Estimate, MetricInfo, Relation, Status
+from bench.metrics.likelihood import bits_per_dim, bound_errors, estimate_errors
+from bench.schema import Estimate, Kind, MetricInfo, Relation, Status
 from bench.subjects.examples import Examples
 
 __all__ = ["Optimum"]
@@ -39,23 +40,33 @@ class Optimum(Metric):
     def compute(self, examples: Examples) -> list[Estimate]:
         (info,) = self.infos(examples)
         truth = examples.data.log_density
-        if truth is None or examples.spec.levels is None:
-            raise UnavailableError(f"{examples.spec.name} has no known probabilities, so no known optimum")
-        log_w = examples.log_weights(self.n_draws)
+        if truth is None or examples.spec.levels is None or examples.spec.kind not in (Kind.NUMBERS, Kind.CATEGORIES):
+            raise UnavailableError(f"{examples.spec.name} has no known probabilities of entries, so no known optimum")
         relation = Relation(examples.relation)
+        # Weights relative to the truth: what is said of log w is said of the difference.
+        log_w = examples.log_weights(self.n_draws).double() - truth(examples.real).double().cpu()  # (K, N)
         draws, n = log_w.shape
-        excess = truth(examples.real).double().cpu() - per_example(log_w, relation)
+        excess = -per_example(log_w, relation)
         bad = int((~torch.isfinite(excess)).sum())
         if bad > 0 or n == 0:
             return [Estimate(info, status=Status.FAILED, reason=f"not finite for {bad} of {n} examples")]
-        scale = abs(bits_per_dim(1.0, examples.spec.dim))
-        total, of_draws = likelihood_errors(log_w - truth(examples.real).to(log_w), -excess, relation)
-        shown = Relation(examples.subject.shown_relation).negated
+        in_bits = abs(bits_per_dim(1.0, examples.spec.dim))
+        total, of_draws = (None if error is None else in_bits * error for error in _errors(log_w, excess, relation))
         test = None if total is None or of_draws is None else math.sqrt(max(0.0, total**2 - of_draws**2))
-        in_bits = [None if error is None else scale * error for error in (test, of_draws, total)]
         return [
             measured(
-                info, scale * excess.mean().item(), test=in_bits[0], draws=in_bits[1], stderr=in_bits[2],
-                relation=shown, n_real=n, n_draws=draws,
+                info, in_bits * excess.mean().item(), test=test, draws=of_draws, stderr=total,
+                relation=Relation(examples.subject.shown_relation).negated, n_real=n, n_draws=draws,
             )
         ]  # fmt: skip
+
+
+def _errors(log_w: Tensor, excess: Tensor, relation: Relation) -> tuple[float | None, float | None]:
+    """Return the standard error of the mean of ``excess`` and the part due to the draws; None for an unknown one."""
+    draws, n = log_w.shape
+    if n < 2:
+        return None, None
+    if draws < 2:
+        return excess.std().item() / math.sqrt(n), 0.0 if relation is Relation.EXACT else None
+    total, of_draws = estimate_errors(log_w) if relation is Relation.ESTIMATE else bound_errors(log_w)
+    return total, of_draws if math.isfinite(of_draws) else None  # all weights but one may be 0
