@@ -77,7 +77,8 @@ def data() -> Data:
     modes = Modes(4, lambda x: torch.where(quarters(x).amax(1) > 140, quarters(x).argmax(1), -1))
     train, val, test = (Split(*draw(n, seed)) for n, seed in ((N, 1), (60, 2), (N, 3)))
     spec = DataSpec("quarters", "q", (1, 8, 8), 256, N, 60, N, 4)
-    return Data(spec, train, val, test, modes=modes, valid=lambda x: quarters(x).amax(1) > 140)
+    known = {"log_density": lambda x: -quarters(x).double().sum(1) / 10, "valid": lambda x: quarters(x).amax(1) > 140}
+    return Data(spec, train, val, test, modes=modes, **known)
 
 
 LOG_WEIGHTS = -40 + 3 * torch.randn(1, N, generator=Generator().manual_seed(9), dtype=torch.float64)
@@ -159,7 +160,7 @@ def test_order_moves_no_value_beyond_its_error(named: tuple[str, Metric]) -> Non
     assert of.train.y is not None
     assert of.test.y is not None
     train, test = Split(of.train.x[second], of.train.y[second]), Split(of.test.x[second], of.test.y[second])
-    turned = Data(of.spec, train, of.val, test, modes=of.modes, valid=of.valid)
+    turned = Data(of.spec, train, of.val, test, modes=of.modes, log_density=of.log_density, valid=of.valid)
     before = values(measured(metric, samples))
     after = values(measured(metric, samples[first], turned, LOG_WEIGHTS[:, second]))
     assert list(before) == list(after)

@@ -133,3 +133,13 @@ def test_orderings_are_random_but_for_the_first_without_a_seed() -> None:
     first, *others = random_made((9,), 2, orderings=3, order_seed=None).orders
     assert torch.equal(first, in_order)
     assert not any(torch.equal(order, in_order) for order in others)
+
+
+def test_the_masks_are_those_of_the_ordering_that_was_loaded() -> None:
+    """Of a single ordering they are made once: they follow a checkpoint whose ordering is another."""
+    of, other = random_made((9,), 2, order_seed=0), random_made((9,), 2, order_seed=1)
+    assert not torch.equal(of.orders, other.orders)
+    other.load_state_dict(of.state_dict())
+    x = all_examples((9,), 2)
+    torch.testing.assert_close(other.log_weight(x), of.log_weight(x), rtol=0, atol=0)
+    assert not any(name.startswith("mask") for name in of.state_dict()), "older checkpoints have none"

@@ -10,6 +10,7 @@ from PIL import Image
 
 from bench.evaluation.pictures import draw_samples, landscape
 from bench.tables.pictures import draw_comparison, image_grid
+from bench.tables.sequences import sequence_grid
 
 
 @pytest.mark.parametrize(("channels", "levels"), [(1, 256), (3, 32), (2, 2)])
@@ -136,3 +137,35 @@ def test_a_runs_own_picture_bears_a_title(tmp_path: Path) -> None:
     strip = titled[: titled.shape[0] - plain.shape[0]]
     assert np.array_equal(titled[len(strip) :], plain)
     assert strip.min() < 100 < strip.max(), "letters on white"
+
+
+def test_each_sequence_of_categories_is_a_row_of_cells_and_a_bar_says_that_it_violates_the_constraint() -> None:
+    sequences = np.array([[0, 1, 2], [2, 2, 1], [1, 0, 2]], np.uint8)
+    grid = sequence_grid(sequences, 3, np.array([True, False, True]))
+    assert grid.shape[2] == 3
+    black = (grid == 0).all(2)
+    rows, columns = np.nonzero(black)
+    assert len(rows), "the second sequence has no bar"
+    cells = {tuple(colour) for line in grid.tolist() for colour in line} - {(255, 255, 255), (0, 0, 0)}
+    assert len(cells) == 3, "a colour for each category"
+    y, x = rows[0], columns.max()
+    row = [tuple(colour) for colour in grid[y, x + 1 :].tolist() if tuple(colour) in cells]
+    assert row[0] == row[len(row) // 3] != row[-1], "the second sequence is 2, 2, 1"
+    assert not (sequence_grid(sequences, 3) == 0).all(2).any()
+    many = sequence_grid(np.arange(30 * 30, dtype=np.int64).reshape(30, 30) % 30, 30)
+    assert len({tuple(colour) for line in many.tolist() for colour in line}) == 31, "30 categories and the paper"
+
+
+def test_samples_of_categories_stand_beside_the_data_with_their_violations(tmp_path: Path) -> None:
+    samples = torch.tensor([[0, 1], [1, 1], [1, 0]], dtype=torch.uint8)
+    real = torch.tensor([[0, 1], [1, 0]], dtype=torch.uint8)
+    for name, valid in (("v", torch.tensor([True, False, True])), ("all", torch.tensor([True, True, True]))):
+        draw_samples(samples, 2, tmp_path / name, real=real, title="t", categories=True, valid=valid)
+        draw_comparison({("one", "d"): tmp_path / f"{name}.npz"}, tmp_path / f"{name}c.png")
+    with np.load(tmp_path / "v.npz") as stored:
+        assert stored["categories"]
+        assert stored["valid"].tolist() == [True, False, True]
+    for suffix in ("", "c"):
+        bars, none = (np.asarray(Image.open(tmp_path / f"{name}{suffix}.png").convert("RGB")) for name in ("v", "all"))
+        assert bars.shape[1] > 200
+        assert (bars != none).any(), "a violation is not seen"

@@ -2,23 +2,27 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from helpers_metrics import FakeSubject
 from helpers_models import new_model
 from numpy.random import RandomState
 from scipy.stats import chisquare
 from torch import Generator, Tensor
+from torch.nn.functional import logsigmoid, one_hot
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.data.sets import Permutations, Sums, counts_of_sums, set_shuffling, set_summation
 from bench.errors import UnavailableError, UserError
 from bench.evaluation.measure import known_density
 from bench.features.pixels import Pixels
+from bench.metrics.optimum import Optimum
 from bench.metrics.parzen import Parzen
 from bench.metrics.validity import distinct_and_new
-from bench.schema import Kind
+from bench.schema import Kind, Relation
 from bench.subjects.examples import Examples
 from models.base import HasLikelihood
 
@@ -89,7 +93,7 @@ def test_what_is_out_of_range_is_named(make: object, key: str) -> None:
 @pytest.mark.parametrize("model", ["realnvp", "vae", "gan", "made", "gaussian"])
 def test_models_of_numbers_refuse_categories_in_one_line(model: str) -> None:
     with pytest.raises(
-        UserError, match=r"is for numbers; the entries of set_shuffling are categories: .*data\.as_numbers"
+        UserError, match=r"is for numbers; the entries of set_shuffling_4 are categories: .*data\.as_numbers"
     ) as error:
         new_model(model, set_shuffling(4, 10, 5, 5).spec)
     assert "\n" not in str(error.value)
@@ -189,6 +193,13 @@ def test_the_categorical_flow_does_not_tell_the_places_of_a_set_apart(encoding: 
         assert not torch.allclose(ordered.flow(z[:, :, order])[0], ordered.flow(z)[0][:, :, order])
 
 
+def test_sets_of_another_size_have_a_name_of_their_own() -> None:
+    assert set_shuffling(16, 9, 3, 3).spec.name == "set_shuffling"
+    assert set_shuffling(4, 9, 3, 3).spec.name == "set_shuffling_4"
+    assert set_summation(n_train=9, n_val=3, n_test=3).spec.name == "set_summation"
+    assert set_summation(8, 8, 20, 9, 3, 3).spec.name == "set_summation_8_8_20"
+
+
 @pytest.mark.parametrize("encoding", ["mixture", "linear_flows"])
 def test_encodings_are_densities_and_draw_from_them(encoding: str) -> None:
     """log q that goes with a draw is the density there, and the logits are log q up to the prior and a constant."""
@@ -214,3 +225,70 @@ def test_samples_of_the_categorical_flow_have_the_likelihood_it_reports() -> Non
     counts = torch.bincount(drawn @ torch.tensor([2, 1]), minlength=4) / 20_000
     error = (mass.var(0) / 4000 + counts * (1 - counts) / 20_000).sqrt()
     assert ((mass.mean(0) - counts).abs() < 4 * error).all()
+
+
+def test_the_tails_of_linear_flows_are_those_of_a_logistic() -> None:
+    """Linear in log q: those of a normal, quadratic, are thinner than p's may be, and weights p / q then explode."""
+    spec = set_shuffling(3, 9, 3, 3).spec
+    model = new_model("categorical_flow", spec, "model.encoding=linear_flows").double().eval()
+    far = torch.tensor([1e4, 2e4, 3e4], dtype=torch.float64)[:, None] * torch.tensor([0.6, 0.8], dtype=torch.float64)
+    with torch.no_grad():
+        log_q = model.encoding.log_densities(far)  # (3, L)
+    torch.testing.assert_close(log_q[2] - log_q[1], log_q[1] - log_q[0], rtol=1e-2, atol=0)
+
+
+def test_the_variational_encoding_is_a_density_of_logistic_noise() -> None:
+    spec = set_shuffling(3, 9, 3, 3).spec
+    model = new_model("categorical_flow", spec, "model.encoding=variational").double().eval()
+    x = every(3, 3).long()
+    context = one_hot(x, 3).double().mT.unsqueeze(3)
+    with torch.no_grad():
+        z, log_q = model.encoding.encode(x, Generator().manual_seed(0))
+        noise, log_det = model.encoding.flow.inverse(z - model.encoding.means[x].mT.unsqueeze(3), context=context)
+    density = (logsigmoid(noise) + logsigmoid(-noise)).flatten(1).sum(1) + log_det
+    torch.testing.assert_close(log_q, density)
+
+
+@pytest.mark.parametrize("name", ["dequantized_flow", "dequantized_flow_vardeq"])
+def test_dequantized_categories_come_back_and_each_number_is_the_logit_of_its_category_and_noise(name: str) -> None:
+    model = new_model(name, set_shuffling(5, 9, 3, 3).spec).eval()
+    x = every(3, 5).long().repeat(1, 2)[:, :5]
+    with torch.no_grad():
+        z, log_q = model.encoding.encode(x, Generator().manual_seed(0))
+        assert torch.equal(model.encoding.decode(z, 1.0, Generator().manual_seed(0)), x)
+    assert z.shape == (125, 1, 5, 1)
+    noise = 5 * z.double().sigmoid()[:, 0, :, 0] - x
+    assert ((noise > 0) & (noise < 1)).all()
+    if name == "dequantized_flow":  # q(z|x) = L sigmoid'(z) for each entry
+        slope = (logsigmoid(z) + logsigmoid(-z)).double().flatten(1).sum(1)
+        torch.testing.assert_close(log_q.double(), 5 * math.log(5) + slope, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "dim", "reason"),
+    [
+        ("mixture", 1, "encoding_dim must be at least 2, not 1"),
+        ("uniform_dequantization", 2, "encoding_dim must be 1 where the encoding is uniform_dequantization, not 2"),
+        ("one_hot", 2, "encoding must be one of mixture, .*, not 'one_hot'"),
+    ],
+)
+def test_an_encoding_that_cannot_be_is_named(encoding: str, dim: int, reason: str) -> None:
+    spec = set_shuffling(3, 9, 3, 3).spec
+    with pytest.raises(UserError, match=reason):
+        new_model("categorical_flow", spec, f"model.encoding={encoding}", f"model.encoding_dim={dim}")
+
+
+def test_what_a_model_needs_above_the_optimum_is_the_difference_at_the_same_examples() -> None:
+    data = set_shuffling(4, 9, 3, 50)
+    subject = known_density("set_shuffling", {"n": 4}, data)
+    assert subject is not None
+    (one,) = Optimum(1).compute(Examples(subject, data, seed=0))
+    assert (one.value, one.stderr) == (0, 0)
+    log_w = torch.full((16, 50), -4 * math.log(4)) + torch.randn(16, 50, generator=Generator().manual_seed(0))
+    (one,) = Optimum(16).compute(Examples(FakeSubject({"log_weights": log_w, "relation": "lower_bound"}), data, seed=0))
+    bound = -(log_w.double().logsumexp(0) - math.log(16)) / (4 * math.log(2))
+    assert one.value == pytest.approx(bound.mean().item() - math.log2(24) / 4)
+    assert one.relation is Relation.UPPER_BOUND
+    assert one.stderr == pytest.approx(bound.std().item() / math.sqrt(50))
+    with pytest.raises(UnavailableError, match="no known optimum"):
+        Optimum(1).compute(Examples(FakeSubject({"log_weights": log_w}), replace(data, log_density=None), seed=0))

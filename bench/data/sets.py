@@ -111,7 +111,8 @@ def set_shuffling(
 ) -> Data:
     r"""Return random orders of n categories, ``(N, n)`` uint8: :math:`\tfrac1n \log_2 n!` bits a variable.
 
-    The best model of independent entries needs :math:`\log_2 n`.
+    The best model of independent entries needs :math:`\log_2 n`. Of another n than 16 the set is called by it, such as
+    ``set_shuffling_4``: tables never mix them.
 
     Arguments:
         n: Variables and categories, 2 to 256.
@@ -123,7 +124,8 @@ def set_shuffling(
         UserError: An argument is out of range.
     """
     _within("n", n, 2, 256)
-    return _make("set_shuffling", Permutations(n), (n_train, n_val, n_test), as_numbers)
+    name = "set_shuffling" if n == 16 else f"set_shuffling_{n}"
+    return _make("set_shuffling", name, Permutations(n), (n_train, n_val, n_test), as_numbers)
 
 
 def set_summation(
@@ -137,6 +139,8 @@ def set_summation(
     as_numbers: bool = False,
 ) -> Data:
     """Return sequences of n numbers from 1 to ``values`` that sum to ``total``, ``(N, n)`` uint8; category k is k + 1.
+
+    Of other arguments than the published 16, 16 and 42 the set is called by them, such as ``set_summation_8_8_20``.
 
     Arguments:
         n: Variables, at least 1.
@@ -153,7 +157,8 @@ def set_summation(
     _within("total", total, n, n * values)
     if n * total > _LARGEST_TABLE:
         raise UserError(f"data: n={n} times total={total} is more than {_LARGEST_TABLE} counts; choose a smaller one")
-    return _make("set_summation", Sums(n, values, total), (n_train, n_val, n_test), as_numbers)
+    name = "set_summation" if (n, values, total) == (16, 16, 42) else f"set_summation_{n}_{values}_{total}"
+    return _make("set_summation", name, Sums(n, values, total), (n_train, n_val, n_test), as_numbers)
 
 
 def counts_of_sums(n: int, values: int, total: int) -> list[list[int]]:
@@ -183,14 +188,15 @@ def _within(name: str, value: int, least: int, most: int) -> None:
         raise UserError(f"data.{name}={value}: must be from {least} to {most}")
 
 
-def _make(name: str, sequences: Sequences, sizes: tuple[int, int, int], as_numbers: bool) -> Data:
+def _make(task: str, name: str, sequences: Sequences, sizes: tuple[int, int, int], as_numbers: bool) -> Data:
+    """Return the examples of a task, called ``name``."""
     for split, size in zip(("n_train", "n_val", "n_test"), sizes, strict=True):
         _within(split, size, 1, 10_000_000)
     train, val, test = (
-        Split(torch.from_numpy(sequences.draw(size, RandomState(derive_seed(_SEED, name, split) % 2**32))))
+        Split(torch.from_numpy(sequences.draw(size, RandomState(derive_seed(_SEED, task, split) % 2**32))))
         for size, split in zip(sizes, ("train", "val", "test"), strict=True)
     )
-    recipe = repr((name, sequences, sizes, _SEED, _VERSION))
+    recipe = repr((task, sequences, sizes, _SEED, _VERSION))
     kind = Kind.NUMBERS if as_numbers else Kind.CATEGORIES
     spec = DataSpec(
         name, hashlib.sha256(recipe.encode()).hexdigest()[:16], (sequences.n,), sequences.levels, *sizes,

@@ -179,11 +179,12 @@ def save_picture(subject: TrainedModel, examples: Examples, n: int, path: Path) 
     try:
         with seeded(derive_seed(subject.seed, "evaluate", "picture")):
             samples, density = examples.samples(n), _landscape(subject, examples.data)
-        origin, spec = subject.origin, examples.spec
+        origin, spec, constraint = subject.origin, examples.spec, examples.data.valid
         draw_samples(
             samples, spec.levels, path, density, real=_some(examples.data), columns=spec.columns,
             graph=spec.graph, conflicts=spec.kind == Kind.COLOURINGS,
             title=f"{origin.model} on {spec.name}, seed {origin.seed}, {origin.checkpoint}",
+            categories=spec.kind is Kind.CATEGORIES, valid=None if constraint is None else constraint(samples),
         )  # fmt: skip
     except Exception:  # whatever a model or the disk trips over; metrics that need samples have said so in their rows
         log.exception("no picture")

@@ -14,6 +14,7 @@ from bench.files import durable_write
 from bench.schema import GraphSpec
 from bench.tables.graph_pictures import draw_graphs
 from bench.tables.pictures import GRID, image_grid, limits_of, rendered, scatter, ticked, undisturbed
+from bench.tables.sequences import sequence_grid, violations
 
 __all__ = ["Landscape", "draw_samples", "landscape"]
 
@@ -58,12 +59,15 @@ def draw_samples(
     graph: GraphSpec | None = None,
     conflicts: bool = False,
     title: str = "",
+    categories: bool = False,
+    valid: Tensor | None = None,
 ) -> None:
     """Write ``<path>.npz`` with all samples, and what else is given, and ``<path>.png``.
 
     Images: a grid of the first 64, black to white from 0 to the highest of the data's levels. Vectors: a scatter plot
-    of their first two coordinates (a histogram for D = 1), beside one of the real examples with the same axes. Graphs:
-    the first 16, beside as many real ones.
+    of their first two coordinates (a histogram for D = 1), beside one of the real examples with the same axes.
+    Sequences of categories: rows of coloured cells, beside those of the real examples. Graphs: the first 16, beside as
+    many real ones.
 
     Arguments:
         real: Real examples, which comparisons show beside the samples.
@@ -71,6 +75,8 @@ def draw_samples(
         graph: The sizes of graphs, where the samples are some.
         conflicts: Whether nodes of one type must not share an edge, and those that do are marked.
         title: Stands above the picture.
+        categories: Whether entries are categories.
+        valid: Of categories: which samples satisfy the data's constraint, ``(N,)`` bool, where it has one.
     """
     array = io.BytesIO()
     arrays: dict[str, Any] = {"samples": samples.numpy(), "levels": np.int64(levels or 0), **(density or {})}
@@ -80,6 +86,10 @@ def draw_samples(
         arrays["columns"] = np.array(list(columns), dtype=np.str_)
     if graph is not None:
         arrays["graph"] = np.array([graph.nodes, conflicts], dtype=np.int64)
+    if categories:
+        arrays["categories"] = np.asarray(True)
+        if valid is not None:
+            arrays["valid"] = valid.numpy()
     np.savez_compressed(array, **arrays)
     durable_write(path.with_suffix(".npz"), array.getvalue())
     shown = samples.numpy()[: GRID * GRID]
@@ -96,6 +106,7 @@ def _plot(arrays: dict[str, Any], title: str) -> Image.Image:
     from matplotlib.figure import Figure
 
     sets = {"data": arrays["real"], "samples": arrays["samples"]} if "real" in arrays else {"": arrays["samples"]}
+    in_cells = "categories" in arrays
     limits = limits_of(next(iter(sets.values())))
     figure = Figure(figsize=(4 * len(sets), 4 + 0.3 * bool(title)), dpi=100, layout="constrained")
     if title:
@@ -106,6 +117,12 @@ def _plot(arrays: dict[str, Any], title: str) -> Image.Image:
         if "graph" in arrays:
             nodes, conflicts = arrays["graph"].tolist()
             draw_graphs(axes, points, nodes, side=4, conflicts=bool(conflicts))
+            continue
+        if in_cells:
+            valid = arrays.get("valid") if points is arrays["samples"] else None
+            axes.imshow(sequence_grid(points, int(arrays["levels"]), valid), interpolation="nearest")
+            axes.set_axis_off()
+            axes.set_title(": ".join(word for word in (name, violations(valid)) if word), fontsize=8)
             continue
         scatter(axes, points, limits, equal="extent" in arrays)
         ticked(axes, arrays.get("columns"), 8)

@@ -16,6 +16,7 @@ from bench.files import durable_write
 from bench.regular import open_regular
 from bench.tables.graph_pictures import draw_graphs
 from bench.tables.layout import Layout, layout_of
+from bench.tables.sequences import sequence_grid
 
 __all__ = [
     "GRID", "POINTS", "draw_comparison", "image_grid", "limits_of", "rendered", "scatter", "ticked", "undisturbed",
@@ -27,7 +28,7 @@ _LARGEST_SAMPLES = 8 << 30  # bytes
 
 Panel = dict[str, np.ndarray[Any, Any]]
 """What an ``.npz`` of ``draw_samples`` holds: ``samples``, ``levels``, and those of ``real``, ``columns``, ``density``,
-``truth`` and ``extent`` that there are."""
+``truth``, ``extent``, ``categories`` and ``valid`` that there are."""
 
 
 @contextlib.contextmanager
@@ -121,7 +122,7 @@ def _references(panels: Mapping[tuple[str, str], Panel]) -> dict[tuple[str, str]
         if "truth" in panel:
             made[name, data] = {**panel, "density": panel["truth"]}
         elif "real" in panel and (name, data) not in made:
-            others = {key: value for key, value in panel.items() if key != "density"}
+            others = {key: value for key, value in panel.items() if key not in ("density", "valid")}
             made[name, data] = {**others, "samples": panel["real"]}
     return made
 
@@ -140,7 +141,7 @@ def _shared_axes(
     if extents:
         shared["limits"] = np.asarray(extents[0], float).reshape(2, 2)
         shared["equal"] = np.asarray(True)
-    elif points[0].ndim != 4:
+    elif points[0].ndim != 4 and "categories" not in (known or own)[0]:
         shared["limits"] = limits_of(np.concatenate([flat.reshape(len(flat), -1)[:, :2] for flat in points]))
     return shared
 
@@ -177,6 +178,9 @@ def _draw_panel(axes: Any, panel: Panel, shared: Panel, layout: Layout) -> None:
     elif "graph" in panel:
         nodes, conflicts = panel["graph"].tolist()
         draw_graphs(axes, array, nodes, 4 if layout.single else 3, conflicts=bool(conflicts))
+    elif "categories" in panel:
+        axes.imshow(sequence_grid(array, levels, panel.get("valid")), interpolation="nearest")
+        axes.spines[:].set_visible(False)
     elif array.ndim == 4 and levels:
         side = 6 if layout.single else 4
         axes.imshow(np.asarray(image_grid(array[: side**2], levels, columns=side)), interpolation="nearest")

@@ -76,6 +76,11 @@ class MADE(Autoregressive):
         self.steps: Tensor
         self.register_buffer("orders", torch.stack(orders))  # (M, D)
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))  # training steps, for their turns
+        # Of a single ordering the masks are made once. Of several they would take as much memory as so many networks.
+        if orderings == 1:
+            for number, mask in enumerate(self.network.masks(self.orders[0])):
+                self.register_buffer(f"mask{number}", mask.clone(), persistent=False)
+            self.register_load_state_dict_post_hook(_mask_again)
 
     @property
     def n_parameters(self) -> int:
@@ -122,4 +127,17 @@ class MADE(Autoregressive):
         return self.read.distribution(self._outputs(seen, order)).log_prob(x)
 
     def _outputs(self, seen: Tensor, order: Tensor) -> Tensor:
-        return self.network(seen.flatten(1), order=order).unflatten(2, self.shape)
+        return self.network(seen.flatten(1), order=order, masks=self._masks()).unflatten(2, self.shape)
+
+    def _masks(self) -> list[Tensor] | None:
+        """Those of the only ordering."""
+        if len(self.orders) > 1:
+            return None
+        return [self.get_buffer(f"mask{number}") for number in range(len(self.network.layers))]
+
+
+def _mask_again(module: torch.nn.Module, _: object) -> None:
+    """The masks are those of the ordering that was loaded."""
+    assert isinstance(module, MADE)
+    for mask, made_now in zip(module._masks() or [], module.network.masks(module.orders[0]), strict=False):
+        mask.copy_(made_now)

@@ -6,6 +6,9 @@ r"""Categorical normalizing flow: categories encoded as vectors, and a flow over
 f moves half of each vector's numbers by amounts that a transformer computes from the other halves of all vectors.
 Without places it treats all entries alike: every order of the same entries is equally likely.
 
+The baseline it is compared with is the same flow over dequantized categories: one number an entry, and couplings that
+keep every other entry.
+
 References:
     Lippe, Gavves (2021): Categorical normalizing flows via continuous transformations, arXiv:2006.09790.
     Ho, Chen, Srinivas, Duan, Abbeel (2019): Flow++, arXiv:1902.00275 (the couplings' law).
@@ -18,7 +21,6 @@ from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from ..base import Batch, GenerativeModel, HasLikelihood, OptimizerFactory, Relation
@@ -28,7 +30,7 @@ from ..options import at_least, sequence_of
 from ..transforms.actnorm import ActNorm
 from ..transforms.base import Chain, Transform
 from ..transforms.categories import encoding as make_encoding
-from ..transforms.coupling import Coupling, halves
+from ..transforms.coupling import Coupling, MaskedCoupling, checkerboard_mask, halves
 from ..transforms.linear import Conv1x1
 from ..transforms.logistic_mixture import LogisticMixtureCDF
 
@@ -51,12 +53,14 @@ class CategoricalFlow(GenerativeModel, HasLikelihood):
         shape: Of one example, ``(D,)``.
         levels: Number L of categories, 2 to 256.
         optimizer: Makes the optimizer from the parameters.
-        encoding: ``mixture``, ``linear_flows`` or ``variational``.
-        encoding_dim: Numbers d of each vector, at least 2.
+        encoding: ``mixture``, ``linear_flows`` or ``variational``; ``uniform_dequantization`` or
+            ``variational_dequantization`` for the baseline.
+        encoding_dim: Numbers d of each vector, at least 2; of a dequantization 1.
         couplings: Number of couplings.
         components: Logistics in each mixture.
         channels, layers, heads: Of each coupling's transformer.
-        places: Whether entries at different places may differ: true for sequences, false for sets.
+        places: Whether entries at different places may differ: true for sequences, false for sets. The masks of the
+            baseline tell them apart in any case.
         decoder_weight, decoder_steps: See above.
 
     Raises:
@@ -85,8 +89,15 @@ class CategoricalFlow(GenerativeModel, HasLikelihood):
     ) -> None:
         super().__init__(shape, levels)
         _, categories = sequence_of(self.shape, levels, "the categorical flow")
-        at_least(2, encoding_dim=encoding_dim)
-        at_least(1, couplings=couplings, components=components, channels=channels, layers=layers, heads=heads)
+        at_least(
+            1,
+            encoding_dim=encoding_dim,
+            couplings=couplings,
+            components=components,
+            channels=channels,
+            layers=layers,
+            heads=heads,
+        )
         at_least(0, decoder_steps=decoder_steps)
         if not decoder_weight >= 1:
             raise ValueError(f"decoder_weight must be at least 1, not {decoder_weight}")
@@ -95,15 +106,23 @@ class CategoricalFlow(GenerativeModel, HasLikelihood):
         self.decoder_weight, self.decoder_steps = decoder_weight, decoder_steps
         law = LogisticMixtureCDF(components)
 
+        def network(n_in: int, n_moved: int, n_context: int) -> SetTransformer:
+            return SetTransformer(
+                n_in, law.n_parameters * n_moved, self.dim,
+                channels=channels, layers=layers, heads=heads, places=places, n_context=n_context,
+            )  # fmt: skip
+
         def flow(n: int, n_context: int) -> Transform:
             parts: list[Transform] = []
             for i in range(n):
-                kept, moved = halves(encoding_dim, i % 2)
-                network = SetTransformer(
-                    len(kept), law.n_parameters * len(moved), self.dim,
-                    channels=channels, layers=layers, heads=heads, places=places, n_context=n_context,
-                )  # fmt: skip
-                parts += [ActNorm(encoding_dim), Conv1x1(encoding_dim), Coupling(kept, moved, network, law)]
+                parts.append(ActNorm(encoding_dim))
+                if encoding_dim == 1:
+                    mask = checkerboard_mask(self.dim, 1, i % 2)
+                    parts.append(MaskedCoupling(mask, network(1, 1, n_context), law))
+                else:
+                    kept, moved = halves(encoding_dim, i % 2)
+                    parts.append(Conv1x1(encoding_dim))
+                    parts.append(Coupling(kept, moved, network(len(kept), len(moved), n_context), law))
             return Chain(*parts)
 
         self.encoding = make_encoding(encoding, categories, encoding_dim, partial(flow, ENCODING_COUPLINGS))
@@ -141,6 +160,5 @@ class CategoricalFlow(GenerativeModel, HasLikelihood):
         """log p(z) - log q(z|x) and log p(x|z), ``(B,)`` nats each, for one z."""
         x = x.long()
         z, log_q = self.encoding.encode(x, generator)
-        decoder = -cross_entropy(self.encoding.logits(z), x, reduction="none").sum(1)
         noise, log_det = self.flow(z)
-        return log_standard_normal(noise) + log_det - log_q, decoder
+        return log_standard_normal(noise) + log_det - log_q, self.encoding.log_prob(x, z)

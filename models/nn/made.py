@@ -1,6 +1,6 @@
 """Masked autoregressive network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -98,16 +98,24 @@ class MADE(nn.Module):
         ends = torch.searchsorted(of_units, torch.arange(n_in + 1), right=True).tolist()
         self.unit_bounds = [0, *ends]
 
-    def forward(self, x: Tensor, context: Tensor | None = None, order: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        order: Tensor | None = None,
+        masks: Sequence[Tensor] | None = None,
+    ) -> Tensor:
         """``(B, D)`` to ``(B, P, D)``.
 
         Arguments:
             context: ``(B, n_context)``.
             order: ``(D,)``, a permutation: the input that is first, second and so on. None: as they stand. A weight
                 belongs to the same input and unit in all orders; the order says which weights are masked.
+            masks: Those of the order, which ``masks`` gives, where they are known: to make them takes as long as a
+                layer does.
         """
         first, *rest = self._layers
-        masks = self._masks(order)
+        masks = self.masks(order) if masks is None else masks
         h = first(_clamped(x), masks[0])
         if self.n_context > 0:
             h = h + self._projected(context)
@@ -115,11 +123,23 @@ class MADE(nn.Module):
             h = layer(self.activation(h), mask)
         return h.unflatten(1, (self.n_out, self.n_in))
 
+    def masks(self, order: Tensor | None) -> list[Tensor]:
+        """The mask of every layer in an order, or as the inputs stand."""
+        masks = [layer.mask for layer in self._layers]
+        if order is None:
+            return masks
+        place = order.argsort()
+        if len(masks) == 1:  # no hidden layer: both ends are the inputs
+            return [masks[0].unflatten(0, (self.n_out, self.n_in))[:, place][:, :, place].flatten(0, 1)]
+        masks[0] = masks[0][:, place]
+        masks[-1] = masks[-1].unflatten(0, (self.n_out, self.n_in))[:, place].flatten(0, 1)
+        return masks
+
     def masked_in_all(self, orders: Tensor) -> int:
         """Number of weights that are masked in every one of the orders ``(M, D)``."""
         used = [torch.zeros_like(layer.mask) for layer in self._layers]
         for order in orders:
-            for of_layer, mask in zip(used, self._masks(order), strict=True):
+            for of_layer, mask in zip(used, self.masks(order), strict=True):
                 of_layer += mask
         return sum(int((of_layer == 0).sum()) for of_layer in used)
 
@@ -180,18 +200,6 @@ class MADE(nn.Module):
         """Rows that stand as P times D, as D times P, the D in the order."""
         by_input = rows.unflatten(0, (self.n_out, self.n_in)).transpose(0, 1)
         return (by_input if order is None else by_input[order]).flatten(0, 1)
-
-    def _masks(self, order: Tensor | None) -> list[Tensor]:
-        """The mask of every layer."""
-        masks = [layer.mask for layer in self._layers]
-        if order is None:
-            return masks
-        place = order.argsort()
-        if len(masks) == 1:  # no hidden layer: both ends are the inputs
-            return [masks[0].unflatten(0, (self.n_out, self.n_in))[:, place][:, :, place].flatten(0, 1)]
-        masks[0] = masks[0][:, place]
-        masks[-1] = masks[-1].unflatten(0, (self.n_out, self.n_in))[:, place].flatten(0, 1)
-        return masks
 
 
 def _clamped(x: Tensor) -> Tensor:

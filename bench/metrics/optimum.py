@@ -1,0 +1,72 @@
+r"""How many bits an entry a model needs beyond the fewest that any model can.
+
+For data whose distribution p is known, and a model q with :math:`E[w] = q(x)`,
+
+.. math:: \frac{1}{D \ln 2}\, \frac1N \sum_i \big(\log p(x_i) - L_K(x_i)\big), \qquad L_K \text{ the bound of K draws,}
+
+estimates the divergence :math:`\mathrm{KL}(p \| q)` in bits an entry, or an upper bound of it. Both logarithms are
+taken at the same test examples, so that the spread of log p over the examples is no error of the difference.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from bench.errors import UnavailableError
+from bench.metrics.base import Metric
+from bench.metrics.draws import per_example
+from bench.metrics.intervals import measured
+from bench.metrics.likelihood import bits_per_dim, bound_errors, estimate_errors
+from bench.schema import Estimate, Kind, MetricInfo, Relation, Status
+from bench.subjects.examples import Examples
+
+__all__ = ["Optimum"]
+
+
+class Optimum(Metric):
+    """Computes ``above_optimum`` in bits/dim, for integer data or categories whose distribution is known.
+
+    Arguments:
+        n_draws: Number K of draws per example, for a likelihood that is bounded or estimated.
+    """
+
+    def __init__(self, n_draws: int) -> None:
+        self.n_draws = n_draws
+
+    def infos(self, examples: Examples) -> tuple[MetricInfo, ...]:
+        return (MetricInfo("above_optimum", "bits/dim", False, self.version, "above the optimum", rank=25),)
+
+    def compute(self, examples: Examples) -> list[Estimate]:
+        (info,) = self.infos(examples)
+        truth = examples.data.log_density
+        if truth is None or examples.spec.levels is None or examples.spec.kind not in (Kind.NUMBERS, Kind.CATEGORIES):
+            raise UnavailableError(f"{examples.spec.name} has no known probabilities of entries, so no known optimum")
+        relation = Relation(examples.relation)
+        # Weights relative to the truth: what is said of log w is said of the difference.
+        log_w = examples.log_weights(self.n_draws).double() - truth(examples.real).double().cpu()  # (K, N)
+        draws, n = log_w.shape
+        excess = -per_example(log_w, relation)
+        bad = int((~torch.isfinite(excess)).sum())
+        if bad > 0 or n == 0:
+            return [Estimate(info, status=Status.FAILED, reason=f"not finite for {bad} of {n} examples")]
+        in_bits = abs(bits_per_dim(1.0, examples.spec.dim))
+        total, of_draws = (None if error is None else in_bits * error for error in _errors(log_w, excess, relation))
+        test = None if total is None or of_draws is None else math.sqrt(max(0.0, total**2 - of_draws**2))
+        return [
+            measured(
+                info, in_bits * excess.mean().item(), test=test, draws=of_draws, stderr=total,
+                relation=Relation(examples.subject.shown_relation).negated, n_real=n, n_draws=draws,
+            )
+        ]  # fmt: skip
+
+
+def _errors(log_w: Tensor, excess: Tensor, relation: Relation) -> tuple[float | None, float | None]:
+    """Return the standard error of the mean of ``excess`` and the part due to the draws; None for an unknown one."""
+    draws, n = log_w.shape
+    if n < 2:
+        return None, None
+    if draws < 2:
+        return excess.std().item() / math.sqrt(n), 0.0 if relation is Relation.EXACT else None
+    total, of_draws = estimate_errors(log_w) if relation is Relation.ESTIMATE else bound_errors(log_w)
+    return total, of_draws if math.isfinite(of_draws) else None  # all weights but one may be 0
