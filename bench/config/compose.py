@@ -4,7 +4,7 @@ Everything is composed before the first run starts, so that a typo in the last o
 a night.
 """
 
-import copy
+import functools
 import logging
 import re
 import sys
@@ -49,6 +49,7 @@ _GROUPS = ("model", "data", "trainer")  # whose chosen names are kept
 _PATHS = ("runs_dir", "results_dir", "samples", "reference", "out")
 _SEARCHPATH = re.compile(r"\+{0,2}hydra\.searchpath=")
 _TRUST = re.compile(r"\+{0,2}trust=")
+_PLAIN_KEY = re.compile(r"(seed|(model|data|metric|train|trainer|evaluate|probe)(\.[A-Za-z_]\w*)+)=")
 _PLACES = {"runs_dir": "runs", "results_dir": "results"}  # with what stands in our own files
 _FLAGS = ("config_name", "config_path", "config_dir", "experimental_rerun", "hydra_help")
 
@@ -139,26 +140,41 @@ def compose_runs(overrides: list[str], *, multirun: bool = False) -> list[dict[s
 
 
 def _compose_each(jobs: list[list[str]], overrides: list[str], catalogue: Catalogue) -> list[dict[str, Any]]:
-    """The plain configuration of every job. Jobs that differ in nothing but the seed are composed once.
+    """The plain configuration of every job. Jobs that differ in values of plain keys alone are composed once.
 
-    Composing takes a tenth of a second, and a sweep has many seeds.
+    Composing takes a tenth of a second, and a sweep has many seeds and learning rates. Hydra applies values last, to
+    what the chosen files compose to, so setting them there again gives what it would give.
     """
     made: list[dict[str, Any]] = []
-    known: dict[tuple[str, ...], dict[str, Any]] = {}
+    known: dict[tuple[str, ...], tuple[DictConfig, Mapping[str, Any]]] = {}
     for job in jobs:
-        rest = tuple(text for text in job if not text.startswith("seed="))
-        if rest not in known:
+        settings = {text: _setting(text) for text in job}
+        if any(text.startswith("~") or "{" in text for text in job):  # what takes away or merges depends on its place
+            settings = dict.fromkeys(job)
+        kind = tuple(text if setting is None else setting[0] for text, setting in settings.items())
+        if kind not in known:
             config = compose("run", job, return_hydra_config=True)
             _check_origin([config], overrides)
-            made.append(plain(config, config.hydra.runtime.choices, catalogue))
             ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-            if "${seed}" not in OmegaConf.to_yaml(ours):
-                known[rest] = made[-1]
-        else:
-            seeds = [text for text in job if text.startswith("seed=")]
-            seed = OverridesParser.create().parse_override(seeds[-1]).value() if seeds else 0
-            made.append({**copy.deepcopy(known[rest]), "seed": seed})
+            known[kind] = ours, config.hydra.runtime.choices
+        ours, choices = known[kind]
+        for setting in settings.values():
+            if setting is not None:
+                OmegaConf.update(ours, *setting)
+        made.append(plain(ours, choices, catalogue))
     return made
+
+
+@functools.cache
+def _setting(text: str) -> tuple[str, Any] | None:
+    """The key and the value of an override that gives a plain key one value; None for any other.
+
+    What ``_check_origin`` looks at is none: it is checked in every job.
+    """
+    if not _PLAIN_KEY.match(text):
+        return None
+    key, value = overridden(text)
+    return (key, value) if value is None or isinstance(value, bool | int | float | str) else None
 
 
 def compose_evaluation(overrides: list[str], defaults: list[str]) -> dict[str, Any]:
