@@ -45,6 +45,7 @@ class Progress:
     best_score: float | None = None
     best_examples: int = 0
     validations_since_best: int = 0
+    halved: bool = False  # whether batches are taken in two halves, for want of memory
     finished: str = ""  # why training ended; empty while it goes on
     device: str = ""  # what it was trained on
     data_revision: str = ""  # what of

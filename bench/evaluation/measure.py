@@ -218,6 +218,8 @@ def _origin(spec: RunSpec, model: GenerativeModel, checkpoint: str, progress: Pr
     device = device_name(hardware.accelerator if torch.cuda.is_available() else "cpu", hardware.devices)
     if progress.device not in ("", device):  # its times are not those of a run on either alone
         device = f"{progress.device}, evaluated on {device}"
+    if progress.halved:
+        device += ", batches in two halves for want of memory"
     return Origin(
         run_id=spec.run_id, training_key=spec.training_key, group=spec.group, model=spec.choices["model"],
         model_family=model.family, checkpoint=checkpoint, seed=spec.seed, n_params=model.n_parameters,

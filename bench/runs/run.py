@@ -5,6 +5,7 @@ last checkpoint, and of a trained one only the missing numbers are measured.
 """
 
 import contextlib
+import gc
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -42,8 +43,10 @@ from bench.subjects.trained import TrainedModel
 from bench.training.console import Reporter
 from bench.training.diagnostics import Diagnostics
 from bench.training.fit import fit
+from bench.training.halves import why_not_halved
 from bench.training.select import validation_score
 from bench.training.trackers import Forgiving
+from models.base import GenerativeModel
 
 __all__ = ["execute", "logged", "measure_checkpoint", "no_tf32", "note_end"]
 
@@ -190,20 +193,23 @@ def _with_workers(spec: RunSpec, folder: RunFolder) -> Outcome:
 
 
 def _train(spec: RunSpec, folder: RunFolder, data: Data, say: Reporter) -> str:
-    """Train to the end of the budget; return why it ended."""
-    with seeded(derive_seed(spec.seed, "init")):
-        model = build_model(spec.model, data.spec)
+    """Train to the end of the budget; return why it ended. What a GPU is too small for is tried once in halves."""
     if spec.hardware.accelerator == "auto":
         say.note(f"trainer=auto: training on {device_name('auto', spec.hardware.devices)}")
-    title = f"{spec.choices['model']} on {data.spec.name}, seed {spec.seed}"
-    probes = dict(zip(spec.probes, build_probes(spec.probes), strict=True))
-    with Diagnostics(probes, folder.path, title, writes=not _is_follower()) as diagnostics:
-        diagnostics.start(model, data, say.tell, say.note)
-        progress = fit(
-            model, data, spec.schedule, spec.hardware, seed=spec.seed, folder=folder.path, config=spec.config,
-            validate=validation_score(data, spec.seed, say.note), probes=[say, diagnostics],
-            logger=_tracker(spec, folder, say), say=say.warn,
-        )  # fmt: skip
+    try:
+        progress: Progress | None = _fit(spec, folder, data, say)
+    except torch.OutOfMemoryError:
+        why = why_not_halved(_new_model(spec, data), data, spec.schedule, spec.hardware)
+        if why:
+            log.info("not tried again in halves: %s", why)
+            raise
+        log.info("out of memory", exc_info=True)
+        progress = None
+    if progress is None:  # here, because the error holds on to what did not fit
+        gc.collect()
+        torch.cuda.empty_cache()
+        say.warn("out of memory; once more with every batch in two halves, whose gradients are added")
+        progress = _fit(spec, folder, data, say, halved=True)
     if not _is_follower():
         folder.note_trained(spec, data.spec.revision)
         found = collapse_of([score for _, score in progress.history])
@@ -216,6 +222,24 @@ def _train(spec: RunSpec, folder: RunFolder, data: Data, say: Reporter) -> str:
         if spec.logger is not None and not progress.history:
             say.tell(_NO_CURVES)
     return progress.finished
+
+
+def _fit(spec: RunSpec, folder: RunFolder, data: Data, say: Reporter, *, halved: bool = False) -> Progress:
+    model = _new_model(spec, data)
+    title = f"{spec.choices['model']} on {data.spec.name}, seed {spec.seed}"
+    probes = dict(zip(spec.probes, build_probes(spec.probes), strict=True))
+    with Diagnostics(probes, folder.path, title, writes=not _is_follower()) as diagnostics:
+        diagnostics.start(model, data, say.tell, say.note)
+        return fit(
+            model, data, spec.schedule, spec.hardware, seed=spec.seed, folder=folder.path, config=spec.config,
+            validate=validation_score(data, spec.seed, say.note), probes=[say, diagnostics],
+            logger=_tracker(spec, folder, say), say=say.warn, halved=halved,
+        )  # fmt: skip
+
+
+def _new_model(spec: RunSpec, data: Data) -> GenerativeModel:
+    with seeded(derive_seed(spec.seed, "init")):
+        return build_model(spec.model, data.spec)
 
 
 def _tracker(spec: RunSpec, folder: RunFolder, say: Reporter) -> Forgiving | None:

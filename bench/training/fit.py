@@ -27,6 +27,7 @@ from bench.training.captured import CapturedSteps
 from bench.training.checkpoint import DurableCheckpointIO
 from bench.training.cluster import OwnProcesses
 from bench.training.graphs import recorder_for
+from bench.training.halves import take_halves
 from bench.training.resume import resumable
 from bench.training.supervisor import BEST, FINAL, LAST, Score, Supervisor, check_finite, scored
 from models.base import ClosedForm, GenerativeModel
@@ -50,6 +51,7 @@ def fit(
     probes: Sequence[Probe] = (),
     logger: Logger | None = None,
     say: Callable[[str], None] = log.warning,
+    halved: bool = False,
 ) -> Progress:
     """Train ``model`` to the end of its budget and return its progress. Resumes from ``last.ckpt`` in ``folder``.
 
@@ -68,6 +70,7 @@ def fit(
         probes: Called at every step and every validation.
         logger: Lightning logger for the training curves, or None.
         say: Called with one line if training cannot go on from ``last.ckpt``, and so starts again.
+        halved: Take each batch in two halves (``bench.training.halves``), as ``last.ckpt`` may ask for, too.
 
     Raises:
         UserError: The batch size does not fit, the trainer cannot be made, or steps must be captured and cannot be.
@@ -101,6 +104,7 @@ def fit(
             resume = None
         else:
             supervisor.restore(stored)
+    supervisor.progress.halved = supervisor.progress.halved or halved
     if supervisor.progress.finished:  # the run was killed after training, during its evaluation
         return supervisor.progress
     supervisor.progress.made_with(device_name(hardware.accelerator, hardware.devices), data.spec.revision)
@@ -116,6 +120,8 @@ def fit(
         first_step=supervisor.progress.steps,
         last_step=supervisor.total_steps,
     )
+    if supervisor.progress.halved:
+        take_halves(model, trainer)
     if hardware.checkpoint_activations:
         checkpoint_activations(model)
     if hardware.compile:
