@@ -1,12 +1,13 @@
 """Hand-made rows for tests."""
 
 import dataclasses
+import json
 from typing import Any
 
 from bench.rows.version1 import rank_of
 from bench.schema import ResultRow, Source, Status
 
-__all__ = ["FAILED", "make_row"]
+__all__ = ["FAILED", "line_of", "make_row"]
 
 
 def make_row(**changes: Any) -> ResultRow:
@@ -25,3 +26,9 @@ def make_row(**changes: Any) -> ResultRow:
 
 # What a row without a value has instead.
 FAILED: dict[str, Any] = {"value": None, "stderr": None, "ci_low": None, "ci_high": None, "status": Status.FAILED}
+
+
+def line_of(row: ResultRow) -> str:
+    """Every stored field; a sampling seed of 0 is none."""
+    left_out = {"more"} if row.sampling_seed else {"more", "sampling_seed"}
+    return json.dumps({name: value for name, value in dataclasses.asdict(row).items() if name not in left_out})

@@ -15,7 +15,8 @@ from bench.training.halves import why_not_halved
 from models.flows.base import Flow
 
 RUN = ["model=realnvp", "model.couplings=1", "model.hidden=8", "data=two_moons", "data.n_train=256", "data.n_val=64",
-       "data.n_test=64", "metric=[cost]", "train.examples=512", "train.validate_every=128", "evaluate.n_samples=8"]  # fmt: skip
+       "data.n_test=64", "metric=[cost]", "train.examples=512", "train.validate_every=128",
+       "evaluate.n_samples=8"]  # fmt: skip
 
 
 class Gpu:

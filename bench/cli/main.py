@@ -55,6 +55,10 @@ def _main(arguments: list[str]) -> int:
             from bench.cli import evaluate
 
             return evaluate.main(arguments[1:])
+        if arguments and arguments[0] == "tune":
+            from bench.cli import tune
+
+            return tune.main(arguments[1:])
         return _dispatch(_parser().parse_args(arguments))
     except UserError as error:
         print(f"genbench: {error}", file=sys.stderr)
@@ -74,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands.add_parser("run", help="train and measure: one run, or a sweep with -m", add_help=False)
     commands.add_parser("evaluate", help="measure more: runs, checkpoints, or samples of others", add_help=False)
+    commands.add_parser("tune", help="search hyperparameters on the validation split", add_help=False)
     table.add_arguments(commands.add_parser("table", help="rows to a table: text, csv, markdown or latex"))
     compare.add_arguments(commands.add_parser("compare", help="which of two models has the higher likelihood, paired"))
     check.add_arguments(commands.add_parser("check", help="compare rows with a baseline: what became worse"))

@@ -87,8 +87,8 @@ def collect(paths: Iterable[str | os.PathLike[str]]) -> list[ResultRow]:
     """The rows of many files: files, folders (searched for ``*.jsonl``, to any depth) and glob patterns.
 
     Files are read in the order of their resolved paths, each once. The last one wins where a number stands twice: the
-    same training, checkpoint, measuring and metric, or the same run, checkpoint and protocol in rows that do not name
-    their measuring.
+    same training under the same name of the model, checkpoint, measuring and metric, or the same run, checkpoint and
+    protocol in rows that do not name their measuring.
 
     Raises:
         UserError: Nothing was found, or a file is not a file of rows.
@@ -97,7 +97,8 @@ def collect(paths: Iterable[str | os.PathLike[str]]) -> list[ResultRow]:
     for file in find_files(paths):
         for row in read_rows(file):
             of_run = (row.run_id, row.checkpoint, row.protocol)
-            key = (row.training_key, row.checkpoint, row.measuring_key, row.metric) if row.measuring_key else of_run
+            of_training = (row.training_key, row.model, row.checkpoint, row.measuring_key, row.metric)
+            key = of_training if row.measuring_key else of_run
             latest.pop(key, None)  # the last one stands in its own place
             latest[key] = row
     return list(latest.values())

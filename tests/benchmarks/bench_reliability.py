@@ -1,26 +1,26 @@
 """What errors, kills and poor file systems cost: rows lost or doubled, tracebacks, files that cannot be read.
 
-    python tests/benchmarks/bench_reliability.py [--short] [--out results/benchmarks/reliability.csv]
+    python tests/benchmarks/bench_reliability.py [--short] [--only-kills] [--out results/benchmarks/reliability.csv]
 
 A finished run and its leaderboard lie in a folder. Another run of the same sweep is started there, as the real command
 in a process forked from this one, and one operation on its files fails or the process is killed before it: every
-operation in turn (``faults.py``). Then the same command runs again in peace. Counted are
+operation in turn (``faults.py``). Then the same command runs again in peace. Whole sweeps are killed at random moments
+(``kills.py``). Counted are
 
     lost        rows that were there before, or that a command with exit code 0 or a second run should have left
-    doubled     rows that stand twice
+    doubled     rows that stand twice, and finished runs that are made again
     tracebacks  commands that print one
     unreadable  rows, checkpoints, markers, arrays and tables that cannot be read after the fault
     silent      commands that failed without a line
-    stuck       second runs that fail
+    stuck       second runs that fail, and processes that outlive a killed sweep
     orphans     temporary files, staging folders and lock files that the second run leaves
 
-Takes about half an hour of one core. There are no times in the result.
+Takes about an hour of one core, half of it for the killed sweeps. There are no times in the result.
 """
 
 import argparse
 import csv
 import errno
-import json
 import logging
 import os
 import random
@@ -39,11 +39,11 @@ os.environ["OMP_NUM_THREADS"] = "1"  # a forked process of several threads may w
 
 import fcntl
 
-import numpy as np
 import torch
+from counted import Result, leftovers, readable, rows_of
 from faults import Faults
+from kills import killed_sweeps
 
-from bench.checkpoint import load_checkpoint
 from bench.cli.main import main as genbench
 from bench.errors import UserError
 from bench.rows.store import collect, read_rows, write_rows
@@ -54,30 +54,12 @@ from bench.schema import ResultRow, Source, Status
 DATA = ["data=two_moons", "data.n_train=64", "data.n_val=16", "data.n_test=16", "metric=[likelihood,cost]",
         "evaluate.n_samples=16"]  # fmt: skip
 CLOSED_FORM = ["run", "model=gaussian", *DATA]
+SWEPT = ["run", "-m", "model=gaussian,resampler", "seed=0,1,2", "jobs=2", *DATA[:-2], "metric=[likelihood]"]
 TRAINED = ["run", "model=realnvp", "model.couplings=1", "model.hidden=4", "train.examples=64", "train.batch_size=16",
            "train.validate_every=32", *DATA]  # fmt: skip
 ERRORS = {"EIO": errno.EIO, "ENOSPC": errno.ENOSPC, "EROFS": errno.EROFS}
 NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 CANNOT_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)
-
-
-@dataclass
-class Result:
-    """A line of the result; see the module's description."""
-
-    test: str
-    cases: int = 0
-    lost: int = 0
-    doubled: int = 0
-    tracebacks: int = 0
-    unreadable: int = 0
-    silent: int = 0
-    stuck: int = 0
-    orphans: int = 0
-
-    @property
-    def bad(self) -> int:
-        return sum(value for name, value in asdict(self).items() if name not in ("test", "cases"))
 
 
 @dataclass(frozen=True)
@@ -116,45 +98,6 @@ def command(arguments: list[str], folder: Path, before: Callable[[], Faults | No
 
 def in_peace() -> None:
     """Change nothing."""
-
-
-def numbers(rows: list[ResultRow]) -> Counter[tuple[object, ...]]:
-    """What must come back: every row, with its value where that is no time."""
-    return Counter(
-        (row.training_key, row.checkpoint, row.metric, row.status, None if "second" in row.metric else row.value)
-        for row in rows
-    )
-
-
-def readable(path: Path) -> bool:
-    try:
-        if path.suffix == ".ckpt":
-            load_checkpoint(path)
-        elif path.suffix == ".jsonl":
-            read_rows(path)
-        elif path.suffix == ".json":
-            json.loads(path.read_text())
-        elif path.suffix == ".npz":
-            with np.load(path) as arrays:
-                return all(arrays[name].size for name in arrays.files)
-        elif path.suffix in (".csv", ".md", ".tex", ".png"):
-            return path.stat().st_size > 0
-    except Exception:
-        return False
-    return True
-
-
-def leftovers(folder: Path) -> int:
-    return sum(path.suffix in (".tmp", ".owner", ".taking") or ".staging-" in path.name for path in folder.rglob("*"))
-
-
-def rows_of(folder: Path) -> tuple[Counter[tuple[object, ...]], Counter[tuple[object, ...]]]:
-    """The rows in the runs' folders, and those of the leaderboard."""
-    runs: list[ResultRow] = []
-    for path in folder.glob("runs/*/*/rows.jsonl"):
-        runs += [row for row in read_rows(path) if row.model_family != "data"]
-    board = [row for path in folder.glob("results/rows/*.jsonl") for row in read_rows(path)]
-    return numbers(runs), numbers([row for row in board if row.model_family != "data"])
 
 
 class Bench:
@@ -362,6 +305,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="few operations of a closed-form model, few writers")
     parser.add_argument("--step", type=int, help="take every n-th operation and byte")
+    parser.add_argument("--kills", type=int, help="of sweeps; default 1000")
+    parser.add_argument("--only-kills", action="store_true", help="leave out all but the killed sweeps")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -378,10 +323,12 @@ def main() -> None:
             print(*asdict(result).values(), sep=",", flush=True)
 
         print(*(field.name for field in fields(Result)), sep=",")
-        keep(truncated_rows(place, step))
-        for flock in (True, False):
-            keep(killed_writers(place, writers, rounds, kills, flock))
-        for result in faults_at_every_operation(place, step, options.short):
+        if not options.only_kills:
+            keep(truncated_rows(place, step))
+            for flock in (True, False):
+                keep(killed_writers(place, writers, rounds, kills, flock))
+        keep(killed_sweeps(place, SWEPT, options.kills or (4 if options.short else 1000)))
+        for result in [] if options.only_kills else faults_at_every_operation(place, step, options.short):
             keep(result)
     if options.out is not None:
         with options.out.open("w", newline="") as file:
