@@ -267,7 +267,10 @@ def test_the_command_leaves_numbers_and_a_picture(workplace: Path) -> None:
     assert main(["evaluate", str(picture.parent)]) == 0, "the run's own metrics are known without naming the data again"
     reference = workplace / "mine.npy"
     np.save(reference, np.random.default_rng(0).normal(size=(50, 2)))
-    before = picture.read_bytes()
+    before, written = picture.read_bytes(), picture.stat().st_mtime_ns
     assert main(["evaluate", str(picture.parent), f"reference={reference}"]) == 0
     assert picture.read_bytes() == before, "a reference has a picture of its own"
     Image.open(picture.with_name("ood-ring8-best-reference-mine.png")).verify()
+    assert main([*run, "metric.ood.data=ring8", "evaluate.sampling_seeds=[0,1]"]) == 0
+    Image.open(picture.with_name("ood-ring8-best-seed1.png")).verify()
+    assert picture.stat().st_mtime_ns == written, "another sampling seed has a picture of its own"

@@ -11,8 +11,9 @@ from helpers_metrics import ORIGIN
 
 from bench.cli.main import main
 from bench.data.toy import two_moons
+from bench.evaluation import given
 from bench.rows.store import read_rows
-from bench.schema import ResultRow, Status
+from bench.schema import DataSpec, ResultRow, Status
 from bench.subjects.examples import Examples
 from bench.subjects.own import OwnModel
 
@@ -202,6 +203,24 @@ def test_samples_of_one_number_are_the_same_whatever_else_is_measured(more: int)
     assert len(examples.samples(more)) == more
     assert torch.equal(examples.samples(500), alone)
     assert min(model.asked) >= 2, "one sample alone is no batch"
+
+
+def test_rows_name_the_device_that_a_model_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Remote(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.zeros((), device="meta"))  # stands for a GPU
+
+        def state_dict(self) -> dict[str, torch.Tensor]:  # type: ignore[override]
+            return {}
+
+        def sample(self, n: int) -> torch.Tensor:
+            return torch.zeros(n, 2)
+
+    monkeypatch.setattr(given, "device_name", lambda accelerator, devices: f"{devices} {accelerator}")
+    about = {"data": {}, "data_name": "d", "spec": DataSpec("d", "r", (2,), None, 1, 1, 1), "revision": "r", "seed": 0}
+    for model, device in ((Remote(), "1 meta"), (Draws(), "1 cpu")):
+        assert given.given_model(model, {}, "mine", **about).origin.device == device
 
 
 def test_arguments_that_are_no_paths_are_arguments(package: str) -> None:

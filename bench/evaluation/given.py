@@ -71,10 +71,16 @@ def given_model(
     if isinstance(model, nn.Module):
         what["weights"] = _sha256(model)
         size = sum(parameter.numel() for parameter in model.parameters())
-    origin = replace(_origin(what, label, data_name, seed), n_params=size, model_family="own")
+    origin = replace(_origin(what, label, data_name, seed), n_params=size, model_family="own", device=_device(model))
     if isinstance(model, GenerativeModel):
         return TrainedModel(model, None, seed, replace(origin, model_family=model.family))
     return OwnModel(model, spec, seed, origin)
+
+
+def _device(model: Any) -> str:
+    """The device that a model is on, as ``OwnModel`` finds it."""
+    first = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    return device_name("cpu" if first is None else first.device.type, 1)
 
 
 def _origin(what: Node, label: str, data_name: str, seed: int) -> Origin:

@@ -157,6 +157,7 @@ def _keep(metric: Metric, measurement: Measurement, examples: Examples, folder: 
             picture.save(png, format="PNG")
             split = examples.data.split  # a picture of somebody's reference stands beside that of the test split
             name += f"-{measurement.checkpoint}" + (f"-{split}" if split != "test" else "")
+            name += f"-seed{measurement.sampling_seed}" if measurement.sampling_seed != 0 else ""
             durable_write(folder / f"{name}.png", png.getvalue())
     except Exception:  # the numbers count without it
         log.exception("no picture of %s", measurement.name)

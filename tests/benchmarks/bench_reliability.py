@@ -54,7 +54,7 @@ from bench.schema import ResultRow, Source, Status
 DATA = ["data=two_moons", "data.n_train=64", "data.n_val=16", "data.n_test=16", "metric=[likelihood,cost]",
         "evaluate.n_samples=16"]  # fmt: skip
 CLOSED_FORM = ["run", "model=gaussian", *DATA]
-SWEPT = ["run", "-m", "model=gaussian,resampler", "seed=0,1,2", "jobs=2", *DATA[:-2], "metric=[likelihood]"]
+SWEPT = ["run", "-m", "model=gaussian,resampler", "seed=0,1,2", "jobs=2", *DATA[:-2], "metric=[likelihood]", DATA[-1]]
 TRAINED = ["run", "model=realnvp", "model.couplings=1", "model.hidden=4", "train.examples=64", "train.batch_size=16",
            "train.validate_every=32", *DATA]  # fmt: skip
 ERRORS = {"EIO": errno.EIO, "ENOSPC": errno.ENOSPC, "EROFS": errno.EROFS}
