@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.cli.run import run_missing, specs_of
-from bench.config.grammar import shown
+from bench.config.grammar import quoted, shown
 from bench.config.space import Parameter, space_of
 from bench.config.spec import RunSpec, called, digest
 from bench.errors import BusyError, UserError
@@ -65,10 +65,10 @@ def main(arguments: list[str]) -> int:
     first = _spec([*fixed, *(f"{parameter.key}={parameter.first}" for parameter in space)])
     if first.rerun:
         raise UserError("rerun: a trial is never made twice; for a new search give a name, name=NAME")
-    if first.name == called(first.data, first.choices):
+    if first.name == called(first.data, first.choices) and not any(text.startswith("name=") for text in fixed):
         name = f"{first.name}-{first.choices['model'].replace('/', '-')}-tuning"
         first = replace(first, name=name)
-        fixed.append(f"name='{name}'")
+        fixed.append(quoted(f"name={name}"))
     with _held(first.runs_dir / first.name) as folder:
         study = Study(folder / "study.jsonl", space, digest(_fixed(first, space)), first.seed)
         code = _search(study, asked.trials, fixed, max(1, first.launching.jobs or 1))
