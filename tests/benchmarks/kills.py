@@ -47,7 +47,7 @@ def killed_sweeps(place: Path, command: Sequence[str], kills: int) -> Result:
         finished: dict[Path, object] = {}
         for _ in range(MOST_COMMANDS):
             process = _start(command, folder, said)
-            code = _disturbed(process, result, kills, generator, 0.5 * seconds)
+            code = _disturbed(process, result, kills, generator, 0.35 * seconds)
             result.stuck += _outlived(process)
             result.tracebacks += "Traceback (most recent" in said.read_text(errors="replace")
             result.silent += code > 0 and "genbench: " not in said.read_text(errors="replace")
