@@ -39,7 +39,7 @@ def positions(adjacency: NDArray[np.bool_]) -> NDArray[np.float64]:
         move = (apart * force[:, :, None]).sum(1)
         place = place + move * np.minimum(1, heat / np.maximum(np.linalg.norm(move, axis=1), 1e-9))[:, None]
     low, high = place.min(0), place.max(0)
-    return (place - (low + high) / 2) / max(float((high - low).max()), 1e-9) + 0.5  # type: ignore[no-any-return]
+    return (place - (low + high) / 2) / max(float((high - low).max()), 1e-9) + 0.5
 
 
 def draw_graphs(axes: Any, x: NDArray[np.uint8], nodes: int, side: int, *, conflicts: bool) -> None:
@@ -58,6 +58,8 @@ def draw_graphs(axes: Any, x: NDArray[np.uint8], nodes: int, side: int, *, confl
         edges = np.zeros((nodes, nodes), dtype=np.int64)
         edges[upper] = graph[nodes:]
         n = int((graph[:nodes] > 0).sum())
+        if n == 0:
+            continue
         types, edges = graph[:n].astype(np.int64), edges[:n, :n]
         place = positions(edges + edges.T > 0) + corner
         ends = np.argwhere(edges)
