@@ -77,7 +77,7 @@ class Network(nn.Module):
 
 
 class ChemNet:
-    """The network on canonical SMILES. The same SMILES have the same features, whatever else is computed with them.
+    """The network on canonical SMILES, on the CPU.
 
     Arguments:
         weights: The file, its folder or the wheel that holds it; None: the cache, then the package.
