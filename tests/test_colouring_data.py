@@ -14,7 +14,7 @@ from bench.data.colour_counts import adjacency_of, n_colourings
 from bench.data.colouring import Colourings, graph_colouring
 from bench.errors import UserError
 from bench.evaluation.measure import known_density
-from bench.metrics.likelihood import LogLikelihood
+from bench.metrics.likelihood import LogLikelihood, bound_errors
 from bench.schema import Kind
 from bench.subjects.examples import Examples
 
@@ -115,6 +115,16 @@ def test_bits_are_a_node() -> None:
     assert nats.value == pytest.approx(log_p.mean().item())
     assert bits.value == pytest.approx(each.mean().item())
     assert bits.stderr == pytest.approx(each.std().item() / math.sqrt(50))
+
+
+def test_errors_are_those_of_the_weighted_bounds() -> None:
+    log_w = torch.randn(8, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    half, whole = bound_errors(log_w, 0.5), bound_errors(log_w)
+    assert half == pytest.approx([0.5 * error for error in whole])
+    one = torch.zeros(20, dtype=torch.float64)
+    one[3] = 20  # the mean is the bound of one example
+    alone = torch.stack([log_w[:, 3]] * 2, 1)
+    assert bound_errors(log_w, one)[1] == pytest.approx(bound_errors(alone)[1] * math.sqrt(2))
 
 
 @pytest.mark.parametrize(

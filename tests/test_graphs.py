@@ -128,6 +128,10 @@ def test_numbers_of_nodes_are_as_frequent_as_in_training() -> None:
 
 
 def test_random_graphs_have_the_density_they_say() -> None:
+    for least in (2, 3):
+        masses = Blocks(3, 2, 0.7, 0.2, least).log_density(all_graphs(3, 2, 1)).exp()
+        assert masses.sum().item() == pytest.approx(1, abs=1e-12)
+        assert int((Blocks(3, 2, 0.7, 0.2, least).draw(50, RandomState(0))[:, :3] > 0).sum(1).min()) == least
     made, every = Blocks(3, 2, 0.7, 0.2), all_graphs(3, 2, 1)
     masses = made.log_density(every).exp()
     assert masses.sum().item() == pytest.approx(1, abs=1e-12)
@@ -142,7 +146,7 @@ def test_random_graphs_have_the_density_they_say() -> None:
 @pytest.mark.parametrize(
     ("arguments", "key"),
     [({"nodes": 0}, "data.nodes=0"), ({"blocks": 256}, "data.blocks"), ({"within": 1.0}, "data.within=1.0"),
-     ({"n_val": 0}, "data.n_val=0")],
+     ({"n_val": 0}, "data.n_val=0"), ({"least": 17}, "data.least=17")],
 )  # fmt: skip
 def test_what_is_out_of_range_is_named(arguments: dict[str, float], key: str) -> None:
     with pytest.raises(UserError, match=key):

@@ -86,6 +86,7 @@ KINDS: dict[str, Callable[[Path], list[str]]] = {
     ],
     "graphs": lambda folder: [
         "data=stochastic_blocks",
+        "data.least=1",
         "data.nodes=4",
         f"data.n_train={N - 60}",
         "data.n_val=30",

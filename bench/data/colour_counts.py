@@ -8,6 +8,7 @@ reasoning", Artificial Intelligence 113). Counts are whole numbers without round
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +50,8 @@ def n_colourings(adjacency: NDArray[np.bool_], colours: int) -> int:
     whole = np.int64 if colours**nodes < 2**63 else object  # Python's integers have no end
     differ = (1 - np.eye(colours, dtype=np.int64)).astype(whole)
     # Tables by the nodes whose colours they count, in ascending order; all of them together are the constraint.
-    tables = [((int(i), int(j)), differ) for i, j in np.argwhere(np.triu(adjacency))]
+    tables: list[tuple[tuple[int, ...], NDArray[Any]]] = []
+    tables += [((int(i), int(j)), differ) for i, j in np.argwhere(np.triu(adjacency))]
     left = {node: {int(other) for other in np.flatnonzero(row)} for node, row in enumerate(adjacency)}
     alone = 1
     while left:
@@ -62,10 +64,10 @@ def n_colourings(adjacency: NDArray[np.bool_], colours: int) -> int:
             left[other] = (left[other] | beside) - {node, other}
         scope = sorted(beside | {node})
         product = np.ones([colours if one == node else 1 for one in scope], dtype=whole)
-        for nodes_of, table in tables:
-            if node in nodes_of:
-                product = product * table.reshape([colours if one in nodes_of else 1 for one in scope])
-        tables = [(nodes_of, table) for nodes_of, table in tables if node not in nodes_of]
+        for own, table in tables:
+            if node in own:
+                product = product * table.reshape([colours if one in own else 1 for one in scope])
+        tables = [(own, table) for own, table in tables if node not in own]
         summed = product.sum(scope.index(node))
         scope.remove(node)
         if scope:

@@ -82,7 +82,8 @@ class Colourings:
             same = c[:, :, None] == c[:, None]
             upper = np.triu((rng.random_sample((_AT_ONCE, n, n)) < p) & ~same, 1)
             excess = (same.sum((1, 2)) - n) // 2 - fewest
-            kept = (rng.random_sample(_AT_ONCE) < (1 - p) ** excess) & _connected(upper)
+            kept = rng.random_sample(_AT_ONCE) < (1 - p) ** excess
+            kept[kept] = _connected(upper[kept])
             colours.append(c[kept])
             edges.append(upper[kept])
             found, tried = found + int(kept.sum()), tried + 1
@@ -153,9 +154,7 @@ def graph_colouring(
         n_train, n_val, n_test, licence="none needed: generated", source="generated, after Lippe and Gavves 2021",
         kind=Kind.COLOURINGS, graph=made.graph,
     )  # fmt: skip
-    return Data(
-        spec, train, val, test, log_density=made.log_density, valid=made.valid, variables=made.variables
-    )  # fmt: skip
+    return Data(spec, train, val, test, log_density=made.log_density, valid=made.valid, variables=made.variables)
 
 
 def _connected(upper: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -164,7 +163,7 @@ def _connected(upper: NDArray[np.bool_]) -> NDArray[np.bool_]:
     reached = (upper | upper.transpose(0, 2, 1) | np.eye(n, dtype=bool)).astype(np.float32)
     for _ in range((n - 1).bit_length()):
         reached = (reached @ reached > 0).astype(np.float32)
-    return (reached[:, 0] > 0).all(1)
+    return np.asarray((reached[:, 0] > 0).all(1))
 
 
 def _within(name: str, value: int, least: int, most: int) -> None:

@@ -1,10 +1,10 @@
 r"""Random graphs whose density is known exactly: blocks of nodes, and edges that depend on them.
 
 The stochastic block model (Holland, Laskey, Leinhardt 1983, "Stochastic blockmodels: first steps", Social Networks
-5(2)). The number of nodes n is uniform in 1 .. N, each node is of one of K blocks, and each pair of nodes has an edge
+5(2)). The number of nodes n is uniform in M .. N, each node is of one of K blocks, and each pair of nodes has an edge
 by itself:
 
-.. math:: \log p(x) = -\log N - n \log K + \sum_{i < j \le n} \log p(e_{ij} \mid v_i = v_j)
+.. math:: \log p(x) = -\log (N - M + 1) - n \log K + \sum_{i < j \le n} \log p(e_{ij} \mid v_i = v_j)
 
 It is the row ``oracle`` of every table. The types of the nodes are the blocks. The examples are drawn with a fixed seed
 of the data set, each split from its own stream of ``numpy.random.RandomState``.
@@ -39,6 +39,7 @@ class Blocks:
     blocks: int
     within: float
     between: float
+    least: int = 1
 
     @property
     def graph(self) -> GraphSpec:
@@ -46,7 +47,7 @@ class Blocks:
 
     def draw(self, size: int, rng: RandomState) -> Tensor:
         """Return independent graphs, ``(size, N + N(N-1)/2)`` uint8."""
-        present = np.arange(self.nodes) < rng.randint(1, self.nodes + 1, (size, 1))
+        present = np.arange(self.nodes) < rng.randint(self.least, self.nodes + 1, (size, 1))
         types = rng.randint(1, self.blocks + 1, (size, self.nodes)) * present
         u = rng.random_sample((size, self.nodes, self.nodes))
         p = np.where(types[:, :, None] == types[:, None], self.within, self.between)
@@ -54,8 +55,8 @@ class Blocks:
         return pack(torch.from_numpy(types), torch.from_numpy(edges))
 
     def valid(self, x: Tensor) -> Tensor:
-        """Return which vectors are graphs with a node at least, ``(B, D) -> (B,)`` bool."""
-        return is_graph(x, self.nodes, self.blocks, 1) & (x[:, 0] > 0)
+        """Return which vectors are graphs of M to N nodes, ``(B, D) -> (B,)`` bool."""
+        return is_graph(x, self.nodes, self.blocks, 1) & (x[:, self.least - 1] > 0)
 
     def log_density(self, x: Tensor) -> Tensor:
         """Return log p(x), ``(B, D) -> (B,)`` float64, minus infinity for what is no graph."""
@@ -65,23 +66,26 @@ class Blocks:
         log_p = torch.where(edges > 0, p.log(), (-p).log1p())
         both = (mask[:, :, None] & mask[:, None]).triu(1)
         of_edges = torch.where(both, log_p, 0.0).flatten(1).sum(1)
-        total = of_edges - math.log(self.nodes) - mask.sum(1).double() * math.log(self.blocks)
+        total = of_edges - math.log(self.nodes - self.least + 1) - mask.sum(1).double() * math.log(self.blocks)
         return torch.where(self.valid(x), total, -math.inf)
 
 
 def stochastic_blocks(
-    nodes: int = 8,
+    nodes: int = 16,
     blocks: int = 2,
     within: float = 0.7,
     between: float = 0.1,
     n_train: int = 20_000,
     n_val: int = 2_000,
     n_test: int = 5_000,
+    *,
+    least: int = 1,
 ) -> Data:
-    """Return graphs of 1 to N nodes in blocks, ``(size, N + N(N-1)/2)`` uint8 (``bench.schema.GraphSpec``).
+    """Return graphs of M to N nodes in blocks, ``(size, N + N(N-1)/2)`` uint8 (``bench.schema.GraphSpec``).
 
     Arguments:
         nodes: N, 1 to 100.
+        least: M, 1 to N.
         blocks: K, 1 to 255, equally likely.
         within, between: Probabilities of an edge between two nodes of one block, and of two.
         n_train, n_val, n_test: Sizes of the splits.
@@ -90,14 +94,14 @@ def stochastic_blocks(
         UserError: An argument is out of range.
     """
     sizes = {"n_train": n_train, "n_val": n_val, "n_test": n_test}
-    for name, value in {"nodes": nodes, "blocks": blocks, **sizes}.items():
-        most = {"nodes": 100, "blocks": 255}.get(name, 10_000_000)
+    for name, value in {"nodes": nodes, "least": least, "blocks": blocks, **sizes}.items():
+        most = {"nodes": 100, "least": nodes, "blocks": 255}.get(name, 10_000_000)
         if not 1 <= value <= most:
             raise UserError(f"data.{name}={value}: must be from 1 to {most}")
     for name, p in (("within", within), ("between", between)):
         if not 0 < p < 1:
             raise UserError(f"data.{name}={p}: a probability between 0 and 1 is expected")
-    made = Blocks(nodes, blocks, within, between)
+    made = Blocks(nodes, blocks, within, between, least)
     train, val, test = (
         Split(made.draw(size, RandomState(derive_seed(_SEED, "stochastic_blocks", split) % 2**32)))
         for size, split in zip(sizes.values(), ("train", "val", "test"), strict=True)

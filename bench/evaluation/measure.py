@@ -22,7 +22,7 @@ from bench.metrics.base import Metric
 from bench.provenance import device_name, git_state, versions
 from bench.rng import seeded
 from bench.rows.items import items_path, write_items
-from bench.schema import DataSpec, Estimate, MetricInfo, ResultRow, Status
+from bench.schema import DataSpec, Estimate, Kind, MetricInfo, ResultRow, Status
 from bench.seeds import derive_seed, sampling_seed_of
 from bench.subjects.base import Origin, Report, Subject, silent
 from bench.subjects.density import KnownDensity
@@ -181,6 +181,7 @@ def save_picture(subject: TrainedModel, examples: Examples, n: int, path: Path) 
         origin, spec = subject.origin, examples.spec
         draw_samples(
             samples, spec.levels, path, density, real=_some(examples.data), columns=spec.columns,
+            graph=spec.graph, conflicts=spec.kind == Kind.COLOURINGS,
             title=f"{origin.model} on {spec.name}, seed {origin.seed}, {origin.checkpoint}",
         )  # fmt: skip
     except Exception:  # whatever a model or the disk trips over; metrics that need samples have said so in their rows

@@ -11,6 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from bench.files import durable_write
+from bench.schema import GraphSpec
+from bench.tables.graph_pictures import draw_graphs
 from bench.tables.pictures import GRID, image_grid, limits_of, rendered, scatter, ticked, undisturbed
 
 __all__ = ["Landscape", "draw_samples", "landscape"]
@@ -53,16 +55,21 @@ def draw_samples(
     *,
     real: Tensor | None = None,
     columns: Sequence[str] = (),
+    graph: GraphSpec | None = None,
+    conflicts: bool = False,
     title: str = "",
 ) -> None:
     """Write ``<path>.npz`` with all samples, and what else is given, and ``<path>.png``.
 
     Images: a grid of the first 64, black to white from 0 to the highest of the data's levels. Vectors: a scatter plot
-    of their first two coordinates (a histogram for D = 1), beside one of the real examples with the same axes.
+    of their first two coordinates (a histogram for D = 1), beside one of the real examples with the same axes. Graphs:
+    the first 16, beside as many real ones.
 
     Arguments:
         real: Real examples, which comparisons show beside the samples.
         columns: Names of the coordinates of vectors.
+        graph: The sizes of graphs, where the samples are some.
+        conflicts: Whether nodes of one type must not share an edge, and those that do are marked.
         title: Stands above the picture.
     """
     array = io.BytesIO()
@@ -71,6 +78,8 @@ def draw_samples(
         arrays["real"] = real.numpy()
     if columns:
         arrays["columns"] = np.array(list(columns), dtype=np.str_)
+    if graph is not None:
+        arrays["graph"] = np.array([graph.nodes, conflicts], dtype=np.int64)
     np.savez_compressed(array, **arrays)
     durable_write(path.with_suffix(".npz"), array.getvalue())
     shown = samples.numpy()[: GRID * GRID]
@@ -94,6 +103,10 @@ def _plot(arrays: dict[str, Any], title: str) -> Image.Image:
     for place, (name, points) in enumerate(sets.items(), start=1):
         axes = figure.add_subplot(1, len(sets), place)
         axes.set_title(name, fontsize=10)
+        if "graph" in arrays:
+            nodes, conflicts = arrays["graph"].tolist()
+            draw_graphs(axes, points, nodes, side=4, conflicts=bool(conflicts))
+            continue
         scatter(axes, points, limits, equal="extent" in arrays)
         ticked(axes, arrays.get("columns"), 8)
     return rendered(figure)

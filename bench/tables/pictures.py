@@ -14,6 +14,7 @@ from PIL import Image
 from bench.errors import UserError
 from bench.files import durable_write
 from bench.regular import open_regular
+from bench.tables.graph_pictures import draw_graphs
 from bench.tables.layout import Layout, layout_of
 
 __all__ = [
@@ -157,7 +158,7 @@ def limits_of(points: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 def _outside(panel: Panel, shared: Panel) -> str:
     """How many points the axes do not show, where that is more than a few."""
-    if "limits" not in shared or "density" in panel:
+    if "limits" not in shared or "density" in panel or "graph" in panel:
         return ""
     flat = panel["samples"].reshape(len(panel["samples"]), -1)[:, :2].astype(np.float64)
     low, high = shared["limits"].T
@@ -173,6 +174,9 @@ def _draw_panel(axes: Any, panel: Panel, shared: Panel, layout: Layout) -> None:
 
         brightness = PowerNorm(1 / 3, 0, shared.get("scale", panel["density"].max()))
         axes.imshow(panel["density"], origin="lower", extent=panel["extent"], norm=brightness, cmap="viridis")
+    elif "graph" in panel:
+        nodes, conflicts = panel["graph"].tolist()
+        draw_graphs(axes, array, nodes, 4 if layout.single else 3, conflicts=bool(conflicts))
     elif array.ndim == 4 and levels:
         side = 6 if layout.single else 4
         axes.imshow(np.asarray(image_grid(array[: side**2], levels, columns=side)), interpolation="nearest")
