@@ -91,24 +91,26 @@ class NumberOfNodes(nn.Module):
 
     Arguments:
         nodes: N, the largest number.
+        smoothing: Added to the counts of 1 .. N: a number that never occurred still has some mass.
     """
 
-    def __init__(self, nodes: int) -> None:
+    def __init__(self, nodes: int, smoothing: float = 0.0) -> None:
         super().__init__()
-        self.nodes = nodes
+        self.nodes, self.smoothing = nodes, smoothing
         self.probabilities: Tensor
         self.register_buffer("probabilities", torch.full((nodes + 1,), 1 / (nodes + 1), dtype=torch.float64))
 
     def count(self, batches: Iterable[Tensor]) -> None:
         """Set the frequencies from graphs, ``(B, N + N(N-1)/2)`` at a time."""
-        counts = torch.zeros(self.nodes + 1, dtype=torch.float64)
+        counts = torch.full((self.nodes + 1,), self.smoothing, dtype=torch.float64)
+        counts[0] = 0
         for batch in batches:
             present = (batch[:, : self.nodes] > 0).sum(1).cpu()
             counts += torch.bincount(present, minlength=self.nodes + 1)
         self.probabilities.copy_(counts / counts.sum())
 
     def log_prob(self, n: Tensor) -> Tensor:
-        """Return log p(n) in nats, ``(B,) -> (B,)`` float64; minus infinity for numbers that never occurred."""
+        """Return log p(n) in nats, ``(B,) -> (B,)`` float64; minus infinity for numbers without mass."""
         return self.probabilities.log()[n]
 
     def sample(self, size: int, generator: Generator | None) -> Tensor:

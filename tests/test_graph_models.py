@@ -223,6 +223,30 @@ def test_what_is_no_graph_has_no_probability(name: str) -> None:
     assert torch.isfinite(log_w[3])
 
 
+def test_a_size_that_no_training_example_has_keeps_some_mass() -> None:
+    data = data_of(GraphSpec(4, 2, 2))
+    model = new_model("rvae", data.spec)
+    assert isinstance(model, RVAE)
+    seen = data.train.x[(data.train.x[:, :4] > 0).sum(1) > 2]
+    model.count([seen])
+    n = model.number.probabilities.tolist()
+    assert n[:3] == pytest.approx([0, *[0.01 / (len(seen) + 0.04)] * 2], rel=1e-9)
+    assert sum(n) == pytest.approx(1)
+    assert torch.isfinite(model.log_weight(data.test.x, generator=seeded())).all()
+
+
+def test_linear_flows_encode_types_too() -> None:
+    data = data_of(GraphSpec(4, 2, 2))
+    model = new_model("graphcnf", data.spec, "model.encoding=linear_flows")
+    assert isinstance(model, GraphCNF)
+    loss = model.training_step((data.train.x, None), 0)
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    model.eval()
+    assert torch.isfinite(model.log_weight(data.test.x, generator=seeded())).all()
+    assert is_graph(model.sample(9, generator=seeded()), 4, 2, 2).all()
+
+
 @pytest.mark.parametrize(
     ("name", "override", "message"),
     [

@@ -13,6 +13,9 @@ from ..nn.graph_networks import Ends
 
 __all__ = ["GraphModel", "Graphs", "indicators"]
 
+# No training example may be as small as one of the test set. A likelihood of 0 would then be all there is to say.
+SMOOTHING = 0.01
+
 
 class Graphs:
     """A batch of graphs, ready for networks.
@@ -30,6 +33,8 @@ class Graphs:
 
 class GraphModel(GenerativeModel, HasLikelihood, CountsTraining, ReportsCost):
     """A distribution over graphs: how many nodes, as often as in the training examples, and the graph given that.
+
+    To the count of each number of nodes from 1 a hundredth of an example is added.
 
     A base class: a model is a subclass.
 
@@ -51,7 +56,7 @@ class GraphModel(GenerativeModel, HasLikelihood, CountsTraining, ReportsCost):
         self.nodes, self.node_types, self.edge_types = nodes, node_types, edge_types
         self.n_pairs = nodes * (nodes - 1) // 2
         self.ends = Ends(nodes)
-        self.number = NumberOfNodes(nodes)
+        self.number = NumberOfNodes(nodes, SMOOTHING)
 
     def count(self, batches: Iterable[Tensor]) -> None:
         self.number.count(batches)
@@ -90,7 +95,7 @@ class GraphModel(GenerativeModel, HasLikelihood, CountsTraining, ReportsCost):
         return is_graph(x, self.nodes, self.node_types, self.edge_types)
 
     def log_number(self, x: Tensor, like: Tensor) -> Tensor:
-        """log p(n), ``(B,)`` nats; minus infinity for vectors that are no graphs and sizes that never occurred."""
+        """log p(n), ``(B,)`` nats; minus infinity for vectors that are no graphs."""
         n = (x[:, : self.nodes] > 0).sum(1)
         return self.number.log_prob(n).masked_fill(~self.are_graphs(x), -torch.inf).to(like.dtype)
 
