@@ -65,7 +65,8 @@ def test_a_class_that_repeats_itself_is_told_from_one_that_does_not(
 
 
 def test_data_without_labels_have_no_classes() -> None:
-    context = examples(spec(2), samples=torch.zeros(60, 2), held_out=torch.zeros(60, 2))
+    unlabelled = dataclasses.replace(spec(2), classes=None)
+    context = examples(unlabelled, samples=torch.zeros(60, 2), held_out=torch.zeros(60, 2))
     assert [info.name for info in SupportByClass(60).infos(context)] == ["support_of_class[pixels,none]"]
     with pytest.raises(UnavailableError, match="no labelled images"):
         SupportByClass(60).compute(context)
