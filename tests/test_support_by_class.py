@@ -15,7 +15,8 @@ from bench.birthday.row import row_of
 from bench.data.base import Data, Split
 from bench.data.digits import mnist5k
 from bench.errors import UnavailableError, UserError
-from bench.metrics import support_by_class as module
+from bench.features.classifier import InDomainClassifier
+from bench.features.pixels import Pixels
 from bench.metrics.support_by_class import SupportByClass
 from bench.schema import Relation, Source, Status
 from bench.subjects.examples import Examples
@@ -45,32 +46,32 @@ def two_digits() -> Data:
     )
 
 
-def test_a_class_that_repeats_itself_is_told_from_one_that_does_not(
-    two_digits: Data, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "InDomainClassifier", lambda: FakeRecipe(Corner()))
+def test_a_class_that_repeats_itself_is_told_from_one_that_does_not(two_digits: Data) -> None:
+    metric = SupportByClass(Pixels(), FakeRecipe(Corner()), 300)
     zeros, ones = (two_digits.train.x[two_digits.train.y == c] for c in (0, 1))
     repeated = zeros[torch.randint(20, (200,), generator=torch.Generator().manual_seed(0))]
     samples = torch.cat([repeated, ones[:100]])[torch.randperm(300)]
-    found = SupportByClass(300).compute(Examples(FakeSubject({"samples": samples}), two_digits, seed=0))
+    found = metric.compute(Examples(FakeSubject({"samples": samples}), two_digits, seed=0))
     first, second = found
     assert (first.info.name, second.info.name) == ("support_of_class[pixels,0]", "support_of_class[pixels,1]")
     assert first.value == pytest.approx(20, rel=0.25)
     assert (first.relation, first.n_fake) == (Relation.ESTIMATE, 200)
     assert second.relation is not Relation.ESTIMATE
-    (none, few) = SupportByClass(300).compute(Examples(FakeSubject({"samples": ones[:100]}), two_digits, seed=0))
+    (none, few) = metric.compute(Examples(FakeSubject({"samples": ones[:100]}), two_digits, seed=0))
     assert (none.status, none.value) == (Status.SKIPPED, None)
     assert "too few" in none.reason
     assert few.info == second.info
 
 
 def test_data_without_labels_have_no_classes() -> None:
-    context = examples(spec(2), samples=torch.zeros(60, 2), held_out=torch.zeros(60, 2))
-    assert [info.name for info in SupportByClass(60).infos(context)] == ["support_of_class[pixels,none]"]
+    metric = SupportByClass(Pixels(), InDomainClassifier(), 60)
+    unlabelled = dataclasses.replace(spec(2), classes=None)
+    context = examples(unlabelled, samples=torch.zeros(60, 2), held_out=torch.zeros(60, 2))
+    assert [info.name for info in metric.infos(context)] == ["support_of_class[pixels,none]"]
     with pytest.raises(UnavailableError, match="no labelled images"):
-        SupportByClass(60).compute(context)
+        metric.compute(context)
     with pytest.raises(UserError, match="at least 1"):
-        SupportByClass(60, 0)
+        SupportByClass(Pixels(), FakeRecipe(), 60, 0)
 
 
 # The row.

@@ -22,11 +22,11 @@ numbers a > 0 and b: before they are compared with real examples, they are given
 that the real ones have over all entries. Of vectors the scale is kept: points that all lie close together are copies.
 """
 
-from bench.errors import BrokenError, UnavailableError, UserError
+from bench.errors import UserError
 from bench.features.base import Recipe
 from bench.metrics.base import Metric
-from bench.metrics.calibration import near_duplicate_support, prepared, sequential, verdict
-from bench.schema import Estimate, MetricInfo, Status
+from bench.metrics.calibration import measured_support, near_duplicate_support
+from bench.schema import Estimate, MetricInfo
 from bench.subjects.examples import Examples
 
 __all__ = ["Birthday", "near_duplicate_support"]
@@ -71,19 +71,4 @@ class Birthday(Metric):
 
     def compute(self, examples: Examples) -> list[Estimate]:
         (info,) = self.infos(examples)
-        try:
-            batch = prepared(examples, self.recipe, self.n_samples, self.false_pairs)
-        except UnavailableError as error:
-            return [Estimate(info, status=Status.SKIPPED, reason=str(error))]
-        except BrokenError as error:
-            return [Estimate(info, status=Status.FAILED, reason=str(error))]
-        support, s = sequential(batch.fake, batch.calibration)
-        support, reason = verdict(support, s, batch.calibration, batch.controls())
-        if reason:
-            return [Estimate(info, status=Status.SKIPPED, reason=reason, **batch.about)]
-        return [
-            Estimate(
-                info, support.value, support.stderr, support.low, support.high, support.relation,
-                stderr_draws=support.stderr, **batch.about,
-            )
-        ]  # fmt: skip
+        return [measured_support(examples, self.recipe, self.n_samples, self.false_pairs, info)]

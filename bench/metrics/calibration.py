@@ -31,7 +31,7 @@ from bench.metrics.pairs import rows_at_a_time
 from bench.metrics.registered import registered, registered_shape
 from bench.metrics.support_size import Support, renyi2_support
 from bench.metrics.turned import TRIED, Pairs, closest_up_to_a_turn, joined, spread_of_turns, turned_at_random
-from bench.schema import Relation
+from bench.schema import Estimate, MetricInfo, Relation, Status
 from bench.seeds import derive_seed
 from bench.subjects.examples import Examples
 
@@ -40,6 +40,7 @@ __all__ = [
     "Calibration",
     "Controls",
     "calibrated",
+    "measured_support",
     "near_duplicate_support",
     "prepared",
     "sequential",
@@ -247,6 +248,26 @@ def near_duplicate_support(
     """
     calibration = calibrated(real, order, min(len(fake), len(order)), false_pairs, pictures=pictures)
     return renyi2_support(calibration.degrees(fake), false_pairs, calibration.ratio(len(fake)))
+
+
+def measured_support(
+    examples: Examples, recipe: Recipe, n_samples: int, false_pairs: int, info: MetricInfo
+) -> Estimate:  # fmt: skip
+    """Return the whole test: the support that the controls allow, or why there is no number."""
+    try:
+        batch = prepared(examples, recipe, n_samples, false_pairs)
+    except UnavailableError as error:
+        return Estimate(info, status=Status.SKIPPED, reason=str(error))
+    except BrokenError as error:
+        return Estimate(info, status=Status.FAILED, reason=str(error))
+    support, s = sequential(batch.fake, batch.calibration)
+    support, reason = verdict(support, s, batch.calibration, batch.controls())
+    if reason:
+        return Estimate(info, status=Status.SKIPPED, reason=reason, **batch.about)
+    return Estimate(
+        info, support.value, support.stderr, support.low, support.high, support.relation,
+        stderr_draws=support.stderr, **batch.about,
+    )  # fmt: skip
 
 
 def verdict(support: Support, s: int, calibration: Calibration, controls: Controls) -> tuple[Support, str]:

@@ -6,10 +6,9 @@ from torch import Tensor
 
 from bench.data.base import Data, Split
 from bench.errors import UserError
-from bench.features.classifier import InDomainClassifier
-from bench.features.pixels import Pixels
+from bench.features.base import Recipe
 from bench.metrics.base import Metric
-from bench.metrics.birthday import Birthday
+from bench.metrics.calibration import measured_support
 from bench.schema import Estimate, MetricInfo
 from bench.subjects.examples import Examples
 from bench.subjects.samples import GivenSamples
@@ -18,13 +17,15 @@ __all__ = ["SupportByClass"]
 
 
 class SupportByClass(Metric):
-    """Computes ``support_of_class[pixels,c]`` for each class c: the number of ``Birthday``, or why it cannot be known.
+    """Computes ``support_of_class[<features>,c]`` for each class c: the number of ``Birthday``, or why there is none.
 
-    A sample belongs to the class that the in-domain classifier reads. It is compared with samples of its class alone,
+    A sample belongs to the class that the classifier reads. It is compared with samples of its class alone,
     and thresholds and controls come from real examples of that class. A class with fewer than 50 samples, or held-out
     examples, has no number. Held-out and training examples have their own labels.
 
     Arguments:
+        features: Recipe of the feature space in which distances are measured; best pixels.
+        classes: Recipe of the classifier.
         n_samples: Number of the subject's samples, of all classes together.
         false_pairs: Expected number of close pairs by chance among n real examples of a class, at least 1.
 
@@ -32,31 +33,32 @@ class SupportByClass(Metric):
         UserError: ``false_pairs`` is below 1.
     """
 
-    def __init__(self, n_samples: int, false_pairs: int = 1) -> None:
+    def __init__(self, features: Recipe, classes: Recipe, n_samples: int, false_pairs: int = 1) -> None:
         if false_pairs < 1:
             raise UserError(f"metric.support_by_class.false_pairs={false_pairs}: must be at least 1")
+        self.recipe = features
+        self.classes = classes
         self.n_samples = n_samples
         self.false_pairs = false_pairs
 
     def infos(self, examples: Examples) -> tuple[MetricInfo, ...]:
+        name = self.recipe.name(examples.spec)
         classes = [str(c) for c in range(examples.spec.classes or 0)] or ["none"]
         return tuple(
-            MetricInfo(f"support_of_class[pixels,{c}]", "", None, self.version, f"N_eff of class {c}", rank=305)
+            MetricInfo(f"support_of_class[{name},{c}]", "", None, self.version, f"N_eff of class {c}", rank=305)
             for c in classes
         )
 
     def compute(self, examples: Examples) -> list[Estimate]:
-        recipe = InDomainClassifier()
-        examples.need(recipe)
+        examples.need(self.classes)
         samples = examples.samples(self.n_samples)
-        read = examples.classifier(recipe).classes(samples)
+        read = examples.classifier(self.classes).classes(samples)
         estimates = []
         for c, info in enumerate(self.infos(examples)):
             of_class = samples[read == c]
             subject = GivenSamples(of_class, examples.seed, examples.subject.origin)
             part = Examples(subject, _of_class(examples.data, c), seed=examples.seed)
-            (estimate,) = Birthday(Pixels(), max(1, len(of_class)), self.false_pairs).compute(part)
-            estimates.append(dataclasses.replace(estimate, info=info))
+            estimates.append(measured_support(part, self.recipe, max(1, len(of_class)), self.false_pairs, info))
         return estimates
 
 

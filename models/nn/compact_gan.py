@@ -30,7 +30,7 @@ def compact_generator(shape: Iterable[int], latent_dim: int, bounded: bool) -> n
         nn.ReLU(),
     ]  # fmt: skip
     for (n_in, n_out), (small, large) in zip(pairwise([64, 32, 16, 8]), pairwise(sizes), strict=True):
-        extra = tuple(b - (2 * a - 1) for a, b in zip(small, large, strict=True))
+        extra = (large[0] - 2 * small[0] + 1, large[1] - 2 * small[1] + 1)
         layers += [
             nn.ConvTranspose2d(n_in, n_out, 3, stride=2, padding=1, output_padding=extra), nn.BatchNorm2d(n_out),
             nn.ReLU(),

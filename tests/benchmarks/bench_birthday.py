@@ -11,8 +11,8 @@ batch most often misses it: there the rule of three (no coincidence at all) is f
 ``planted``: samples are drawn with replacement from 500, 5,000 and 50,000 real digits of the full MNIST and go through
 the whole test: calibration, controls, sequential batches, verdict. ``jitter``: so do samples of 500 digits of mnist5k,
 each draw changed by itself (moved by up to so many pixels, turned by up to so many degrees, noise of so many of 255
-levels), and samples that must not give a number: different digits that are blurred, noise, class means behind noise.
-There ``n_eff`` is empty. ``inconclusive`` is the share of batches without a number, ``median`` that of the numbers.
+levels), and samples of different digits as they are, blurred, behind noise, and noise alone. There ``n_eff`` and what
+compares with it are empty. ``inconclusive`` is the share of batches without a number, ``median`` that of the numbers.
 Rows that stand in the file are not measured again; delete them first.
 """
 
@@ -155,7 +155,9 @@ def of_digits(data: Data, n: int | None, s: int, change: Change, batches: int) -
         "inconclusive": len(found) - len(valued),
     }  # fmt: skip
     median = round(statistics.median(one[0] for one in valued), 1) if valued else ""
-    return {**{name: round(count / batches, 4) for name, count in shares.items()}, "median": median}
+    measured: dict[str, object] = {name: round(count / batches, 4) for name, count in shares.items()}
+    unknown = {} if n is not None else dict.fromkeys(("covered", "false_low", "false_high"), "")
+    return {**measured, **unknown, "median": median}
 
 
 Row = dict[str, object]
