@@ -9,14 +9,19 @@ and counts twice.
 
 *Metrics*: over fresh real examples and fresh samples (tests/helpers_intervals.py). ``redrawn`` says which side is fresh
 in each repetition: with ``both`` the interval is the stated one, else 1.96 times that side's part of the error.
-``error_ratio`` is the mean stated error over the standard deviation of the values. An hour on one core.
+``error_ratio`` is the mean stated error over the standard deviation of the values.
+
+An hour on one core. Rows are written case by case. A case of which the file has rows of as many repetitions is not
+simulated again, so that a command that was stopped goes on: delete its rows to simulate it anew.
 """
 
 import argparse
 import csv
+import io
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -24,29 +29,64 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from helpers_coverage import coverage
 from helpers_intervals import CASES, DEAR, coverage_of
 
+from bench.files import durable_write
+
 RATIOS = (0.1, 0.3, 0.5, 1.0, 2.0, 3.0, 10.0)
 COLUMNS = ("of", "case", "redrawn", "repetitions", "coverage", "error_ratio", "seeds_alone", "welch_satterthwaite")
 CELL = "cell"
 
 
-def of_cells(repetitions: int, only: str) -> Iterator[dict[str, object]]:
+Row = dict[str, object]
+
+
+def of_cells(repetitions: int) -> Iterator[tuple[str, int, Callable[[], list[Row]]]]:
+    """Each case, its number of repetitions, and what simulates it."""
     cases = [*itertools.product((1, 2, 3, 5), RATIOS, (0.0,)), *itertools.product((2, 3, 5), (0.3, 1.0), (0.5,))]
     for m, ratio, own_share in cases:
         case = f"seeds {m}; ratio {ratio}; own share {own_share}"
-        if only not in case:
-            continue
-        found = coverage(m, ratio, repetitions, own_share=own_share)
-        others = {name: found.get(name, "") for name in ("seeds_alone", "welch_satterthwaite")}
-        yield {"of": CELL, "case": case, "repetitions": repetitions, "coverage": found["total"], **others}
+        yield case, repetitions, partial(cell, case, m, ratio, own_share, repetitions)
 
 
-def of_metrics(draws: int, only: str) -> Iterator[dict[str, object]]:
-    for case in (case for case in CASES if only in case):
-        for one in coverage_of(case, draws // 2 if case in DEAR else draws):
-            yield {
-                "of": one.interval, "case": case, "redrawn": one.redrawn, "repetitions": one.repetitions,
-                "coverage": round(one.covered, 4), "error_ratio": f"{one.error_ratio:.3f}",
-            }  # fmt: skip
+def cell(case: str, m: int, ratio: float, own_share: float, repetitions: int) -> list[Row]:
+    found = coverage(m, ratio, repetitions, own_share=own_share)
+    others = {name: found.get(name, "") for name in ("seeds_alone", "welch_satterthwaite")}
+    return [{"of": CELL, "case": case, "repetitions": repetitions, "coverage": found["total"], **others}]
+
+
+def of_metrics(draws: int) -> Iterator[tuple[str, int, Callable[[], list[Row]]]]:
+    for case in CASES:
+        repetitions = draws // 2 if case in DEAR else draws
+        yield case, repetitions, partial(metric, case, repetitions)
+
+
+def metric(case: str, repetitions: int) -> list[Row]:
+    return [
+        {
+            "of": one.interval, "case": case, "redrawn": one.redrawn, "repetitions": one.repetitions,
+            "coverage": round(one.covered, 4), "error_ratio": f"{one.error_ratio:.3f}",
+        }
+        for one in coverage_of(case, repetitions)
+    ]  # fmt: skip
+
+
+def read(path: Path | None) -> dict[str, list[Row]]:
+    """The rows of each case that a file has."""
+    rows: dict[str, list[Row]] = {}
+    if path is not None and path.exists():
+        with path.open(newline="") as file:
+            for line in csv.DictReader(file):
+                rows.setdefault(line["case"], []).append(dict(line))
+    return rows
+
+
+def write(path: Path, rows: dict[str, list[Row]], order: list[str]) -> None:
+    """Write the rows of all cases in the order of the simulations; those of cases that are no more come last."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for case in dict.fromkeys([*order, *rows]):
+        writer.writerows(rows.get(case, []))
+    durable_write(path, text.getvalue())
 
 
 if __name__ == "__main__":
@@ -56,17 +96,14 @@ if __name__ == "__main__":
     parser.add_argument("--only", default="", metavar="TEXT", help="cases with this text; the file keeps the others")
     parser.add_argument("--out", type=Path, help="for example results/benchmarks/coverage.csv")
     arguments = parser.parse_args()
-    kept: list[dict[str, object]] = []
-    if arguments.only and arguments.out and arguments.out.exists():
-        with arguments.out.open(newline="") as file:
-            kept = [dict(line) for line in csv.DictReader(file) if arguments.only not in line["case"]]
-    lines: list[dict[str, object]] = []
-    cells, metrics = of_cells(arguments.repetitions, arguments.only), of_metrics(arguments.draws, arguments.only)
-    for line in itertools.chain(cells, metrics):
-        print(*line.values(), flush=True)
-        lines.append(line)
-    if arguments.out is not None:
-        with arguments.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(sorted([*kept, *lines], key=lambda line: line["of"] != CELL))
+    rows = read(arguments.out)
+    simulations = [*of_cells(arguments.repetitions), *of_metrics(arguments.draws)]
+    for case, repetitions, simulate in simulations:
+        there = rows.get(case, [])
+        if arguments.only not in case or (there and all(str(row["repetitions"]) == str(repetitions) for row in there)):
+            continue
+        rows[case] = simulate()
+        for row in rows[case]:
+            print(*row.values(), flush=True)
+        if arguments.out is not None:
+            write(arguments.out, rows, [name for name, *_ in simulations])
