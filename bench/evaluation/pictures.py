@@ -109,6 +109,8 @@ def _plot(arrays: dict[str, Any], title: str) -> Image.Image:
     in_cells = "categories" in arrays
     limits = limits_of(next(iter(sets.values())))
     figure = Figure(figsize=(4 * len(sets), 4 + 0.3 * bool(title)), dpi=100, layout="constrained")
+    if in_cells:  # which have no axes between them
+        figure.get_layout_engine().set(wspace=0.1)  # type: ignore[union-attr, call-arg]
     if title:
         figure.suptitle(title, fontsize=min(11.0, 72 * figure.get_figwidth() / (0.65 * len(title))))
     for place, (name, points) in enumerate(sets.items(), start=1):

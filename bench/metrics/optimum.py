@@ -11,13 +11,11 @@ taken at the same test examples, so that the spread of log p over the examples i
 import math
 
 import torch
-from torch import Tensor
 
 from bench.errors import UnavailableError
 from bench.metrics.base import Metric
 from bench.metrics.draws import per_example
 from bench.metrics.intervals import measured
-from bench.metrics.likelihood import bits_per_dim, bound_errors, estimate_errors
 from bench.schema import Estimate, Kind, MetricInfo, Relation, Status
 from bench.subjects.examples import Examples
 
@@ -50,23 +48,13 @@ class Optimum(Metric):
         bad = int((~torch.isfinite(excess)).sum())
         if bad > 0 or n == 0:
             return [Estimate(info, status=Status.FAILED, reason=f"not finite for {bad} of {n} examples")]
-        in_bits = abs(bits_per_dim(1.0, examples.spec.dim))
-        total, of_draws = (None if error is None else in_bits * error for error in _errors(log_w, excess, relation))
-        test = None if total is None or of_draws is None else math.sqrt(max(0.0, total**2 - of_draws**2))
+        nats = examples.spec.dim * math.log(2)  # so many are one bit an entry
+        # Over new examples and draws. Draws of an estimate may share noise, which the spread of examples does not show.
+        stderr = None if n < 2 or relation is Relation.ESTIMATE else excess.std().item() / math.sqrt(n) / nats
+        exact = relation is Relation.EXACT and stderr is not None
         return [
             measured(
-                info, in_bits * excess.mean().item(), test=test, draws=of_draws, stderr=total,
-                relation=Relation(examples.subject.shown_relation).negated, n_real=n, n_draws=draws,
+                info, excess.mean().item() / nats, test=stderr if exact else None, draws=0.0 if exact else None,
+                stderr=stderr, relation=Relation(examples.subject.shown_relation).negated, n_real=n, n_draws=draws,
             )
         ]  # fmt: skip
-
-
-def _errors(log_w: Tensor, excess: Tensor, relation: Relation) -> tuple[float | None, float | None]:
-    """Return the standard error of the mean of ``excess`` and the part due to the draws; None for an unknown one."""
-    draws, n = log_w.shape
-    if n < 2:
-        return None, None
-    if draws < 2:
-        return excess.std().item() / math.sqrt(n), 0.0 if relation is Relation.EXACT else None
-    total, of_draws = estimate_errors(log_w) if relation is Relation.ESTIMATE else bound_errors(log_w)
-    return total, of_draws if math.isfinite(of_draws) else None  # all weights but one may be 0
