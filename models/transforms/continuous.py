@@ -212,8 +212,7 @@ class Continuous(Transform):
                     ends, log_dets = odeint(field, (x, x.new_zeros(len(x))), times, **settings)
                     return ends[-1], log_dets[-1]
 
-                z, log_det = _Retraced.apply(solve, field, times.tolist(), x, *parameters)
-                ends, log_dets = (z,), (log_det,)
+                ends, log_dets = (part[None] for part in _Retraced.apply(solve, field, times.tolist(), x, *parameters))
             elif torch.is_grad_enabled():
                 adjoint = {"adjoint_params": tuple(self.dynamics.parameters()), "adjoint_options": settings["options"]}
                 ends, log_dets = odeint_adjoint(field, start, times, **settings, **adjoint)

@@ -45,7 +45,9 @@ def layers_of(transform: Transform) -> Iterator[Transform]:
         for part in transform.transforms:
             yield from layers_of(part)
     elif isinstance(transform, MultiScale):
-        for level, prior in zip_longest(transform.levels, transform.priors):
+        levels: list[Transform] = list(transform.levels)  # type: ignore[arg-type]  # a ModuleList forgets the type
+        priors: list[Transform] = list(transform.priors)  # type: ignore[arg-type]
+        for level, prior in zip_longest(levels, priors):
             yield from layers_of(level)
             if prior is not None:
                 yield from layers_of(prior)
