@@ -116,7 +116,8 @@ def _panel(rows: pd.DataFrame, places: dict[tuple[Any, ...], float], asked: str,
         )
     lines: dict[str, list[Point]] = {}
     groups: dict[tuple[str, float], str] = {}
-    for row in rows.itertuples(index=False):
+    records: Iterable[Any] = rows.itertuples(index=False)
+    for row in records:
         run = tuple(getattr(row, name) for name in _RUN)
         if run not in places:
             continue
@@ -127,9 +128,9 @@ def _panel(rows: pd.DataFrame, places: dict[tuple[Any, ...], float], asked: str,
                 "one, or another --x"
             )
         value = None if row.status != "ok" else float(row.value)
-        ends = [None if math.isnan(end) else float(end) for end in (row.ci_low, row.ci_high)]
+        low, high = (None if math.isnan(end) else float(end) for end in (row.ci_low, row.ci_high))
         relation = row.relation if isinstance(row.relation, str) else ""
-        lines.setdefault(model, []).append(Point(place, int(row.seed), value, *ends, str(relation)))
+        lines.setdefault(model, []).append(Point(place, int(row.seed), value, low, high, relation))
     ordered = {model: sorted(lines[model], key=lambda point: (point.x, point.seed)) for model in sorted(lines)}
     titles = [str(title) for title in rows["metric_title"].unique() if title]
     return Panel(asked, str(rows["dataset"].iloc[0]), min(titles, default=metric), str(rows["unit"].iloc[0]), ordered)
