@@ -15,7 +15,6 @@ from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from ..base import Batch, OptimizerFactory, Relation
 from ..distributions import standard_normal
@@ -128,7 +127,7 @@ class ColouringFlow(ColouringModel):
     def _terms(self, colours: Tensor, given: Given, generator: Generator | None) -> tuple[Tensor, Tensor]:
         """log p(z) - log q(z|c) and log p(c|z), ``(B,)`` nats each, for one z."""
         each, log_q = self.encoding.encode(colours.reshape(-1, 1), generator)  # (B N, d, 1, 1) and (B N,)
-        decoder = -cross_entropy(self.encoding.logits(each).squeeze(2), colours.flatten(), reduction="none")
+        decoder = self.encoding.log_prob(colours.reshape(-1, 1), each)
         noise, log_det = self.latents(each[:, :, 0, 0].unflatten(0, colours.shape), given)
         log_p = -0.5 * (noise.square() + math.log(2 * math.pi)).sum(2)
         ratio = ((log_p - log_q.unflatten(0, colours.shape)) * given.mask).sum(1) + log_det

@@ -22,7 +22,6 @@ from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from ..base import Autoencodes, Batch, OptimizerFactory, Relation
@@ -261,8 +260,8 @@ class GraphCNF(GraphModel, Autoencodes):
         """log p(types|z) summed over those that are there, ``(B,)``."""
         if types.shape[1] == 0:  # the pairs of one node
             return z.new_zeros(len(z))
-        logits = encoding.logits(z.flatten(0, 1)[:, :, None, None]).squeeze(2)  # (B n, L)
-        log_p = -cross_entropy(logits, types.flatten(), reduction="none").unflatten(0, types.shape)
+        each = z.flatten(0, 1)[:, :, None, None]  # by itself: a set of one
+        log_p = encoding.log_prob(types.reshape(-1, 1), each).unflatten(0, types.shape)
         return (log_p * mask).sum(1)
 
 
@@ -316,8 +315,7 @@ def _decoded(encoding: Encoding, z: Tensor, temperature: float, generator: Gener
     if z.shape[1] == 0:
         return torch.zeros(z.shape[:2], device=z.device, dtype=torch.long)
     each = z.flatten(0, 1)[:, :, None, None]
-    types = encoding.logits(each).argmax(1) if temperature == 0 else encoding.decode(each, temperature, generator)
-    return types.squeeze(1).unflatten(0, z.shape[:2])
+    return encoding.decode(each, temperature, generator).squeeze(1).unflatten(0, z.shape[:2])
 
 
 def _from_zero(edges: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ class _Decoded(Encoding):
 
     def decode(self, z: Tensor, temperature: float, generator: Generator | None) -> Tensor:
         logits = self.logits(z)
-        return (logits + temperature * gumbel(logits, generator)).argmax(1)
+        return (logits if temperature == 0 else logits + temperature * gumbel(logits, generator)).argmax(1)
 
 
 class _OfEach(_Decoded):
