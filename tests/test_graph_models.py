@@ -10,7 +10,7 @@ import torch
 from helpers_density import all_graphs, resumed_to_the_same_bits
 from helpers_graphs import TapeGraphs
 from helpers_models import new_model, small_graphs
-from scipy.stats import chisquare
+from scipy.stats import chi2, chisquare
 from torch import Generator, Tensor
 
 from bench.checkpoint import load_checkpoint
@@ -31,7 +31,7 @@ from models.graphs import is_graph, largest_component, pack, permute, unpack
 from models.transforms.argmax import argmax_dequantized, log_argmax_density
 
 MODELS = ("graphcnf", "rvae", "graphaf", "graphnvp")
-DRAWS = {"graphcnf": 150, "rvae": 500, "graphaf": 150, "graphnvp": 1000}
+DRAWS = {"graphcnf": 150, "rvae": 500, "graphaf": 150, "graphnvp": 2500}
 THREE = GraphSpec(3, 2, 1)
 
 
@@ -63,25 +63,28 @@ def trained(name: str, graph: GraphSpec = THREE) -> GraphModel:
 
 
 @torch.no_grad()
-def masses(model: GenerativeModel, x: Tensor, draws: int) -> Tensor:
+def masses(model: GenerativeModel, x: Tensor, draws: int) -> tuple[Tensor, Tensor]:
+    """Estimates of the probabilities of graphs, and their variances."""
     assert isinstance(model, HasLikelihood)
     log_w = model.log_weight(x.repeat(draws, 1), generator=seeded(2)).double()
-    return log_w.exp().unflatten(0, (draws, len(x))).mean(0)
+    weights = log_w.exp().unflatten(0, (draws, len(x)))
+    return weights.mean(0), weights.var(0) / draws
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_samples_have_the_probabilities_that_the_likelihood_says(name: str) -> None:
-    model, x = trained(name), all_graphs(3, 2, 1)
-    expected = masses(model, x, DRAWS[name]) * 4000
+    model, x, n = trained(name), all_graphs(3, 2, 1), 4000
+    mass, variance = masses(model, x, DRAWS[name])
+    assert mass.sum().item() == pytest.approx(1, abs=0.06)
     place = {tuple(one): k for k, one in enumerate(x.tolist())}
-    drawn = [place[tuple(one)] for one in model.sample(4000, generator=seeded(3)).tolist()]
+    drawn = [place[tuple(one)] for one in model.sample(n, generator=seeded(3)).tolist()]
     counts = torch.bincount(torch.tensor(drawn), minlength=len(x)).double()
-    total = expected.sum().item()
-    assert total == pytest.approx(4000, rel=0.06)
-    order = expected.argsort()
-    few = int((expected[order].cumsum(0) < 10).sum()) + 1  # the rarest together are one cell
-    seen, meant = (torch.cat([each[order[:few]].sum()[None], each[order[few:]]]) for each in (counts, expected))
-    assert chisquare(seen, meant * 4000 / total).pvalue > 1e-3
+    order = mass.argsort()
+    few = int((mass[order].cumsum(0) * n < 10).sum()) + 1  # the rarest together are one cell
+    cells = [torch.cat([each[order[:few]].sum()[None], each[order[few:]]]) for each in (counts, n * mass, variance)]
+    seen, meant, uncertain = cells
+    statistic = ((seen - meant).square() / (meant + n**2 * uncertain)).sum().item()
+    assert chi2.sf(statistic, len(seen) - 1) > 1e-3
 
 
 def test_the_order_of_the_nodes_changes_nothing_for_graphcnf() -> None:
@@ -104,7 +107,7 @@ def test_the_order_of_the_nodes_changes_nothing_for_graphcnf() -> None:
 def test_every_order_of_the_nodes_has_one_probability_for_graphaf() -> None:
     model = trained("graphaf")
     x = torch.tensor([[1, 2, 2, 1, 0, 0]], dtype=torch.uint8)
-    found = [masses(model, permute(x, 3, torch.tensor(order)), 3000) for order in itertools.permutations(range(3))]
+    found = [masses(model, permute(x, 3, torch.tensor(order)), 3000)[0] for order in itertools.permutations(range(3))]
     assert torch.cat(found).std() < 0.05 * torch.cat(found).mean()
 
 
