@@ -20,6 +20,9 @@ __all__ = ["compact_discriminator", "compact_generator"]
 def compact_generator(shape: Iterable[int], latent_dim: int, bounded: bool) -> nn.Sequential:
     """Noise ``(B, Z)`` to pictures ``(B, C, H, W)`` through 64, 32, 16 and 8 channels.
 
+    Weights start as in He, Zhang, Ren, Sun (2015), arXiv:1502.01852, and not at N(0, 0.02): batch normalization makes
+    the scale of all but the last layer irrelevant in training, and the running statistics are right sooner.
+
     Raises:
         ValueError: ``shape`` is not an image's.
     """
@@ -36,7 +39,10 @@ def compact_generator(shape: Iterable[int], latent_dim: int, bounded: bool) -> n
             nn.ReLU(),
         ]  # fmt: skip
     layers.append(nn.Conv2d(8, channels, 3, padding=1))
-    return initialized(nn.Sequential(*layers, *([nn.Tanh()] if bounded else [])))
+    for layer in layers:
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    return nn.Sequential(*layers, *([nn.Tanh()] if bounded else []))
 
 
 def compact_discriminator(shape: Iterable[int], width: int) -> nn.Sequential:
