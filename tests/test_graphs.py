@@ -91,11 +91,13 @@ def test_the_baseline_counts_nodes_and_edges_that_are_there() -> None:
     x = torch.tensor([[1, 2, 0, 1, 0, 0], [1, 1, 1, 1, 1, 0]], dtype=torch.uint8)
     model = fitted(x)
     assert isinstance(model, HasLikelihood)
-    assert model.number.probabilities.tolist() == [0, 0, 0.5, 0.5]
+    assert model.number.probabilities.tolist() == pytest.approx([0, 0.01 / 2.03, 1.01 / 2.03, 1.01 / 2.03])
     assert model.log_nodes.exp().tolist() == pytest.approx([4.5 / 6, 1.5 / 6])
     assert model.log_edges.exp().tolist() == pytest.approx([1.5 / 5, 3.5 / 5])
-    expected = math.log(0.5 * (4.5 / 6) * (1.5 / 6) * (3.5 / 5))
+    expected = math.log(1.01 / 2.03 * (4.5 / 6) * (1.5 / 6) * (3.5 / 5))
     assert model.log_weight(x)[0].item() == pytest.approx(expected)
+    smaller = torch.tensor([[2, 0, 0, 0, 0, 0]], dtype=torch.uint8)
+    assert model.log_weight(smaller).item() == pytest.approx(math.log(0.01 / 2.03 * (1.5 / 6)))
     assert model.log_weight(torch.tensor([[1, 0, 1, 0, 0, 0], [1, 1, 0, 0, 1, 0]])).tolist() == [-math.inf] * 2
 
 
