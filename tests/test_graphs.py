@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import tracemalloc
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -143,6 +144,17 @@ def test_random_graphs_have_the_density_they_say() -> None:
     place = {tuple(x): k for k, x in enumerate(every.tolist())}
     counts = torch.bincount(torch.tensor([place[tuple(x)] for x in drawn.tolist()]), minlength=len(every))[1:]
     assert chisquare(counts.numpy(), 20_000 * masses[1:].numpy()).pvalue > 1e-3
+
+
+def test_the_edges_of_many_graphs_are_not_drawn_in_one_piece() -> None:
+    tracemalloc.start()
+    try:
+        drawn = Blocks(40, 2, 0.7, 0.1).draw(4000, RandomState(0))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert drawn.shape == (4000, 820)
+    assert peak < 60e6, "their random numbers alone would take 51 MB"
 
 
 @pytest.mark.parametrize(
