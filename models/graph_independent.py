@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from .base import ClosedForm, GenerativeModel, HasLikelihood, Relation
-from .graphs import NumberOfNodes, is_graph, pairs
+from .graphs import SMOOTHING, NumberOfNodes, is_graph, pairs
 
 __all__ = ["GraphIndependent"]
 
@@ -24,8 +24,8 @@ class GraphIndependent(GenerativeModel, HasLikelihood, ClosedForm):
         shape, levels: Of one example.
         nodes: N, the largest number of nodes.
         node_types, edge_types: K and L.
-        smoothing: alpha > 0, added to the counts of types: one that never occurred still has some mass. Numbers of
-            nodes that never occurred have none.
+        smoothing: alpha > 0, added to the counts of types: one that never occurred still has some mass. To the counts
+            of numbers of nodes from 1 a hundredth is added, as in all models of graphs.
 
     Raises:
         ValueError: The smoothing is not positive.
@@ -48,7 +48,7 @@ class GraphIndependent(GenerativeModel, HasLikelihood, ClosedForm):
         if not smoothing > 0:
             raise ValueError(f"smoothing must be positive, not {smoothing}")
         self.nodes, self.smoothing = nodes, smoothing
-        self.number = NumberOfNodes(nodes)
+        self.number = NumberOfNodes(nodes, SMOOTHING)
         self.log_nodes: Tensor  # of the types 1 .. K
         self.log_edges: Tensor  # of no edge and the types 1 .. L
         self.register_buffer("log_nodes", torch.full((node_types,), -math.log(node_types), dtype=torch.float64))

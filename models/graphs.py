@@ -14,7 +14,13 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
-__all__ = ["NumberOfNodes", "Unpacked", "is_graph", "largest_component", "pack", "pairs", "permute", "unpack"]
+__all__ = [
+    "SMOOTHING", "NumberOfNodes", "Unpacked", "is_graph", "largest_component", "pack", "pairs", "permute", "unpack",
+]  # fmt: skip
+
+SMOOTHING = 0.01
+"""What models add to the count of each number of nodes. Where no training example is as small as one of the test set,
+a likelihood of 0 would be all there is to say."""
 
 
 class Unpacked(NamedTuple):

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers_metrics import FakeSubject
 from numpy.random import RandomState
 from numpy.typing import NDArray
 from scipy.stats import chisquare
@@ -15,6 +16,7 @@ from bench.data.colouring import Colourings, graph_colouring
 from bench.errors import UserError
 from bench.evaluation.measure import known_density
 from bench.metrics.likelihood import LogLikelihood, bound_errors
+from bench.metrics.optimum import Optimum
 from bench.schema import Kind
 from bench.subjects.examples import Examples
 
@@ -115,6 +117,18 @@ def test_bits_are_a_node() -> None:
     assert nats.value == pytest.approx(log_p.mean().item())
     assert bits.value == pytest.approx(each.mean().item())
     assert bits.stderr == pytest.approx(each.std().item() / math.sqrt(50))
+
+
+def test_bits_above_the_optimum_are_a_node_too() -> None:
+    data = graph_colouring(5, 9, n_train=50, n_val=20, n_test=50, degree=2.5)
+    assert data.log_density is not None
+    nodes = (data.test.x[:, :9] > 0).sum(1)
+    log_p = -nodes * math.log(3)  # colours without a rule
+    subject = FakeSubject({"log_weights": log_p[None], "relation": "exact"})
+    (one,) = Optimum(1).compute(Examples(subject, data, seed=0))
+    each = math.log2(3) + data.log_density(data.test.x) / nodes / math.log(2)
+    assert one.value == pytest.approx(each.mean().item())
+    assert one.stderr == pytest.approx(each.std().item() / math.sqrt(50))
 
 
 def test_errors_are_those_of_the_weighted_bounds() -> None:

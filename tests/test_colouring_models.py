@@ -10,8 +10,13 @@ from helpers_models import new_model, small_graphs
 from scipy.stats import chisquare
 from torch import Generator, Tensor
 
+from bench.errors import UnavailableError
+from bench.features.pixels import Pixels
+from bench.metrics.birthday import Birthday
+from bench.metrics.copying import Copying
 from bench.schema import GraphSpec, Kind
 from bench.subjects.base import Origin
+from bench.subjects.examples import Examples
 from bench.subjects.trained import FailedModel, TrainedModel
 from models.base import GenerativeModel, HasLikelihood, SamplesGiven
 from models.colouring.base import ColouringModel
@@ -164,6 +169,17 @@ def test_a_trained_models_samples_colour_the_test_graphs_one_after_another() -> 
         TrainedModel(model, None, 0, origin).samples(3)
     with pytest.raises(Exception, match="it broke"):
         FailedModel(model, "it broke", origin).samples(3)
+
+
+def test_samples_that_have_the_graphs_of_the_test_split_are_not_compared_with_it_as_a_set() -> None:
+    origin = Origin(run_id="", training_key="", group="", model="", model_family="", checkpoint="best")
+    examples = Examples(
+        TrainedModel(new_model("colouring_lstm", DATA.spec), None, 0, origin, given=DATA.test.x), DATA, seed=0
+    )
+    (support,) = Birthday(Pixels(), 40, 1).compute(examples)
+    assert (support.value, support.reason) == (None, "samples are new colours of the test graphs")
+    with pytest.raises(UnavailableError, match="new colours of the test graphs"):
+        Copying(Pixels(), 40).compute(examples)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -296,6 +296,9 @@ def test_a_path_joins_what_the_closure_says() -> None:
     joined = joined + joined.mT
     paths = torch.matrix_power(torch.eye(6) + joined, 6) > 0
     torch.testing.assert_close(reached(joined), paths.float(), atol=1e-4, rtol=0)
+    alone = torch.zeros(1, 9, 9)
+    alone[0, 0, 1] = alone[0, 1, 0] = 0.1  # no other edge: that it is there is all that joins its nodes
+    torch.testing.assert_close(reached(alone), torch.eye(9)[None] + alone, atol=1e-5, rtol=0)
 
 
 def test_penalties_are_those_of_the_constraints() -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import tracemalloc
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -91,11 +92,13 @@ def test_the_baseline_counts_nodes_and_edges_that_are_there() -> None:
     x = torch.tensor([[1, 2, 0, 1, 0, 0], [1, 1, 1, 1, 1, 0]], dtype=torch.uint8)
     model = fitted(x)
     assert isinstance(model, HasLikelihood)
-    assert model.number.probabilities.tolist() == [0, 0, 0.5, 0.5]
+    assert model.number.probabilities.tolist() == pytest.approx([0, 0.01 / 2.03, 1.01 / 2.03, 1.01 / 2.03])
     assert model.log_nodes.exp().tolist() == pytest.approx([4.5 / 6, 1.5 / 6])
     assert model.log_edges.exp().tolist() == pytest.approx([1.5 / 5, 3.5 / 5])
-    expected = math.log(0.5 * (4.5 / 6) * (1.5 / 6) * (3.5 / 5))
+    expected = math.log(1.01 / 2.03 * (4.5 / 6) * (1.5 / 6) * (3.5 / 5))
     assert model.log_weight(x)[0].item() == pytest.approx(expected)
+    smaller = torch.tensor([[2, 0, 0, 0, 0, 0]], dtype=torch.uint8)
+    assert model.log_weight(smaller).item() == pytest.approx(math.log(0.01 / 2.03 * (1.5 / 6)))
     assert model.log_weight(torch.tensor([[1, 0, 1, 0, 0, 0], [1, 1, 0, 0, 1, 0]])).tolist() == [-math.inf] * 2
 
 
@@ -141,6 +144,17 @@ def test_random_graphs_have_the_density_they_say() -> None:
     place = {tuple(x): k for k, x in enumerate(every.tolist())}
     counts = torch.bincount(torch.tensor([place[tuple(x)] for x in drawn.tolist()]), minlength=len(every))[1:]
     assert chisquare(counts.numpy(), 20_000 * masses[1:].numpy()).pvalue > 1e-3
+
+
+def test_the_edges_of_many_graphs_are_not_drawn_in_one_piece() -> None:
+    tracemalloc.start()
+    try:
+        drawn = Blocks(40, 2, 0.7, 0.1).draw(4000, RandomState(0))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert drawn.shape == (4000, 820)
+    assert peak < 60e6, "their random numbers alone would take 51 MB"
 
 
 @pytest.mark.parametrize(

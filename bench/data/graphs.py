@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.random import RandomState
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.data.base import Data, Split
@@ -29,6 +30,7 @@ __all__ = ["Blocks", "stochastic_blocks"]
 
 _SEED = 20251127
 _VERSION = 1  # increase it when the same arguments give other examples
+_AT_ONCE = 1024  # graphs whose edges are drawn together: 20,000 of 100 nodes would take gigabytes
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,14 @@ class Blocks:
         """Return independent graphs, ``(size, N + N(N-1)/2)`` uint8."""
         present = np.arange(self.nodes) < rng.randint(self.least, self.nodes + 1, (size, 1))
         types = rng.randint(1, self.blocks + 1, (size, self.nodes)) * present
-        u = rng.random_sample((size, self.nodes, self.nodes))
+        parts = [self._joined(types[k : k + _AT_ONCE], rng) for k in range(0, size, _AT_ONCE)]
+        return torch.cat(parts)
+
+    def _joined(self, types: NDArray[np.int64], rng: RandomState) -> Tensor:
+        """Graphs of nodes of these types, ``(B, N)`` to ``(B, N + N(N-1)/2)``, with edges drawn."""
+        u = rng.random_sample((len(types), self.nodes, self.nodes))
         p = np.where(types[:, :, None] == types[:, None], self.within, self.between)
+        present = types > 0
         edges = np.triu((u < p) & present[:, :, None] & present[:, None], 1)
         return pack(torch.from_numpy(types), torch.from_numpy(edges))
 

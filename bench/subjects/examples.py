@@ -14,7 +14,7 @@ from bench.data.formats.smiles import Judged, judged
 from bench.errors import UnavailableError
 from bench.features.base import Classifier, Extractor, Note, Recipe
 from bench.features.stored import digest, stored_features
-from bench.schema import DataSpec
+from bench.schema import DataSpec, Kind
 from bench.subjects.base import Report, Subject, silent
 
 __all__ = ["Examples"]
@@ -161,8 +161,12 @@ class Examples:
         return self.subject.relation
 
     def need(self, recipe: Recipe, data: Data | None = None) -> None:
-        """Raise UnavailableError where there is no such extractor for the data (the subject's, unless given)."""
-        reason = recipe.lacks(self._learned(data))
+        """Raise UnavailableError where there is no such extractor for the data (the subject's, unless given).
+
+        There is none for colourings: samples have the graphs of the test split, so they are no independent examples.
+        """
+        colourings = self.spec.kind is Kind.COLOURINGS
+        reason = "samples are new colours of the test graphs" if colourings else recipe.lacks(self._learned(data))
         if reason:
             raise UnavailableError(reason)
 

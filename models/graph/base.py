@@ -8,13 +8,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ..base import CountsTraining, GenerativeModel, HasLikelihood, ReportsCost
-from ..graphs import NumberOfNodes, is_graph
+from ..graphs import SMOOTHING, NumberOfNodes, is_graph
 from ..nn.graph_networks import Ends
 
 __all__ = ["GraphModel", "Graphs", "indicators"]
-
-# No training example may be as small as one of the test set. A likelihood of 0 would then be all there is to say.
-SMOOTHING = 0.01
 
 
 class Graphs:

@@ -10,7 +10,7 @@ node of its type in the training data,
 
 with the weight :math:`w_k = k` of type k, which is the order of a bond. Connectivity: a path joins each two nodes,
 
-.. math:: h_{ij} = 1 - C_{ij}, \quad C \leftarrow 1 - \prod_k (1 - C_{ik} C_{kj})
+.. math:: h_{ij} = 1 - C_{ij}, \quad C_{ij} \leftarrow 1 - (1 - C_{ij}) \prod_{k \ne i, j} (1 - C_{ik} C_{kj})
 
 from :math:`C_{ij} = p(e_{ij} > 0)` on, :math:`\lceil \log_2 N \rceil` times. What is measured does not depend on them.
 
@@ -208,12 +208,14 @@ class RVAE(GraphModel, HasPosterior, Autoencodes):
 def reached(edges: Tensor) -> Tensor:
     """The transitive closure of edges ``(B, N, N)`` in {0, 1}, reflexive, and a smooth function of those between.
 
-    A path from i to j over k counts as C_ik C_kj; whether there is any, as if such paths were independent.
+    A path from i to j over a third node k counts as C_ik C_kj; whether i and j are joined already, or by any such path,
+    as if all this were independent.
     """
-    nodes = edges.shape[1]
-    joined = torch.eye(nodes, dtype=edges.dtype, device=edges.device).maximum(edges)
-    for _ in range(math.ceil(math.log2(max(2, nodes)))):
+    itself = torch.eye(edges.shape[1], dtype=edges.dtype, device=edges.device)
+    joined = edges * (1 - itself)  # with zeros on the diagonal, a path over i or j does not count C_ij again
+    for _ in range(math.ceil(math.log2(max(2, len(itself))))):
         # Almost 1 at most: the logarithm stays finite, and so does its gradient.
         through = (1 - 1e-6) * joined[:, :, :, None] * joined[:, None]
-        joined = 1 - (-through).log1p().sum(2).exp()
-    return joined
+        apart = (-(1 - 1e-6) * joined).log1p() + (-through).log1p().sum(2)
+        joined = (1 - apart.exp()) * (1 - itself)
+    return joined + itself
