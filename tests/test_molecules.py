@@ -99,6 +99,16 @@ def test_vectors_that_are_no_molecules_are_refused_by_name() -> None:
         from_vector(np.zeros(5, np.uint8), small)
 
 
+def test_a_nitrogen_with_five_bonds_is_not_corrected_to_charges() -> None:
+    for chemistry in (CHEMISTRY, IONS):
+        vector = np.zeros(chemistry.length, np.uint8)
+        vector[:4] = 1, 2, 3, 3
+        vector[9:][[0, 8, 9]] = 1, 2, 2  # C-N, and two double bonds of N to O
+        assert judged([vector], chemistry).reasons == ("impossible valence",)
+    nitro = to_vector(read_molecule("C[N+](=O)[O-]", IONS), IONS)
+    assert judged([nitro], IONS).smiles == ["C[N+](=O)[O-]"]
+
+
 def test_no_input_ends_the_process() -> None:
     rng = np.random.RandomState(1)
     letters = list("CNOFcnos()[]=#@+-123456789%./\\*:$ HBrlSi\x00\xe9\n")

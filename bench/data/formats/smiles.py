@@ -198,7 +198,7 @@ def from_vector(vector: NDArray[np.uint8], chemistry: Chemistry) -> Any:
     if len(chem.GetMolFrags(made)) > 1:
         raise Refused("disconnected")
     try:
-        chem.SanitizeMol(made)
+        chem.SanitizeMol(made, _uncorrected())
     except Exception as error:
         raise Refused("impossible valence") from error
     if any(atom.GetNumRadicalElectrons() for atom in made.GetAtoms()):
@@ -326,6 +326,13 @@ def _elements(chemistry: Chemistry) -> frozenset[int]:
 def _bond_types() -> dict[int, Any]:
     kinds = _rdkit("rdkit.Chem").BondType
     return {1: kinds.SINGLE, 2: kinds.DOUBLE, 3: kinds.TRIPLE}
+
+
+@functools.cache
+def _uncorrected() -> Any:
+    """What sanitization does, but for the step that makes N+ and O- of a nitrogen with five bonds."""
+    flags = _rdkit("rdkit.Chem").SanitizeFlags
+    return flags.SANITIZE_ALL ^ flags.SANITIZE_CLEANUP ^ flags.SANITIZE_CLEANUP_ORGANOMETALLICS
 
 
 @functools.cache
