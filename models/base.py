@@ -84,6 +84,8 @@ class GenerativeModel(LightningModule, ABC):
             what a metric gives for copies of the training examples, and tables never rank it.
         kinds: What an example may be: entries that are ``numbers``, whose differences mean something, or
             ``categories``; ``graphs``; or ``colourings``, the colours of the nodes of a graph that is given.
+        examples_meet: Whether the loss of an example depends on the others of its batch, as where noise is assigned to
+            the examples of a batch. Then two halves of a batch do not train as the whole does.
         train_generator: The stream of random numbers that ``training_step`` draws from. The trainer sets it, and
             checkpoints it; None means torch's global generator.
         clip_norm: Largest gradient norm, or None. Set by the trainer for models that optimize by hand.
@@ -97,6 +99,7 @@ class GenerativeModel(LightningModule, ABC):
         super().__init__()
         self.shape = tuple(shape)
         self.levels = levels
+        self.examples_meet = False
         self.train_generator: Generator | None = None
         self.clip_norm: float | None = None
         self.train_step: int | None = None

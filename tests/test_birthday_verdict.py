@@ -18,6 +18,7 @@ from bench.metrics.controls import matched, planted, power
 from bench.metrics.near_duplicates import local_radius
 from bench.metrics.registered import registered, smoothed
 from bench.metrics.support_size import Support, renyi2_support
+from bench.metrics.turned import turned_at_random
 from bench.schema import Estimate, Relation, Status
 from bench.subjects.examples import Examples
 from bench.subjects.samples import GivenSamples
@@ -121,6 +122,16 @@ def test_copies_are_found_down_to_a_stated_jitter(data: Data, how: str, off: flo
     assert estimate.ci_low <= exact * off
     assert exact <= estimate.ci_high
     assert estimate.value < 1.2 * off * exact
+
+
+def test_planted_copies_are_turned_as_much_as_the_samples_are(data: Data) -> None:
+    which = torch.randint(40, (500,), generator=generator(11))
+    samples = levels(turned_at_random(shuffled(data)[which], math.radians(4), generator(12)))
+    batch = prepared(Examples(FakeSubject({"samples": samples}), data, seed=0), Pixels(), 500, 1)
+    # Of 3,000 pairs of copies the closest 1,000 are turned by hardly a degree.
+    assert math.degrees(module._spread(batch.calibration, batch.fake)) == pytest.approx(4, rel=0.25)
+    controls = batch.controls()
+    assert controls.found < controls.planted
 
 
 def spoilt(data: Data, how: str) -> Tensor:

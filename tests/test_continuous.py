@@ -313,6 +313,18 @@ def test_the_training_loss_is_an_unbiased_estimate() -> None:
     within(losses, exact)
 
 
+@pytest.mark.parametrize("act", [Continuous.decode, lambda flow, z: flow.inverse(z)[0]])
+def test_without_a_trace_there_are_gradients(act: Callable[[Continuous, Tensor], Tensor]) -> None:
+    matrix = 0.5 * torch.randn(3, 3, dtype=torch.float64)
+    flow = solved(Linear(matrix), 3, exact_dim=2)
+    z = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(4, 3, dtype=torch.float64)
+    grad_z, grad_matrix = torch.autograd.grad((act(flow, z) * weights).sum(), (z, flow.dynamics.matrix))
+    wanted = matrix.clone().requires_grad_()
+    exact = (z @ torch.linalg.matrix_exp(-wanted).T * weights).sum()
+    torch.testing.assert_close((grad_z, grad_matrix), torch.autograd.grad(exact, (z, wanted)), rtol=1e-8, atol=1e-10)
+
+
 def test_a_training_step_tells_its_evaluations() -> None:
     flow = FFJORD((2,), None, ADAM, blocks=3, hidden=8, depth=1)
     outputs = flow.training_step((torch.randn(8, 2), None), 0)

@@ -75,6 +75,8 @@ def test_what_does_not_fit_in_halves_either_has_failed(
         (["model=made_orderings"], "changes the model's steps"),
         (["model=realnvp", "train.batch_size=63"], "an even train.batch_size"),
         (["model=realnvp", "trainer.devices=2"], "one device"),
+        (["model=flow_matching"], "meet in its loss"),
+        (["model=flow_matching", "model.coupling=independent"], ""),
         (["model=vae"], ""),
         (["model=realnvp"], ""),
     ],

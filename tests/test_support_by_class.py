@@ -63,6 +63,21 @@ def test_a_class_that_repeats_itself_is_told_from_one_that_does_not(two_digits: 
     assert few.info == second.info
 
 
+def test_features_of_a_classifier_are_those_of_all_classes(two_digits: Data) -> None:
+    seen = []
+
+    class Recorded(FakeRecipe):
+        def extractor(self, data: Data, note: Any = None) -> Any:
+            seen.append(data)
+            return super().extractor(data, note)
+
+    metric = SupportByClass(Recorded(Corner()), FakeRecipe(Corner()), 200)
+    samples = two_digits.train.x[torch.randperm(len(two_digits.train.x), generator=torch.Generator().manual_seed(0))]
+    metric.compute(Examples(FakeSubject({"samples": samples[:200]}), two_digits, seed=0))
+    assert seen
+    assert all(data is two_digits for data in seen)
+
+
 def test_data_without_labels_have_no_classes() -> None:
     metric = SupportByClass(Pixels(), InDomainClassifier(), 60)
     unlabelled = dataclasses.replace(spec(2), classes=None)

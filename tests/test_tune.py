@@ -144,6 +144,16 @@ def test_a_strangers_study_is_checked(wrong: dict[str, object], tmp_path: Path) 
         study(tmp_path)
 
 
+@pytest.mark.parametrize(("searched", "ours", "between"), [("range(8,65,8)", 24, 9), ("range(0.1,0.5,0.1)", 0.3, 0.35)])
+def test_a_value_between_two_steps_is_no_trial(searched: str, ours: float, between: float, tmp_path: Path) -> None:
+    study(tmp_path, f"model.a={searched}").tell(Trial(0, {"model.a": ours}, State.SCORED, 1.0, "run"))
+    assert study(tmp_path, f"model.a={searched}").ask().number == 1
+    text = (tmp_path / "study.jsonl").read_text()
+    (tmp_path / "study.jsonl").write_text(text.replace(f'"model.a": {ours}', f'"model.a": {between}'))
+    with pytest.raises(UserError, match="line 2 is no trial of this search"):
+        study(tmp_path, f"model.a={searched}")
+
+
 def test_the_search_finds_what_is_better(tmp_path: Path) -> None:
     searched = ["model.a=interval(0,1)", "model.b=x,y,z"]
     made = study(tmp_path, *searched)

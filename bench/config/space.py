@@ -46,8 +46,11 @@ class Parameter:
         """Whether a value can be one of this parameter's."""
         if self.choices:
             return value in self.choices
-        whole = isinstance(self.low, int)
-        return type(value) in ((int,) if whole else (int, float)) and self.low <= value <= self.high  # type: ignore[operator]
+        kinds = (int,) if isinstance(self.low, int) else (int, float)
+        if not (isinstance(value, int | float) and type(value) in kinds and self.low <= value <= self.high):
+            return False
+        steps = 0.0 if self.step is None else (value - self.low) / self.step
+        return abs(steps - round(steps)) < 1e-8
 
 
 def space_of(overrides: Sequence[str]) -> tuple[list[str], list[Parameter]]:

@@ -50,7 +50,7 @@ __all__ = [
 FEWEST = 50  # with fewer real examples no threshold can be calibrated
 NARROW = 2.0  # an interval whose upper limit is at most so many times the lower one needs no larger batch
 FRESH, PLANTED = 1000, 400  # most examples in the controls
-OWN = 1000  # most of the samples' own pairs that tell how copies are turned
+OWN = 1000  # of the samples' own pairs, looked at first for how copies are turned
 MOST_TRIED = 2**18  # pairs
 
 
@@ -342,10 +342,19 @@ def _controls(
         return _pairs(calibration, _comparable(extractor, made))
 
     copies, pairs = planted(pool[:PLANTED], generator)
-    own = calibration.closest(fake, OWN)
-    spread = spread_of_turns(own.angle[own.distance <= calibration.threshold])
-    copies = turned_at_random(copies, spread, generator)
+    copies = turned_at_random(copies, _spread(calibration, fake), generator)
     return Controls(len(pool), found(pool), pairs, found(copies))
+
+
+def _spread(calibration: Calibration, fake: Tensor) -> float:
+    """Return the spread of the turns of samples, from all pairs that count as copies: the closest are turned least."""
+    m = OWN
+    while True:
+        own = calibration.closest(fake, m)
+        copies = own.distance <= calibration.threshold
+        if len(own.i) < m or m == MOST_TRIED or not bool(copies.all()):
+            return spread_of_turns(own.angle[copies])
+        m = min(4 * m, MOST_TRIED)
 
 
 def _fresh(examples: Examples, most: int, generator: Generator) -> Tensor:

@@ -63,10 +63,11 @@ class SupportByClass(Metric):
 
 
 def _of_class(data: Data, c: int) -> Data:
-    """Return the examples with the label c."""
+    """Return the examples with the label c. Extractors are still those of all classes."""
     return dataclasses.replace(
-        data, train=_split(data.train, c), val=_split(data.val, c), test=_split(data.test, c), modes=None
-    )
+        data, train=_split(data.train, c), val=_split(data.val, c), test=_split(data.test, c), modes=None,
+        learned=data if data.learned is None else data.learned,
+    )  # fmt: skip
 
 
 def _split(split: Split, c: int) -> Split:

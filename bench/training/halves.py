@@ -26,6 +26,8 @@ def why_not_halved(model: GenerativeModel, data: Data, schedule: Schedule, hardw
     """
     if not model.automatic_optimization:
         return "the model steps its optimizers itself"
+    if model.examples_meet:
+        return "the examples of a batch meet in its loss"
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
         return "batch normalization would see half batches"
     if hardware.devices > 1 or schedule.batch_size % 2:

@@ -116,6 +116,7 @@ class FlowMatching(Flow, ReportsCost, SolvesODE, ValidatedByLoss):
             )
             self.caveat = f"of the equation solved by {by_solver}; the samples are of {by_sampler}"
         self.coupling = coupling
+        self.examples_meet = coupling == "optimal_transport"
         self.sigma_min = sigma_min
         self.enough_draws = 2 if self.relation == "estimate" else None
 

@@ -260,7 +260,11 @@ class _Retraced(torch.autograd.Function):
                 x = x.detach().requires_grad_()
                 ends = _dormand_prince(ctx.field, x, t, end - t)
             end = t
-            made = torch.autograd.grad(ends, (x, *parameters), (grad_x, grad_log_det), allow_unused=True)
+            # Without a trace, or where it is a constant, nothing leads to the log-determinant.
+            led = [(at, grad) for at, grad in zip(ends, (grad_x, grad_log_det), strict=True) if at.requires_grad]
+            made = torch.autograd.grad(
+                [at for at, _ in led], (x, *parameters), [grad for _, grad in led], allow_unused=True
+            )
             grad_x = made[0]
             grads = [grad if more is None else grad + more for grad, more in zip(grads, made[1:], strict=True)]
         return None, None, None, grad_x, *grads

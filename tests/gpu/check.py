@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_common import HERE, IMAGES, LINES, PLANE, ROOT, Check
+from gpu_common import HERE, IMAGES, LINES, PLANE, ROOT, Check, compute_as_runs_do
 from gpu_measuring import evaluation, inverse_of_glow, inverse_of_maf, quickstart, round_trips, tarflow
 from gpu_peers import PEERS, compiled, eager, ours_of_glow
 from gpu_training import agreement, divergence, failed_recording, fallback, resume, step_times
@@ -110,8 +110,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
         HERE.rehearse()
     elif not torch.cuda.is_available():
         sys.exit("no CUDA device (--rehearse runs the script on the CPU)")
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.deterministic = True  # both as a run sets them
+    compute_as_runs_do()
     return run(plan(chosen.only.split(",")), chosen.seconds, chosen.out)
 
 

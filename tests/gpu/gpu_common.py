@@ -30,7 +30,8 @@ from bench.training.graphs import Uncapturable  # noqa: E402
 from models.base import GenerativeModel  # noqa: E402
 
 __all__ = [
-    "HERE", "IMAGES", "LINES", "PLANE", "ROOT", "Check", "Clock", "Row", "data_of", "forget_peak", "milliseconds",
+    "HERE", "IMAGES", "LINES", "PLANE", "ROOT", "Check", "Clock", "Row", "compute_as_runs_do",
+    "data_of", "forget_peak", "milliseconds",
     "new_model", "peak_memory", "synchronize", "train", "trained_eagerly",
 ]  # fmt: skip
 
@@ -67,6 +68,12 @@ class Here:
 
 
 HERE = Here()
+
+
+def compute_as_runs_do() -> None:
+    """Set of cuDNN what a run sets, so that all times are of the same arithmetic."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
 
 
 def synchronize() -> None:

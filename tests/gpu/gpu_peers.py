@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from gpu_common import HERE, Row, data_of, milliseconds
+from gpu_common import HERE, Row, compute_as_runs_do, data_of, milliseconds
 from torch import Tensor, nn
 
 __all__ = ["PEERS", "compiled", "eager", "ours_of_glow"]
@@ -166,6 +166,7 @@ def main() -> None:
     parser.add_argument("peer", choices=sorted(PEERS))
     parser.add_argument("--compiled", action="store_true")
     chosen = parser.parse_args()
+    compute_as_runs_do()
     flow, loss = PEERS[chosen.peer]()
     print(step_time(flow, torch.compile(loss) if chosen.compiled else loss))
 

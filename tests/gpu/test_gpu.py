@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import gpu_peers
 import pytest
 import torch
 from gpu_common import HERE
@@ -13,6 +14,22 @@ def test_every_check_on_a_cuda_device_passes(tmp_path: Path) -> None:
 
     rows = main(["--out", str(tmp_path / "gpu.csv")])
     assert not [row for row in rows if row["status"] == "failed"]
+
+
+def test_a_compiled_peer_computes_as_our_steps_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # also puts it back
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    monkeypatch.setitem(gpu_peers.PEERS, "zuko maf", lambda: (torch.nn.Identity(), torch.rand))
+    seen: list[tuple[bool, bool]] = []
+
+    def timed(*_: object) -> float:
+        seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic))
+        return 1.0
+
+    monkeypatch.setattr(gpu_peers, "step_time", timed)
+    monkeypatch.setattr("sys.argv", ["gpu_peers.py", "zuko maf"])
+    gpu_peers.main()
+    assert seen == [(False, True)]
 
 
 @pytest.mark.slow
