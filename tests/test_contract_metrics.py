@@ -32,10 +32,12 @@ from bench.subjects.examples import Examples
 
 N = 240
 IN_BLOCKS = {"BLOCK": 37, "PIECE": 4000, "PAIRS": 3000}  # constants of metrics that bound their memory
-# These need a model, a second data set, molecules, or points of the plane; tests/test_contract_conf.py gives them that.
+# These need a model, a second data set, molecules, points of the plane, or more examples of each class;
+# tests/test_contract_conf.py gives them that.
 OF_MODELS = {
     "ais", "class_likelihood", "classification", "collapse", "fcd", "inverse", "kl_divergence", "latent",
-    "library_size", "mass_outside", "molecules", "ood", "path_length", "reconstruction", "structure", "wasserstein",
+    "library_size", "mass_outside", "molecules", "ood", "path_length", "reconstruction", "structure",
+    "support_by_class", "wasserstein",
 }  # fmt: skip
 
 
