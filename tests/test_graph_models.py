@@ -29,6 +29,7 @@ from models.graph.order import breadth_first, log_breadth_first, shuffled
 from models.graph.rvae import RVAE, reached
 from models.graphs import is_graph, largest_component, pack, permute, unpack
 from models.transforms.argmax import argmax_dequantized, log_argmax_density
+from models.transforms.graph import Mixed
 
 MODELS = ("graphcnf", "rvae", "graphaf", "graphnvp")
 DRAWS = {"graphcnf": 150, "rvae": 500, "graphaf": 150, "graphnvp": 2500}
@@ -152,6 +153,21 @@ def test_blocks_of_graphcnf_are_inverted() -> None:
             assert torch.equal(moved[1][~graphs.both], pairs[~graphs.both])
             again = block.inverse(*moved, graphs.mask, graphs.both)  # type: ignore[operator]
             torch.testing.assert_close(again, (nodes, pairs))
+
+
+def test_a_process_whose_graphs_have_no_edges_takes_part_in_the_moments_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    y = 3 + 2 * torch.randn(50, 2, generator=seeded())  # what the other process has
+    count = torch.tensor([50.0])
+    others = [count.squeeze(0), torch.cat([y.sum(0), count]), torch.cat([(y - y.mean(0)).square().sum(0), count])]
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(others.pop(0)))
+    mixed, x = Mixed(2), torch.randn(4, 3, 2, generator=seeded(1))
+    z, log_det = mixed(x, torch.zeros(4, 3, dtype=torch.bool))
+    assert others == [], "the other process waits for each of them"
+    torch.testing.assert_close(mixed.norm(y)[0].std(0, correction=0), torch.ones(2))
+    torch.testing.assert_close(mixed.norm(y)[0].mean(0), torch.zeros(2), atol=1e-5, rtol=0)
+    assert torch.equal(z, x)
+    assert log_det.tolist() == [0] * 4
 
 
 def test_log_determinants_of_graphcnf_are_those_of_the_jacobian() -> None:

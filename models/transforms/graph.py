@@ -30,10 +30,9 @@ class Mixed(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         if self.norm.waits_for_data:
             there = x[mask]
-            if len(there) > 0:  # a batch of graphs without edges says nothing of them
-                self.norm.initialize(there)
-            else:
+            if not _any_process_has(there):  # a batch of graphs without edges says nothing of them
                 return x, x.new_zeros(len(x))
+            self.norm.initialize(there)
         z, scaled = self.norm(x.flatten(0, 1))
         z, turned = self.linear(z)
         return _where(mask, z.unflatten(0, mask.shape), x, (scaled + turned).unflatten(0, mask.shape))
@@ -160,6 +159,15 @@ class PairBlock(nn.Module):
             self.nodes.seen(nodes, mask), self.pairs.seen(pairs, present), present
         )
         return made
+
+
+def _any_process_has(x: Tensor) -> bool:
+    """Whether x has a row in some process. All processes must then take part in what they compute of all rows."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return len(x) > 0
+    rows = torch.tensor(float(len(x)), device=x.device)
+    torch.distributed.all_reduce(rows)
+    return rows.item() > 0
 
 
 def _where(mask: Tensor, moved: Tensor, kept: Tensor, log_terms: Tensor) -> tuple[Tensor, Tensor]:
