@@ -1,5 +1,6 @@
 """Metrics of molecules: by hand on small sets, the controls' values, a file of SMILES as a subject. Needs rdkit."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from helpers_molecules import CHEMISTRY, TEST, TRAIN, SmallChemNet, small_chemne
 from torch import nn
 
 from bench.cli.evaluate import main
+from bench.cli.run import main as run
 from bench.data.base import Data
 from bench.data.formats.smiles import judged, read_molecule, to_vector
 from bench.errors import UserError
@@ -29,6 +31,7 @@ from bench.metrics.molecule_sets import (
     scaffolds,
 )  # fmt: skip
 from bench.metrics.molecules import Molecules
+from bench.rows.quoted import main as write_quoted
 from bench.rows.quoted import quoted_rows
 from bench.rows.store import read_rows
 from bench.schema import Estimate, Status
@@ -102,6 +105,16 @@ def test_a_model_is_judged_by_its_vectors(data: Data) -> None:
     assert found(Molecules(3, 1000), subject, data)["molecule_reconstruction"].value == 1 - 1 / len(data.test)
 
 
+def test_a_model_is_sampled_once_for_all_metrics_and_pictures(data: Data) -> None:
+    subject, calls = FakeSubject({"samples": vectors("CC", "CCO", "CO")}), []
+    drawn = subject.samples
+    subject.samples = lambda n, report=None: calls.append(n) or drawn(n)  # type: ignore[method-assign, func-returns-value]
+    examples = Examples(subject, data, seed=0)
+    evaluate(examples, {"molecules": Molecules(3, 10), "fcd": FCD(3, 10)})
+    examples.samples(3)
+    assert calls == [3]
+
+
 def test_nothing_valid_is_no_crash(data: Data) -> None:
     made = found(Molecules(3, 10), GivenMolecules(["", "(", "C.C"], 0, ORIGIN), data)
     assert made["validity"].value == made["valid_unique_novel"].value == 0
@@ -133,6 +146,8 @@ def test_fcd_of_equal_sets_is_0_and_its_name_has_n(data: Data) -> None:
     assert one.info.name == f"fcd[{len(real)}]"
     assert one.value == pytest.approx(0, abs=1e-9)
     assert (one.n_real, one.n_fake, one.extractor.split()[0]) == (len(real), len(real), "chemnet")
+    (fewer,) = found(FCD(500, 1000), GivenMolecules(real, 0, ORIGIN), data).values()
+    assert fewer.info.name == one.info.name  # not of the 500 that were asked for
     (other,) = found(FCD(24, 1000), GivenMolecules(["C" * (1 + i % 8) for i in range(24)], 0, ORIGIN), data).values()
     assert other.value is not None
     assert other.value > 1
@@ -208,6 +223,32 @@ def test_a_file_of_smiles_is_a_subject_and_the_controls_stand_beside_it(
         main(["samples=theirs.smi", "data=two_moons", "metric=[molecules]"])
 
 
+def test_a_run_has_its_controls_whenever_it_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def small(path: str | None, max_atoms: int, n_train: int | None, n_test: int | None, charges: bool) -> Data:
+        return small_molecules("toy_subject")
+
+    small.__module__ = "bench.data.molecules"
+    monkeypatch.setattr("bench.data.molecules.qm9", small)
+    command = ["data=qm9", "model=graph_independent", "train.examples=100", "evaluate.n_samples=20", "name=it"]
+
+    def controls_there() -> int:
+        return len(list(tmp_path.glob("runs/it/qm9-*/rows.jsonl"))) - 1
+
+    assert run([*command, "metric=[cost]"]) == 0
+    (folder,) = tmp_path.glob("runs/it/qm9-*")
+    assert controls_there() == 0
+    assert main([str(folder), "metric=[molecules]"]) == 0
+    assert controls_there() == 4
+    for other in tmp_path.glob("runs/it/qm9-*"):
+        if other != folder:
+            shutil.rmtree(other)
+    (folder / "done.json").unlink()  # as if the command had been stopped among the controls
+    assert run([*command, "metric=[cost,molecules]"]) == 0
+    assert controls_there() == 4
+
+
 def test_the_committed_quoted_rows_are_made_from_the_published_table() -> None:
     made = quoted_rows(ROOT / "results" / "quoted" / "molecules.csv", "Lippe and Gavves 2021, arXiv 2006.09790")
     assert read_rows(ROOT / "results" / "rows" / "molecules_quoted.jsonl") == made
@@ -216,6 +257,15 @@ def test_the_committed_quoted_rows_are_made_from_the_published_table() -> None:
 
 
 def test_a_line_that_is_no_published_number_is_named(tmp_path: Path) -> None:
-    (tmp_path / "some.csv").write_text("dataset,model,family,metric,value,note\na,b,c,d,high,\n")
-    with pytest.raises(UserError, match=r"some\.csv:2"):
-        quoted_rows(tmp_path / "some.csv", "somebody")
+    for value in ("high", "nan"):
+        (tmp_path / "some.csv").write_text(f"dataset,model,family,metric,value,note\na,b,c,d,{value},\n")
+        with pytest.raises(UserError, match=r"some\.csv:2"):
+            quoted_rows(tmp_path / "some.csv", "somebody")
+
+
+def test_wrong_arguments_for_quoted_rows_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert write_quoted([]) == 2
+    assert write_quoted(["somebody", str(tmp_path / "none.csv"), str(tmp_path / "rows.jsonl")]) == 1
+    said = capsys.readouterr().err
+    assert "usage: python -m bench.rows.quoted SOURCE FILE.csv ROWS.jsonl" in said
+    assert "none.csv: cannot be read" in said

@@ -36,12 +36,14 @@ class FCD(Metric):
         self.weights = weights
 
     def infos(self, examples: Examples) -> tuple[MetricInfo, ...]:
-        name = f"fcd[{self.n_samples}]"
-        return (MetricInfo(name, "", False, self.version, f"FCD[{self.n_samples}]", rank=32),)
+        return (self._info(self.n_samples),)
+
+    def _info(self, n: int) -> MetricInfo:
+        return MetricInfo(f"fcd[{n}]", "", False, self.version, f"FCD[{n}]", rank=32)
 
     def compute(self, examples: Examples) -> list[Estimate]:
-        (info,) = self.infos(examples)
         made, real = examples.molecules(self.n_samples), examples.real_molecules(self.n_real)
+        info = self._info(made.n)  # a file may have fewer than are asked for
         if min(len(made.smiles), len(real.smiles)) < 2:
             which = "valid samples" if len(made.smiles) < 2 else "test molecules"
             return [Estimate(info, status=Status.SKIPPED, reason=f"there are fewer than two {which}")]

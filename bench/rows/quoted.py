@@ -5,14 +5,17 @@ with what this harness measures, nor with other published numbers, whose protoco
 """
 
 import csv
+import io
+import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.errors import UserError
 from bench.rows.store import write_rows
 from bench.schema import ResultRow, Source, Status
 
-__all__ = ["quoted_rows"]
+__all__ = ["main", "quoted_rows"]
 
 _TITLES = {"molecule_reconstruction": "reconstruction"}
 
@@ -24,14 +27,16 @@ def quoted_rows(file: Path, source: str) -> list[ResultRow]:
         source: Where the numbers were published.
 
     Raises:
-        UserError: A line lacks a column, or its value is no number.
+        UserError: The file cannot be read, a line lacks a column, or its value is no finite number.
     """
     made = []
-    with file.open(newline="", encoding="utf-8") as stream:
+    with io.StringIO(_text(file), newline="") as stream:
         for number, line in enumerate(csv.DictReader(stream), start=2):
             try:
                 value, metric, dataset = float(line["value"]), line["metric"], line["dataset"]
                 model, family, note = line["model"], line["family"], line["note"]
+                if not math.isfinite(value):
+                    raise ValueError(f"the value is {value}")
             except (KeyError, TypeError, ValueError) as error:
                 raise UserError(f"{file}:{number}: is no line of published numbers ({error})") from error
             made.append(
@@ -46,5 +51,26 @@ def quoted_rows(file: Path, source: str) -> list[ResultRow]:
     return made
 
 
+def _text(file: Path) -> str:
+    try:
+        return file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read ({error})") from error
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the rows; return the exit code."""
+    if len(arguments) != 3:
+        print("usage: python -m bench.rows.quoted SOURCE FILE.csv ROWS.jsonl", file=sys.stderr)
+        return 2
+    source, file, rows = arguments
+    try:
+        write_rows(rows, quoted_rows(Path(file), source))
+    except UserError as error:
+        print(f"genbench: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    write_rows(sys.argv[3], quoted_rows(Path(sys.argv[2]), sys.argv[1]))
+    sys.exit(main(sys.argv[1:]))

@@ -11,6 +11,7 @@ from pathlib import Path
 from bench.config.build import build_metrics
 from bench.config.spec import Measurement, Node, digest
 from bench.data.base import Data
+from bench.data.formats.smiles import rdkit_version
 from bench.errors import BusyError
 from bench.evaluation.measure import measure
 from bench.evaluation.molecule_controls import controls
@@ -48,7 +49,7 @@ def measure_controls(
         for one in [dataclasses.replace(measurement, checkpoint="best", sampling_seed=0, data=None)]
     }
     for name, draw in controls(data).items() if asked else ():
-        key = digest({"control": name, "data": node, "revision": data.spec.revision})
+        key = digest({"control": name, "data": node, "revision": data.spec.revision, "rdkit": rdkit_version()})
         origin = _origin(name, data_name, key)
         folder = RunFolder(runs / origin.run_id)
         try:

@@ -173,6 +173,8 @@ def evaluate_run(target: Target, asked: Asked) -> tuple[list[ResultRow], RunSpec
                 if missing:
                     made, _, _ = measure_checkpoint(spec, data, files[checkpoint], missing, say, folder.path)
                     folder.add_rows([_adopted(row, spec, identity) for row in made])
+            if asked.reference is None:
+                measure_controls(data, node, spec.choices["data"], measurements, folder.path.parent, say)
         finally:  # the marker says how training ended, and vouches for the rows there are
             if outcome is not None or target.path is None:
                 folder.end(outcome or Outcome(identity.run_id, Ended.OK, "measured elsewhere than it was trained"))

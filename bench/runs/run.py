@@ -155,8 +155,8 @@ def _run(spec: RunSpec, folder: RunFolder, say: Reporter) -> Outcome:
             picture, first = folder.samples(checkpoint), sampling_seed == spec.evaluation.sampling_seeds[0]
             if first and (not trained or not picture.with_suffix(".png").exists()):
                 save_picture(subject, examples, spec.evaluation.n_samples, picture)
-    if rows:
-        measure_controls(data, spec.data, spec.choices["data"], spec.measurements, folder.path.parent, say)
+    # Without new rows, too: the command before may have been stopped among the controls.
+    measure_controls(data, spec.data, spec.choices["data"], spec.measurements, folder.path.parent, say)
     failures = [f"{row.metric}: {row.reason}" for row in rows if row.status is Status.FAILED]
     if failures:
         reason = f"{len(failures)} metrics failed, first {failures[0]} (details in {folder.log})"

@@ -1,12 +1,12 @@
 """What is measured: a trained model, a known density, somebody's samples. A metric does not know which."""
 
 from abc import ABC
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from bench.data.formats.smiles import Chemistry, Judged, judged
+from bench.data.formats.smiles_files import Line
 from bench.errors import UnavailableError
 from bench.schema import Source
 
@@ -95,9 +95,9 @@ class Subject(ABC):
         """One sample of each of the classes ``(n,)`` int64, ``(n, *shape)``."""
         raise UnavailableError("samples of chosen classes cannot be drawn")
 
-    def molecules(self, n: int, chemistry: Chemistry, report: Report = silent) -> Judged:
-        """The same samples as molecules, where they are graph vectors of molecules."""
-        return judged(self.samples(n, report).numpy(), chemistry)
+    def smiles(self, n: int) -> Sequence[Line] | None:
+        """The first n samples, or fewer where there are no more, of a subject of SMILES; of all others None."""
+        return None
 
     def outside(self, n: int, report: Report = silent) -> Tensor:
         """Which of the ``samples`` lie outside the data's range before they are clipped to it, ``(n,)`` bool."""

@@ -128,7 +128,8 @@ class Examples:
         """
         facts = self.chemistry
         if n not in self._molecules:
-            self._molecules[n] = self.subject.molecules(n, facts.chemistry, self.report)
+            given = self.subject.smiles(n)
+            self._molecules[n] = judged(self.samples(n).numpy() if given is None else given, facts.chemistry)
         return self._molecules[n]
 
     def real_molecules(self, n: int) -> Judged:

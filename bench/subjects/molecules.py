@@ -5,10 +5,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Generator
 
-from bench.data.formats.smiles import Chemistry, Judged, judged
 from bench.data.formats.smiles_files import Line
 from bench.seeds import derive_seed
-from bench.subjects.base import Origin, Report, Subject, silent
+from bench.subjects.base import Origin, Subject
 
 __all__ = ["ControlMolecules", "GivenMolecules"]
 
@@ -26,8 +25,8 @@ class GivenMolecules(Subject):
         self.lines = [lines[i] for i in torch.randperm(len(lines), generator=generator).tolist()]
         self.origin = origin
 
-    def molecules(self, n: int, chemistry: Chemistry, report: Report = silent) -> Judged:
-        return judged(self.lines[:n], chemistry)
+    def smiles(self, n: int) -> Sequence[Line]:
+        return self.lines[:n]
 
 
 class ControlMolecules(Subject):
@@ -41,5 +40,5 @@ class ControlMolecules(Subject):
         self.draw = draw
         self.origin = origin
 
-    def molecules(self, n: int, chemistry: Chemistry, report: Report = silent) -> Judged:
-        return judged(self.draw(n), chemistry)
+    def smiles(self, n: int) -> Sequence[Line]:
+        return self.draw(n)
