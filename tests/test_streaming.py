@@ -254,11 +254,6 @@ PROCESSES = """
 import sys
 import torch
 from torch import distributed
-from bench.data.base import Data, Split
-from bench.features.pixels import Pixels
-from bench.metrics.kernel_distance import MMD
-from bench.metrics.streaming import OfSamples
-from bench.schema import DataSpec
 from test_streaming import FRECHET, LIKELIHOOD, SCORE, result, updated
 
 rank, folder = int(sys.argv[1]), sys.argv[2]
@@ -269,17 +264,6 @@ for make, updates in (FRECHET, SCORE, LIKELIHOOD):
     before = {name: state.clone() for name, state in metric.metric_state.items()}
     metric.update(*updates[0])  # goes on with its own share after a synchronized compute
     print(*[int(state[0, 0] - before[name][0, 0]) for name, state in metric.metric_state.items()])
-
-torch.manual_seed(0)
-spec = DataSpec("x", "r0", (3,), 4, 8, 8, 40, None)
-data = Data(spec, *(Split(torch.randint(4, (n, 3)).byte(), None) for n in (8, 8, 40)))
-samples = torch.arange(120).view(40, 3).byte() % 4
-shared, alone = (OfSamples(MMD(Pixels(), 40), data, sync_on_compute=sync) for sync in (True, False))
-alone.update(samples)
-if rank == 0:  # the other process has no samples
-    shared.update(samples)
-assert shared.compute() == alone.compute()
-assert len(shared.samples) == (rank == 0)
 distributed.destroy_process_group()
 """
 

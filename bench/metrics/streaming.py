@@ -283,11 +283,6 @@ class OfSamples(torchmetrics.Metric):
             raise ValueError(f"samples are {tuple(samples.shape)} {samples.dtype}; wanted is {wanted}")
         self.samples.append(samples)
 
-    def _sync_dist(self, *args: Any, **kwargs: Any) -> None:
-        if not self.samples:  # torchmetrics would bring an empty tensor of another dtype and shape, and gloo abort
-            self.samples = [self.data.test.x[:0].to(self.device)]
-        super()._sync_dist(*args, **kwargs)
-
     def compute(self) -> dict[str, Tensor]:
         """The metric's numbers by name, float64: those that apply to these data and samples.
 
