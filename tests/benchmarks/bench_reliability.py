@@ -306,6 +306,7 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="few operations of a closed-form model, few writers")
     parser.add_argument("--step", type=int, help="take every n-th operation and byte")
     parser.add_argument("--kills", type=int, help="of sweeps; default 1000")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments of those kills")
     parser.add_argument(
         "--only-kills", action="store_true", help="leave out all but the killed sweeps; --out keeps other lines"
     )
@@ -330,7 +331,7 @@ def main() -> None:
             for flock in (True, False):
                 keep(killed_writers(place, writers, rounds, kills, flock))
         runs = ["model=gaussian", "seed=0,1"] if options.short else ["model=gaussian,resampler", "seed=0,1,2"]
-        keep(killed_sweeps(place, [*SWEPT, *runs], options.kills or (4 if options.short else 1000)))
+        keep(killed_sweeps(place, [*SWEPT, *runs], options.kills or (4 if options.short else 1000), options.seed))
         for result in [] if options.only_kills else faults_at_every_operation(place, step, options.short):
             keep(result)
     if options.out is not None:

@@ -32,10 +32,10 @@ MOST_COMMANDS = 200  # to bring one sweep to its end
 OUTLIVE_SECONDS = 10.0
 
 
-def killed_sweeps(place: Path, command: Sequence[str], kills: int) -> Result:
+def killed_sweeps(place: Path, command: Sequence[str], kills: int, seed: int = 0) -> Result:
     """Kill ``kills`` times, and count what that costs."""
-    result = Result(f"sweeps of several runs, 2 at a time, {kills} SIGKILLs")
-    generator = random.Random(0)
+    result = Result(f"sweeps of several runs, 2 at a time, {kills} SIGKILLs" + (f", seed {seed}" if seed else ""))
+    generator = random.Random(seed)
     folder, said = place / "swept", place / "swept-said"
     began = time.monotonic()
     _in_folder(folder)
