@@ -5,8 +5,8 @@
 Needs two cores that do nothing else. 16 equal runs (a RealNVP on two moons, some seconds of training, one thread each)
 are trained by one command with ``jobs=1`` and by one with ``jobs=2``, in turn, in fresh folders; the time is the whole
 command's, from its start to the leaderboard. The cost of a run that is done is what it takes to find that: composing,
-parsing and looking into its folder, for 16 of them less 1, divided by 15. Runs that differ in the seed are composed
-once, others one by one, so both are measured. Medians over the rounds.
+parsing and looking into its folder, for 16 of them less 1, divided by 15. Runs that differ in values of plain keys are
+composed once, those that differ in groups one by one; the first are measured. Medians over the rounds.
 """
 
 import argparse
