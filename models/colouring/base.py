@@ -1,6 +1,7 @@
 """What models of the colours of given graphs share: what they read of an example, and how they are sampled."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Iterable
 from typing import ClassVar, NamedTuple
 
@@ -59,9 +60,9 @@ class ColouringModel(GenerativeModel, HasLikelihood, SamplesGiven):
         self.make_optimizer = optimizer
         self.nodes, self.n_colours, self.edge_types = nodes, node_types, edge_types
 
+    @abstractmethod
     def colours(self, given: Given, temperature: float, generator: Generator | None) -> Tensor:
         """Draw colours 0 .. K-1 of all places, ``(B, N)`` int64; those of absent nodes are not looked at."""
-        raise NotImplementedError
 
     @property
     def cannot_sample(self) -> str:

@@ -19,17 +19,12 @@ from torch import Generator, Tensor, nn
 from ..base import Batch, OptimizerFactory, Relation
 from ..distributions import standard_normal
 from ..options import at_least
-from ..transforms.categories import Encoding, LinearFlows, LogisticMixture
+from ..transforms.categories import OF_EACH, Encoding
 from ..transforms.graph import NodeBlock
 from ..transforms.logistic_mixture import LogisticMixtureCDF
 from .base import ColouringModel, Given
 
 __all__ = ["ColouringFlow"]
-
-ENCODINGS: dict[str, type[LogisticMixture] | type[LinearFlows]] = {
-    "mixture": LogisticMixture,
-    "linear_flows": LinearFlows,
-}
 
 
 class ColouringFlow(ColouringModel):
@@ -77,13 +72,13 @@ class ColouringFlow(ColouringModel):
         at_least(2, encoding_dim=encoding_dim)
         at_least(1, couplings=couplings, components=components, channels=channels, layers=layers)
         at_least(0, decoder_steps=decoder_steps)
-        if encoding not in ENCODINGS:
-            raise ValueError(f"encoding must be one of {', '.join(ENCODINGS)}, not {encoding!r}")
+        if encoding not in OF_EACH:
+            raise ValueError(f"encoding must be one of {', '.join(OF_EACH)}, not {encoding!r}")
         if not decoder_weight >= 1:
             raise ValueError(f"decoder_weight must be at least 1, not {decoder_weight}")
         self.encoding_dim = encoding_dim
         self.decoder_weight, self.decoder_steps = decoder_weight, decoder_steps
-        self.encoding: Encoding = ENCODINGS[encoding](node_types, encoding_dim)
+        self.encoding: Encoding = OF_EACH[encoding](node_types, encoding_dim)
         law = LogisticMixtureCDF(components)
         self.flow = nn.ModuleList(
             NodeBlock(encoding_dim, i % 2, law, edge_types, channels=channels, layers=layers) for i in range(couplings)

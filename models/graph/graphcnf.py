@@ -30,7 +30,7 @@ from ..graphs import largest_component
 from ..nn.mlp import MLP
 from ..options import at_least
 from ..transforms.base import Chain, Transform
-from ..transforms.categories import Encoding, LinearFlows, LogisticMixture
+from ..transforms.categories import OF_EACH, Encoding
 from ..transforms.coupling import halves, vector_coupling
 from ..transforms.graph import NodeBlock, PairBlock
 from ..transforms.linear import LULinear
@@ -39,8 +39,6 @@ from ..transforms.univariate import Affine
 from .base import GraphModel, Graphs, indicators
 
 __all__ = ["GraphCNF"]
-
-ENCODINGS = {"mixture": LogisticMixture, "linear_flows": LinearFlows}
 
 
 class GraphCNF(GraphModel, Autoencodes):
@@ -108,15 +106,15 @@ class GraphCNF(GraphModel, Autoencodes):
         at_least(0, decoder_steps=decoder_steps)
         if not decoder_weight >= 1:
             raise ValueError(f"decoder_weight must be at least 1, not {decoder_weight}")
-        if encoding not in ENCODINGS:
-            raise ValueError(f"encoding must be one of {', '.join(ENCODINGS)}, not {encoding!r}")
+        if encoding not in OF_EACH:
+            raise ValueError(f"encoding must be one of {', '.join(OF_EACH)}, not {encoding!r}")
         self.make_optimizer = optimizer
         self.dims = node_dim, edge_dim
         self.decoder_weight, self.decoder_steps = decoder_weight, decoder_steps
         self.largest_component = largest_component
         self.caveat = "of whole graphs, and the samples are their largest connected parts" if largest_component else ""
-        self.node_encoding: Encoding = ENCODINGS[encoding](node_types, node_dim)
-        self.edge_encoding: Encoding = ENCODINGS[encoding](edge_types, edge_dim)
+        self.node_encoding: Encoding = OF_EACH[encoding](node_types, node_dim)
+        self.edge_encoding: Encoding = OF_EACH[encoding](edge_types, edge_dim)
         self.virtual = VirtualEdges(edge_dim)
         laws = LogisticMixtureCDF(node_components), LogisticMixtureCDF(edge_components)
         self.node_flow = nn.ModuleList(

@@ -27,8 +27,8 @@ from .linear import LULinear
 from .univariate import Affine
 
 __all__ = [
-    "DEQUANTIZATIONS", "ENCODINGS", "Dequantized", "Encoding", "LinearFlows", "LogisticMixture", "Variational",
-    "encoding",
+    "DEQUANTIZATIONS", "ENCODINGS", "OF_EACH", "Dequantized", "Encoding", "LinearFlows", "LogisticMixture",
+    "Variational", "encoding",
 ]  # fmt: skip
 
 ENCODINGS = ("mixture", "linear_flows", "variational")
@@ -158,6 +158,10 @@ class LinearFlows(_OfEach):
         return one_hot(category, self.levels).to(self.means.dtype)
 
 
+OF_EACH: dict[str, Callable[[int, int], Encoding]] = {"mixture": LogisticMixture, "linear_flows": LinearFlows}
+"""Encodings that need nothing but the entry itself, so that they also serve nodes and edges of graphs."""
+
+
 class Variational(_Decoded):
     """A flow over all vectors together that knows all categories; a network decodes each vector by itself.
 
@@ -254,9 +258,7 @@ def encoding(name: str, levels: int, dim: int, flow: Callable[[int], Transform])
         )
     if dim < 2:
         raise ValueError(f"encoding_dim must be at least 2, not {dim}")
-    if name == "mixture":
-        return LogisticMixture(levels, dim)
-    return LinearFlows(levels, dim) if name == "linear_flows" else Variational(levels, dim, flow(levels))
+    return OF_EACH[name](levels, dim) if name in OF_EACH else Variational(levels, dim, flow(levels))
 
 
 def _indicators(x: Tensor, levels: int, like: Tensor) -> Tensor:
