@@ -1,11 +1,19 @@
-"""Examples pass through a model in chunks: that bounds the memory and changes no number."""
+"""Examples pass through a model in chunks: that bounds the memory and changes no number.
+
+What is drawn is drawn 250 examples at a time on every device, so that the numbers drawn are those of the seed and not
+of the device's memory. A chunk can be replayed from a graph (``Replays``). What draws nothing takes as many examples at
+once as the device is fast with.
+"""
 
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Generator, Tensor
 
+from bench.memory import room_for_twice
+from bench.replays import EAGER, Replays
 from models.base import (
     ClassConditional,
     ClipsSamples,
@@ -13,12 +21,14 @@ from models.base import (
     HasLikelihood,
     LostSamples,
     SamplesGiven,
+    SettlesSamples,
     Unnormalized,
     ValidatedByLoss,
 )
 
 __all__ = [
-    "CHUNK", "draw_class_log_weights", "draw_given", "draw_log_weights", "draw_outside", "draw_samples", "losses",
+    "CHUNK", "draw_class_log_weights", "draw_given", "draw_log_weights", "draw_outside", "draw_samples", "growing",
+    "losses",
 ]  # fmt: skip
 
 log = logging.getLogger("genbench")
@@ -26,16 +36,41 @@ log = logging.getLogger("genbench")
 CHUNK = 250
 """Examples at once."""
 
+FASTER = 1.1  # how much faster, for twice as many examples to be worth their memory
+
+
+def growing(x: Tensor, device: torch.device) -> Iterator[Tensor]:
+    """Cut examples into chunks of 250; on a CUDA device each of twice as many as the one before, while that is faster
+    and memory is there.
+
+    What is done with a chunk must have ended on the device before the next is asked for.
+    """
+    size, best, start = CHUNK, 0.0, 0
+    grows = device.type == "cuda"
+    while start < len(x):
+        begin = time.perf_counter()
+        yield x[start : start + size]
+        start += size
+        if grows:
+            rate = size / (time.perf_counter() - begin)
+            grows = rate > FASTER * best and room_for_twice(device)
+            best, size = rate, 2 * size if grows else size
+
 
 @torch.no_grad()
 def draw_samples(
-    model: GenerativeModel, n: int, generator: Generator, report: Callable[[int], None] = lambda done: None
+    model: GenerativeModel,
+    n: int,
+    generator: Generator,
+    report: Callable[[int], None] = lambda done: None,
+    replays: Replays = EAGER,
 ) -> Tensor:
     """Draw n samples of a model, ``(n, *shape)`` on the CPU; fewer where some cannot be computed, which is logged.
 
     Arguments:
         generator: On the model's device.
         report: Called with the number drawn so far, before every chunk.
+        replays: Of this model.
 
     Raises:
         LostSamples: None can be computed.
@@ -45,7 +80,11 @@ def draw_samples(
     for done in range(0, n, CHUNK):
         report(done)
         try:
-            made = model.sample(min(CHUNK, n - done), generator=generator)
+            some = min(CHUNK, n - done)
+            if isinstance(model, SettlesSamples) and type(model).sample is SettlesSamples.sample:
+                made = model.settle(*replays("samples", model.draw, some, generator=generator))
+            else:
+                made = replays("samples", model.sample, some, generator=generator)
         except LostSamples as error:
             log.warning("samples left out: %s", error)
             lost, made = error, error.kept
@@ -87,17 +126,25 @@ def draw_outside(
 
 
 @torch.no_grad()
-def draw_log_weights(likelihood: HasLikelihood, x: Tensor, device: torch.device, generator: Generator) -> Tensor:
+def draw_log_weights(
+    likelihood: HasLikelihood, x: Tensor, device: torch.device, generator: Generator, replays: Replays = EAGER
+) -> Tensor:
     """One draw of log w for each example, ``(N,)`` float64 on the CPU. A normalizer is estimated once for all of them.
+
+    Arguments:
+        replays: Of this model.
 
     Raises:
         ValueError: ``log_weight`` returned another shape than one number an example.
     """
     chunks: list[Tensor] = []
     log_z = likelihood.log_normalizer(generator=generator) if isinstance(likelihood, Unnormalized) else None
-    for part in x.split(CHUNK):
+    draws = likelihood.relation != "exact" and log_z is None
+    for part in x.split(CHUNK) if draws else growing(x, device):
         if isinstance(likelihood, Unnormalized) and log_z is not None:
             log_w = likelihood.log_unnormalized(part.to(device)) - log_z
+        elif draws:
+            log_w = replays("log-weights", likelihood.log_weight, part.to(device), generator=generator)
         else:
             log_w = likelihood.log_weight(part.to(device), generator=generator)
         if log_w.shape != (len(part),):
@@ -108,9 +155,12 @@ def draw_log_weights(likelihood: HasLikelihood, x: Tensor, device: torch.device,
 
 
 @torch.no_grad()
-def draw_class_log_weights(model: ClassConditional, x: Tensor, device: torch.device, generator: Generator) -> Tensor:
+def draw_class_log_weights(
+    model: ClassConditional, x: Tensor, device: torch.device, generator: Generator, replays: Replays = EAGER
+) -> Tensor:
     """One draw of log p(x, y) for each example and class, ``(N, classes)`` float64 on the CPU."""
-    parts = [model.class_log_weights(part.to(device), generator=generator) for part in x.split(CHUNK)]
+    weigh = model.class_log_weights
+    parts = [replays("class log-weights", weigh, part.to(device), generator=generator) for part in x.split(CHUNK)]
     return torch.cat([part.double().cpu() for part in parts])
 
 

@@ -1,8 +1,8 @@
-"""The largest memory that tensors took on a CUDA device."""
+"""How much memory tensors take on a CUDA device."""
 
 import torch
 
-__all__ = ["forget_peak", "peak_memory"]
+__all__ = ["forget_peak", "peak_memory", "room_for_twice"]
 
 
 def peak_memory(device: torch.device) -> int | None:
@@ -17,3 +17,9 @@ def forget_peak(device: torch.device) -> None:
     """Let ``peak_memory`` begin with what is allocated now."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+
+
+def room_for_twice(device: torch.device) -> bool:
+    """Whether a CUDA device has room for twice what this process holds, and would still be half empty beside."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return torch.cuda.memory_reserved(device) < free / 2

@@ -40,6 +40,7 @@ __all__ = [
     "ReportsCost",
     "SamplesClasses",
     "SamplesGiven",
+    "SettlesSamples",
     "SolvesODE",
     "Unnormalized",
     "ValidatedByLoss",
@@ -155,6 +156,28 @@ class GenerativeModel(LightningModule, ABC):
     def averaged(self) -> nn.Module:
         """The part whose weights a moving average tracks: the whole model, or of a GAN the generator."""
         return self
+
+
+class SettlesSamples(GenerativeModel):
+    """A model whose samples are looked at before they are returned: ``sample`` is ``settle`` of what ``draw`` returns.
+
+    What looks at values waits for the device. ``draw`` does not, so that it can be recorded as a CUDA graph.
+    """
+
+    def sample(self, n: int, *, temperature: float = 1.0, generator: Generator | None = None) -> Tensor:
+        return self.settle(*self.draw(n, temperature=temperature, generator=generator))
+
+    @abstractmethod
+    def draw(self, n: int, *, temperature: float = 1.0, generator: Generator | None = None) -> tuple[Tensor, ...]:
+        """What n samples are made of, without looking at it; arguments as for ``sample``."""
+
+    @abstractmethod
+    def settle(self, *drawn: Tensor) -> Tensor:
+        """Samples ``(n, *shape)`` of what ``draw`` returned.
+
+        Raises:
+            LostSamples: Some of them left the range of floating-point numbers.
+        """
 
 
 class HasLikelihood(ABC):

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bench.training.graphs import CudaGraphs
+from bench.cuda_graphs import CudaGraphs
 
 __all__ = ["TapeGraphs"]
 

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from bench.checkpoint import Progress, load_checkpoint
 from bench.config.spec import Hardware, RunSpec, Schedule, typed
+from bench.cuda_graphs import why_not
 from bench.data.base import Data, Split
 from bench.data.loader import Batches
 from bench.errors import DivergedError, UserError
 from bench.training import fit as fit_module
-from bench.training.captured import _reason
 from bench.training.fit import fit
 from models.base import Batch, GenerativeModel
 from models.gans.wgan import WGAN
@@ -257,7 +257,7 @@ def test_the_line_of_the_log_names_the_line_of_the_model() -> None:
 
     with pytest.raises(RuntimeError) as failed:
         model()
-    assert re.match(r"test_captured\.py, line \d+, `return torch\.zeros\(2\) @ .*`: \S", _reason(failed.value))
+    assert re.match(r"test_captured\.py, line \d+, `return torch\.zeros\(2\) @ .*`: \S", why_not(failed.value))
 
 
 def test_a_kind_of_step_that_cannot_be_recorded_runs_eagerly_among_recorded_ones(

@@ -8,8 +8,10 @@ from torch import Generator, Tensor, nn
 
 from bench.checkpoint import Progress
 from bench.chunks import CHUNK, draw_class_log_weights, draw_given, draw_log_weights, draw_outside, draw_samples
+from bench.cuda_graphs import recorder_for
 from bench.errors import BrokenError, UnavailableError
 from bench.memory import forget_peak, peak_memory
+from bench.replays import Replays
 from bench.seeds import derive_seed
 from bench.subjects.base import Decoder, Origin, Report, Subject, silent
 from models.base import (
@@ -63,6 +65,7 @@ class TrainedModel(Subject):
         self.cost_names = _counted(model)
         if peak_memory(model.device) is not None:
             self.cost_names += ("peak_memory_training", "peak_memory_evaluation")
+        self._replays = Replays(recorder_for(model.device))
         self._sampling: dict[int, tuple[float, float | None]] = {}  # samples/s and load, by the number of samples
 
     @property
@@ -81,7 +84,7 @@ class TrainedModel(Subject):
         if isinstance(model, SamplesGiven) and self.given is not None:
             drawn = draw_given(model, self.given, n, model.device, generator, say)
         else:
-            drawn = draw_samples(model, n, generator, say)
+            drawn = draw_samples(model, n, generator, say, self._replays)
         seconds, cpu = max(time.perf_counter() - start, 1e-9), time.process_time() - cpu
         load = cpu / (seconds * torch.get_num_threads()) if self.model.device.type == "cpu" else None
         self._sampling[n] = n / seconds, load
@@ -123,7 +126,7 @@ class TrainedModel(Subject):
         rows: list[Tensor] = []
         for draw in range(draws):
             report("likelihood", draw, draws)
-            rows.append(draw_log_weights(model, x, model.device, generator))
+            rows.append(draw_log_weights(model, x, model.device, generator, self._replays))
         return torch.stack(rows)
 
     def class_log_weights(self, x: Tensor, draws: int, report: Report = silent) -> Tensor:
@@ -133,7 +136,7 @@ class TrainedModel(Subject):
         made: list[Tensor] = []
         for draw in range(draws):
             report("likelihood of classes", draw, draws)
-            made.append(draw_class_log_weights(model, x, self.model.device, generator))
+            made.append(draw_class_log_weights(model, x, self.model.device, generator, self._replays))
         return torch.stack(made)
 
     def ode_changes(self, x: Tensor) -> Tensor:

@@ -11,17 +11,15 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from traceback import extract_tb
 from typing import Any, NoReturn
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
+from bench.cuda_graphs import CudaGraphs, Uncapturable, why_not
 from bench.data.loader import Batches
 from bench.errors import UserError
-from bench.training.graphs import CudaGraphs, Uncapturable
 from bench.training.state import State, differs
 from bench.training.supervisor import Supervisor
 from models.base import Batch, GenerativeModel
@@ -169,7 +167,7 @@ class CapturedSteps(Callback):
         except Uncapturable:
             raise
         except Exception as error:
-            raise Uncapturable(_reason(error)) from error
+            raise Uncapturable(why_not(error)) from error
         finally:
             start.restore()
         return replayed
@@ -260,14 +258,3 @@ def _first(n: int, steps: Generator[int, None, None]) -> Iterator[int]:
             yield next(steps)
     finally:
         steps.close()
-
-
-def _reason(error: BaseException) -> str:
-    """What failed and where, in one line: the innermost line of code that is not torch's or Lightning's."""
-    while error.__context__ is not None and "captur" in str(error):  # a failed recording raises again at its end
-        error = error.__context__
-    frames = [frame for frame in extract_tb(error.__traceback__) if "-packages" not in frame.filename]
-    said = " ".join(str(error).split())[:160] or type(error).__name__
-    if not frames or Path(frames[-1].filename).parent == Path(__file__).parent:
-        return said
-    return f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}, `{frames[-1].line}`: {said}"

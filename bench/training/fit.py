@@ -26,7 +26,7 @@ from bench.seeds import derive_seed
 from bench.training.captured import CapturedSteps
 from bench.training.checkpoint import DurableCheckpointIO
 from bench.training.cluster import OwnProcesses
-from bench.training.graphs import recorder_for
+from bench.cuda_graphs import recorder_for
 from bench.training.halves import take_halves
 from bench.training.resume import resumable
 from bench.training.supervisor import BEST, FINAL, LAST, Score, Supervisor, check_finite, scored

@@ -8,7 +8,7 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 from bench.rng import rng_state, set_rng_state
-from bench.training.graphs import Uncapturable
+from bench.cuda_graphs import Uncapturable
 
 __all__ = ["State", "differs"]
 

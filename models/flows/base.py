@@ -20,12 +20,12 @@ from ..base import (
     ChecksInverse,
     ClassConditional,
     ClipsSamples,
-    GenerativeModel,
     HasLikelihood,
     LostSamples,
     OptimizerFactory,
     Relation,
     SamplesClasses,
+    SettlesSamples,
 )
 from ..distributions import standard_normal
 from ..options import at_least, class_context
@@ -37,7 +37,7 @@ from ..transforms.logit import Logit
 __all__ = ["Flow", "OptimizerFactory", "at_least", "class_context", "is_image", "to_reals"]
 
 
-class Flow(GenerativeModel, HasLikelihood, Autoencodes, ClassConditional, ClipsSamples, SamplesClasses, ChecksInverse):
+class Flow(SettlesSamples, HasLikelihood, Autoencodes, ClassConditional, ClipsSamples, SamplesClasses, ChecksInverse):
     r"""A normalizing flow: z = f(x) is standard normal.
 
     .. math:: \log w = \log N(f(x); 0, I) + \log|\det \partial f / \partial x|
@@ -146,19 +146,29 @@ class Flow(GenerativeModel, HasLikelihood, Autoencodes, ClassConditional, ClipsS
         return decoded.x.to(self.data_dtype) if self.levels is None else decoded.whole(self.data_dtype)
 
     @torch.no_grad()
-    def sample(self, n: int, *, temperature: float = 1.0, generator: Generator | None = None) -> Tensor:
-        """Draw a class from p(y) where the flow is conditional, z ~ N(0, temperature^2 I), and return the inverse of z.
+    def draw(self, n: int, *, temperature: float = 1.0, generator: Generator | None = None) -> tuple[Tensor, ...]:
+        """Draw a class from p(y) where the flow is conditional, z ~ N(0, temperature^2 I), and return the inverse of z,
+        z itself and, of a conditional flow, the context.
 
         Raises:
-            LostSamples: The inverse ran into NaN or infinity, also in float64.
             NotImplementedError: The transform has no inverse (see ``cannot_sample``).
         """
-        return self._sample(n, self._draw_classes(n, generator), temperature, generator)
+        return self._draw(n, self._draw_classes(n, generator), temperature, generator)
+
+    @torch.no_grad()
+    def settle(self, *drawn: Tensor) -> Tensor:
+        """Samples: inverses that are NaN or infinite are computed again in float64.
+
+        Raises:
+            LostSamples: They are so in float64, too.
+        """
+        x, z, *context = drawn
+        return self._settled(self.transform, x, z, context[0] if context else None).whole(self.data_dtype)
 
     @torch.no_grad()
     def sample_class(self, y: Tensor, *, temperature: float = 1.0, generator: Generator | None = None) -> Tensor:
         """Draw one example of each of the classes ``(n,)`` int64: ``(n, *shape)``. Conditional flows only."""
-        return self._sample(len(y), y, temperature, generator)
+        return self.settle(*self._draw(len(y), y, temperature, generator))
 
     @property
     def clips_samples(self) -> bool:
@@ -226,16 +236,22 @@ class Flow(GenerativeModel, HasLikelihood, Autoencodes, ClassConditional, ClipsS
             return None
         return torch.multinomial(self.class_logits.softmax(0), n, replacement=True, generator=generator)
 
-    def _sample(self, n: int, y: Tensor | None, temperature: float, generator: Generator | None) -> Tensor:
-        z = temperature * self._noise(n, generator)
-        return self._decode(self.transform, z, self._context(y)).whole(self.data_dtype)
+    def _draw(
+        self, n: int, y: Tensor | None, temperature: float, generator: Generator | None
+    ) -> tuple[Tensor, ...]:
+        z, context = temperature * self._noise(n, generator), self._context(y)
+        x = self.transform.decode(z, context=context)
+        return (x, z) if context is None else (x, z, context)
 
     def _noise(self, n: int, generator: Generator | None) -> Tensor:
         return standard_normal((n, self.dim), next(self.parameters()), generator)
 
     def _decode(self, transform: Transform, z: Tensor, context: Tensor | None) -> "_Decoded":
         """The inverse of z, in float64 for examples that it takes out of float32."""
-        x = transform.decode(z, context=context)
+        return self._settled(transform, transform.decode(z, context=context), z, context)
+
+    def _settled(self, transform: Transform, x: Tensor, z: Tensor, context: Tensor | None) -> "_Decoded":
+        """The inverse x of z, computed again in float64 where it left float32."""
         wrong = self._wrong(x)
         if not bool(wrong.any()):
             return _Decoded(x, wrong, wrong, None)

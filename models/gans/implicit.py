@@ -140,7 +140,7 @@ class ImplicitModel(GenerativeModel, HasDecoder, SamplesClasses):
         if self.classes == 0:
             return None
         counts = self.class_counts.double()
-        below = (counts if counts.any() else counts + 1).cumsum(0)
+        below = (counts + (counts == 0).all()).cumsum(0)
         return torch.searchsorted(below / below[-1], uniform((n,), below, generator), right=True)
 
     def _one_hot(self, y: Tensor | None) -> Tensor:

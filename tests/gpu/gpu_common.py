@@ -26,7 +26,7 @@ from bench.rng import seeded  # noqa: E402
 from bench.schema import DataSpec  # noqa: E402
 from bench.training.captured import CapturedSteps  # noqa: E402
 from bench.training.fit import fit  # noqa: E402
-from bench.training.graphs import Uncapturable  # noqa: E402
+from bench.cuda_graphs import Uncapturable  # noqa: E402
 from models.base import GenerativeModel  # noqa: E402
 
 __all__ = [

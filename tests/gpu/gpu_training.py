@@ -26,7 +26,7 @@ from torch import Generator, Tensor
 
 from bench.data.loader import Batches
 from bench.errors import DivergedError
-from bench.training.graphs import CudaGraphs
+from bench.cuda_graphs import CudaGraphs
 from models.base import GenerativeModel
 from models.vaes.vae import VAE
 

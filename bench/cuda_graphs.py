@@ -7,13 +7,17 @@ constants. Python does not run again. So what changes from replay to replay must
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from traceback import extract_tb
 from typing import TypeVar
 
 import torch
 from torch import Generator
 from torch.optim import Optimizer
 
-__all__ = ["CudaGraphs", "Uncapturable", "recorder_for"]
+__all__ = ["CudaGraphs", "Uncapturable", "recorder_for", "why_not"]
+
+HERE = Path(__file__).parent
 
 _T = TypeVar("_T")
 
@@ -96,3 +100,14 @@ class CudaGraphs:
 def recorder_for(device: torch.device) -> CudaGraphs | None:
     """What records work on a device; None where nothing can."""
     return CudaGraphs(device) if device.type == "cuda" else None
+
+
+def why_not(error: BaseException) -> str:
+    """What failed and where, in one line: the innermost line of code, not torch's, Lightning's or ours."""
+    while error.__context__ is not None and "captur" in str(error):  # a failed recording raises again at its end
+        error = error.__context__
+    frames = [frame for frame in extract_tb(error.__traceback__) if "-packages" not in frame.filename]
+    said = " ".join(str(error).split())[:160] or type(error).__name__
+    if not frames or Path(frames[-1].filename).parent in (HERE, HERE / "training"):
+        return said
+    return f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}, `{frames[-1].line}`: {said}"
