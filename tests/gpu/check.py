@@ -26,7 +26,16 @@ from typing import Any
 
 import torch
 from gpu_common import HERE, IMAGES, LINES, PLANE, ROOT, Check, compute_as_runs_do
-from gpu_measuring import evaluation, inverse_of_glow, inverse_of_maf, quickstart, round_trips, tarflow
+from gpu_measuring import (
+    SAMPLED,
+    evaluation,
+    inverse_of_glow,
+    inverse_of_maf,
+    quickstart,
+    replayed,
+    round_trips,
+    tarflow,
+)
 from gpu_peers import PEERS, compiled, eager, ours_of_glow
 from gpu_training import agreement, divergence, failed_recording, fallback, resume, step_times
 
@@ -47,6 +56,7 @@ def plan(names: list[str]) -> list[Planned]:
     checks += [(name, peer, eager, 0.7) for name, peer in peers]
     checks += [("glow", "glow", ours_of_glow, 0.7)]
     checks += [(name, name, check, 0.7) for name, check in whole]
+    checks += [(name, name, replayed, 0.7) for name in SAMPLED if HERE.is_cuda or name in names]
     checks += [(name, name, round_trips, 0.7) for name in names if name in FLOWS]
     if HERE.is_cuda:  # its published size takes minutes on a CPU
         checks += [("glow", "glow", inverse_of_glow, 0.7)]

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -21,12 +21,17 @@ from gpu_common import (
     synchronize,
     train,
 )
-from torch import Generator
+from torch import Generator, Tensor
 
-from bench.chunks import draw_log_weights, draw_samples
-from models.base import ChecksInverse, HasLikelihood
+from bench.chunks import CHUNK, draw_log_weights, draw_samples
+from bench.cuda_graphs import recorder_for
+from bench.replays import Replays
+from models.base import ChecksInverse, HasLikelihood, SettlesSamples
 
-__all__ = ["evaluation", "inverse_of_glow", "inverse_of_maf", "quickstart", "round_trips", "tarflow"]
+__all__ = ["SAMPLED", "evaluation", "inverse_of_glow", "inverse_of_maf", "quickstart", "replayed", "round_trips", "tarflow"]
+
+SAMPLED = ("realnvp", "nsf", "maf", "realnvp_small", "glow_small", "vae", "dcgan", "pixelcnn_small", "tarflow", "ddpm_small")
+"""Whose chunks are replayed and compared."""
 
 QUICKSTART_SECONDS = 100
 
@@ -56,6 +61,48 @@ def evaluation(name: str) -> Iterator[Row]:
         weigh = partial(draw_log_weights, model, data.test.x, HERE.device, generator)
         yield "log-weights of 500 examples", milliseconds(weigh, 1), "ms", ""
     yield "peak memory of evaluation", peak_memory(), "MiB", ""
+
+
+def replayed(name: str) -> Iterator[Row]:
+    """A chunk of samples and of draws of log-weights, eager and replayed; and 2,500 of them with the recording."""
+    data, _ = data_of(name)
+    model = new_model(name, data).to(HERE.device).eval()
+    replays = Replays(recorder_for(HERE.device))
+
+    def generator() -> Generator:
+        return Generator(HERE.device).manual_seed(0)
+
+    def check(ours: Tensor, theirs: Tensor) -> str:
+        if not torch.allclose(ours.double(), theirs.double(), rtol=1e-4, atol=1e-4):
+            raise AssertionError(f"replays differ by {float((ours.double() - theirs.double()).abs().max()):.3g}")
+        return "equal to the bit" if torch.equal(ours, theirs) else "equal to rounding"
+
+    n = HERE.steps(2500)
+    with torch.no_grad():
+        start = time.perf_counter()
+        theirs = draw_samples(model, n, generator())
+        eager = time.perf_counter() - start
+        start = time.perf_counter()
+        ours = draw_samples(model, n, generator(), replays=replays)
+        with_recording = time.perf_counter() - start
+        yield f"{n} samples, eager", 1000 * eager, "ms", ""
+        yield f"{n} samples, replayed", 1000 * with_recording, "ms", f"recording included; {check(ours, theirs)}"
+        if HERE.is_cuda:
+            draw = model.draw if isinstance(model, SettlesSamples) else model.sample
+            g = generator()
+            before = milliseconds(partial(draw, CHUNK, generator=g), 3)
+            after = milliseconds(partial(replays, "samples", draw, CHUNK, generator=g), 3)
+            yield "a chunk of samples, eager / replayed", before / after, "x", f"{before:.3g} ms to {after:.3g} ms"
+        if isinstance(model, HasLikelihood) and model.relation != "exact":
+            x = data.train.x[:n]
+            start = time.perf_counter()
+            theirs = draw_log_weights(model, x, HERE.device, generator())
+            eager = time.perf_counter() - start
+            start = time.perf_counter()
+            ours = draw_log_weights(model, x, HERE.device, generator(), replays)
+            with_recording = time.perf_counter() - start
+            yield f"draws of {n} log-weights, eager", 1000 * eager, "ms", ""
+            yield f"draws of {n} log-weights, replayed", 1000 * with_recording, "ms", check(ours, theirs)
 
 
 def round_trips(name: str) -> Iterator[Row]:
@@ -107,11 +154,24 @@ def inverse_of_maf(_: str) -> Iterator[Row]:
         yield "MAF inverse 256 x 256, ours - nflows", error, "", ""
         mine = milliseconds(partial(layer.inverse, x), 3)
         other = milliseconds(partial(nflows.inverse, x), 3)
+        replays, g = Replays(recorder_for(HERE.device)), Generator(HERE.device)
+        inverse = _without_draws(lambda given: layer.inverse(given)[0])
+        for _ in range(3):
+            again = replays("inverses", inverse, x, generator=g)
+        apart = float((again - ours).abs().max())
+        replayed = milliseconds(partial(replays, "inverses", inverse, x, generator=g), 3)
     yield "MAF inverse 256 x 256, ours", mine, "ms", ""
+    yield "MAF inverse 256 x 256, ours replayed", replayed, "ms", f"largest difference {apart:.2g}"
+    yield "MAF inverse 256 x 256, nflows / ours replayed", other / replayed, "x", ""
     yield "MAF inverse 256 x 256, nflows", other, "ms", ""
     yield "MAF inverse 256 x 256, nflows / ours", other / mine, "x", ""
     if not error < 1e-4:
         raise AssertionError(f"inverses differ by {error:.3g}")
+
+
+def _without_draws(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    """The function as ``Replays`` calls it, with a generator that it does not use."""
+    return lambda given, generator: function(given)
 
 
 def tarflow(_: str) -> Iterator[Row]:
@@ -125,8 +185,16 @@ def tarflow(_: str) -> Iterator[Row]:
         kept = milliseconds(partial(both.kept, flow, z), 3)
         naive = milliseconds(partial(both.naive, flow, z), 3)
         name = f"TarFlow sampling, {(28 // patch) ** 2} patches"
+        replays, g = Replays(recorder_for(HERE.device)), Generator(HERE.device)
+        sampler = _without_draws(partial(both.kept, flow))
+        for _ in range(3):
+            again = replays("samples", sampler, z, generator=g)
+        apart = float((again - both.kept(flow, z)).abs().max())
+        replayed = milliseconds(partial(replays, "samples", sampler, z, generator=g), 3)
         yield f"{name}, kept", kept, "ms", ""
+        yield f"{name}, kept and replayed", replayed, "ms", f"largest difference {apart:.2g}"
         yield f"{name}, re-evaluation / kept", naive / kept, "x", f"largest difference {error:.2g}"
+        yield f"{name}, re-evaluation / kept and replayed", naive / replayed, "x", ""
         if not error < 1e-3:
             raise AssertionError(f"samples differ by {error:.3g}")
 
