@@ -2,7 +2,12 @@
 
 import torch
 
-__all__ = ["forget_peak", "peak_memory", "room_for_twice"]
+__all__ = ["allocated", "forget_peak", "peak_memory", "room_for_twice"]
+
+
+def allocated(device: torch.device) -> int:
+    """Number of bytes of all tensors together, now; 0 on any other device than CUDA."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
 
 
 def peak_memory(device: torch.device) -> int | None:

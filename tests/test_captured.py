@@ -24,6 +24,7 @@ from bench.cuda_graphs import why_not
 from bench.data.base import Data, Split
 from bench.data.loader import Batches
 from bench.errors import DivergedError, UserError
+from bench.training import captured as captured_module
 from bench.training import fit as fit_module
 from bench.training.fit import fit
 from models.base import Batch, GenerativeModel
@@ -398,3 +399,16 @@ def test_buffers_are_filled_with_the_batches_of_the_loader(resident: bool, redra
         assert [None if part is None else part.data_ptr() for part in buffers] == places
         assert step >= 3
     steps.close()
+
+
+def test_copies_made_for_the_comparison_are_no_memory_of_a_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A counter of bytes stands for the device's: 100 at first, 60 for a copy of the state, 500 at most in a step."""
+    held, forgotten = iter([100, 160]), []
+    monkeypatch.setattr(captured_module, "allocated", lambda _: next(held))
+    monkeypatch.setattr(captured_module, "peak_memory", lambda _: 500)
+    monkeypatch.setattr(captured_module, "forget_peak", lambda _: forgotten.append(1))
+    progress = train(model_of("vae"), tmp_path / "run", TapeGraphs())
+    assert progress.peak_memory == 440
+    assert len(forgotten) == 2  # before the step that is counted, and after the comparison

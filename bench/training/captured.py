@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from bench.cuda_graphs import CudaGraphs, Uncapturable, why_not
 from bench.data.loader import Batches
 from bench.errors import UserError
+from bench.memory import allocated, forget_peak, peak_memory
 from bench.training.state import State, differs
 from bench.training.supervisor import Supervisor
 from models.base import Batch, GenerativeModel
@@ -131,19 +132,33 @@ class CapturedSteps(Callback):
     def _recorded(self, trainer: Trainer, model: GenerativeModel, batch: Batch, step: int) -> "_Replayed":
         """Record the kind of step that comes at number ``step``, and compare it with eager steps.
 
-        The state is afterwards what it was before.
+        Raises:
+            Uncapturable: As ``_compared``.
+        """
+        try:
+            return self._compared(trainer, model, batch, step)
+        finally:
+            forget_peak(model.device)  # copies for the comparison are no part of a step
+
+    def _compared(self, trainer: Trainer, model: GenerativeModel, batch: Batch, step: int) -> "_Replayed":
+        """The recording. The state is afterwards what it was before.
 
         Raises:
             Uncapturable: Says why it cannot be recorded, or in what it differs.
         """
         optimizers, generator = trainer.optimizers, self.supervisor.generator
         state = partial(State, model, optimizers, self.supervisor.averages, generator)
+        held = allocated(model.device)
         start = state()
+        copied = allocated(model.device) - held
         take = partial(_lightning_step, trainer, model, batch, _Unread())
         try:
             with _numbered(model, step):
                 with self.graphs.aside():
+                    forget_peak(model.device)
                     take()  # layers that look at their state once do so now
+                    peak = peak_memory(model.device)
+                    self.supervisor.note_peak(None if peak is None else peak - copied)
                     start.restore()
                     losses = []
                     for _ in _first(REHEARSED, self.batches.into(batch, step)):

@@ -124,6 +124,11 @@ class Supervisor(Callback):
         forget_peak(module.device)
         self._clock, self._cpu = time.perf_counter(), time.process_time()
 
+    def note_peak(self, peak: int | None) -> None:
+        """Keep the largest number of bytes that training steps took; None: they were not counted."""
+        if peak is not None:
+            self.progress.peak_memory = max(peak, self.progress.peak_memory or 0)
+
     # One step
 
     def on_train_batch_end(
@@ -162,9 +167,7 @@ class Supervisor(Callback):
 
     def _end_of_interval(self, trainer: Trainer, model: GenerativeModel, finished: str) -> None:
         progress, patience = self.progress, self.schedule.patience
-        peak = peak_memory(model.device)
-        if peak is not None:
-            progress.peak_memory = max(peak, progress.peak_memory or 0)
+        self.note_peak(peak_memory(model.device))
         check_finite(model, progress.examples_seen)
         with self._evaluated_weights():
             score = self._score(trainer, model)
