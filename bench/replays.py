@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Callable
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Generator, Tensor
@@ -81,14 +82,13 @@ class Replays:
 class _Recording:
     """A call that was recorded, with a generator and tensors of its own that replays read."""
 
-    def __init__(self, graphs: CudaGraphs, function: "Function[Made]", given: tuple[Given, ...]) -> None:
+    def __init__(self, graphs: CudaGraphs, function: Callable[..., Any], given: tuple[Given, ...]) -> None:
         self.given = [one.clone() if isinstance(one, Tensor) else one for one in given]
         self.generator = Generator(graphs.device)
-        self.replay, self.made = graphs.record(
-            lambda: function(*self.given, generator=self.generator), self.generator
-        )  # fmt: skip
+        work = partial(function, *self.given, generator=self.generator)
+        self.replay, self.made = graphs.record(work, self.generator)
 
-    def __call__(self, given: tuple[Given, ...], generator: Generator) -> Made:
+    def __call__(self, given: tuple[Given, ...], generator: Generator) -> Any:
         for mine, new in zip(self.given, given, strict=True):
             if isinstance(mine, Tensor) and isinstance(new, Tensor):
                 mine.copy_(new)

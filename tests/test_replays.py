@@ -50,9 +50,7 @@ def generator(seed: int = 3) -> Generator:
     [("realnvp", False), ("maf", False), ("nsf", False), ("vae", True), ("realnvp_small", True), ("glow", True),
      ("gan", False), ("dcgan", True), ("pixelcnn", True), ("tarflow", True)],
 )  # fmt: skip
-def test_replayed_samples_are_those_of_eager_calls(
-    name: str, integers: bool, said: Callable[[], list[str]]
-) -> None:
+def test_replayed_samples_are_those_of_eager_calls(name: str, integers: bool, said: Callable[[], list[str]]) -> None:
     model, graphs = evaluated(name, integers), TapeGraphs()
     ours, theirs = generator(), generator()
     wanted = draw_samples(model, N, theirs)

@@ -15,6 +15,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from bench.checkpoint import Progress, export
 from bench.config.spec import Hardware, Schedule
+from bench.cuda_graphs import recorder_for
 from bench.data.base import Data
 from bench.data.loader import Batches
 from bench.errors import UserError
@@ -26,7 +27,6 @@ from bench.seeds import derive_seed
 from bench.training.captured import CapturedSteps
 from bench.training.checkpoint import DurableCheckpointIO
 from bench.training.cluster import OwnProcesses
-from bench.cuda_graphs import recorder_for
 from bench.training.halves import take_halves
 from bench.training.resume import resumable
 from bench.training.supervisor import BEST, FINAL, LAST, Score, Supervisor, check_finite, scored

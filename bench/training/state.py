@@ -7,8 +7,8 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
-from bench.rng import rng_state, set_rng_state
 from bench.cuda_graphs import Uncapturable
+from bench.rng import rng_state, set_rng_state
 
 __all__ = ["State", "differs"]
 

@@ -236,9 +236,7 @@ class Flow(SettlesSamples, HasLikelihood, Autoencodes, ClassConditional, ClipsSa
             return None
         return torch.multinomial(self.class_logits.softmax(0), n, replacement=True, generator=generator)
 
-    def _draw(
-        self, n: int, y: Tensor | None, temperature: float, generator: Generator | None
-    ) -> tuple[Tensor, ...]:
+    def _draw(self, n: int, y: Tensor | None, temperature: float, generator: Generator | None) -> tuple[Tensor, ...]:
         z, context = temperature * self._noise(n, generator), self._context(y)
         x = self.transform.decode(z, context=context)
         return (x, z) if context is None else (x, z, context)

@@ -37,7 +37,7 @@ from gpu_measuring import (
     tarflow,
 )
 from gpu_peers import PEERS, compiled, eager, ours_of_glow
-from gpu_training import agreement, divergence, failed_recording, fallback, resume, step_times
+from gpu_training import agreement, divergence, failed_recording, fallback, low_precision, resume, step_times
 
 FIELDS = ("device", "torch", "model", "what", "value", "unit", "status", "note")
 FLOWS = {*PLANE, "realnvp_small", "glow_small"}
@@ -60,6 +60,7 @@ def plan(names: list[str]) -> list[Planned]:
     checks += [(name, name, round_trips, 0.7) for name in names if name in FLOWS]
     if HERE.is_cuda:  # its published size takes minutes on a CPU
         checks += [("glow", "glow", inverse_of_glow, 0.7)]
+    checks += [(name, name, low_precision, 0.7) for name in names if name == "realnvp_small"]
     checks += [(name, name, check, 0.7) for check in (agreement, resume, evaluation) for name in names]
     if HERE.is_cuda:
         checks += [("quickstart", "", quickstart, 0.7)]

@@ -20,13 +20,13 @@ from bench.checkpoint import Progress, load_checkpoint  # noqa: E402
 from bench.config.build import build_model  # noqa: E402
 from bench.config.compose import compose_runs  # noqa: E402
 from bench.config.spec import Hardware, Schedule  # noqa: E402
+from bench.cuda_graphs import Uncapturable  # noqa: E402
 from bench.data.base import Data, Split  # noqa: E402
 from bench.probe import Probe  # noqa: E402
 from bench.rng import seeded  # noqa: E402
 from bench.schema import DataSpec  # noqa: E402
 from bench.training.captured import CapturedSteps  # noqa: E402
 from bench.training.fit import fit  # noqa: E402
-from bench.cuda_graphs import Uncapturable  # noqa: E402
 from models.base import GenerativeModel  # noqa: E402
 
 __all__ = [
@@ -159,7 +159,7 @@ LINES = Lines()
 
 def train(
     name: str, steps: int, capture: str = "auto", *, folder: Path | None = None, model: GenerativeModel | None = None,
-    probes: Any = (), validate: Any = None, every: int = 10**6, **schedule: Any,
+    probes: Any = (), validate: Any = None, every: int = 10**6, precision: str = "32-true", **schedule: Any,
 ) -> tuple[GenerativeModel, dict[str, Tensor]]:  # fmt: skip
     """Train in our Trainer; return the model, on the CPU, and its final weights."""
     data, batch = data_of(name)
@@ -168,7 +168,7 @@ def train(
     with tempfile.TemporaryDirectory() as made:
         place = folder or Path(made)
         asked = Schedule(examples=steps * batch, batch_size=batch, validate_every=every * batch, **schedule)
-        hardware = Hardware(accelerator="gpu" if HERE.is_cuda else "cpu", capture=capture)
+        hardware = Hardware(accelerator="gpu" if HERE.is_cuda else "cpu", capture=capture, precision=precision)
         fit(model, data, asked, hardware, seed=0, folder=place, config={}, validate=validate, probes=probes)
         return model, load_checkpoint(place / "final.ckpt")["state_dict"]
 

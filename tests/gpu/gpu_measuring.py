@@ -28,9 +28,13 @@ from bench.cuda_graphs import recorder_for
 from bench.replays import Replays
 from models.base import ChecksInverse, HasLikelihood, SettlesSamples
 
-__all__ = ["SAMPLED", "evaluation", "inverse_of_glow", "inverse_of_maf", "quickstart", "replayed", "round_trips", "tarflow"]
+__all__ = [
+    "SAMPLED", "evaluation", "inverse_of_glow", "inverse_of_maf", "quickstart", "replayed", "round_trips", "tarflow",
+]  # fmt: skip
 
-SAMPLED = ("realnvp", "nsf", "maf", "realnvp_small", "glow_small", "vae", "dcgan", "pixelcnn_small", "tarflow", "ddpm_small")
+SAMPLED = (
+    "realnvp", "nsf", "maf", "realnvp_small", "glow_small", "vae", "dcgan", "pixelcnn_small", "tarflow", "ddpm_small",
+)  # fmt: skip
 """Whose chunks are replayed and compared."""
 
 QUICKSTART_SECONDS = 100

@@ -23,13 +23,14 @@ from gpu_common import (
 from torch import Generator, Tensor
 
 from bench.checkpoint import load_checkpoint
+from bench.chunks import draw_log_weights
+from bench.cuda_graphs import CudaGraphs
 from bench.data.loader import Batches
 from bench.errors import DivergedError
-from bench.cuda_graphs import CudaGraphs
-from models.base import GenerativeModel
+from models.base import GenerativeModel, HasLikelihood
 from models.vaes.vae import VAE
 
-__all__ = ["agreement", "divergence", "failed_recording", "fallback", "resume", "step_times"]
+__all__ = ["agreement", "divergence", "failed_recording", "fallback", "low_precision", "resume", "step_times"]
 
 
 def step_times(name: str) -> Iterator[Row]:
@@ -115,6 +116,26 @@ def agreement(name: str) -> Iterator[Row]:
         yield f"eager - eager after {steps} steps, relative", again, "", "the same run twice"
     if distance > max(1e-3, 3 * again):
         raise AssertionError(f"captured steps differ from eager ones by {distance:.3g}")
+
+
+def low_precision(name: str) -> Iterator[Row]:
+    """Steps with conditioner networks in bfloat16: their time, and the likelihood in float32 of what they trained."""
+    data, _ = data_of(name)
+    x = data.test.x
+    means = {}
+    for precision in ("32-true", "bf16-mixed"):
+        clock = Clock(HERE.steps(100) // 2)
+        model, _ = train(name, HERE.steps(200), probes=[clock], precision=precision)
+        if precision != "32-true":
+            yield "step, captured, bf16-mixed", clock.milliseconds, "ms", LINES.said
+        assert isinstance(model, HasLikelihood)
+        model.to(HERE.device).eval()
+        generator = Generator(HERE.device).manual_seed(0)
+        means[precision] = float(draw_log_weights(model, x, HERE.device, generator).mean())
+    apart = (means["bf16-mixed"] - means["32-true"]) / model.dim
+    yield "mean log-likelihood, bf16-mixed - float32, of an entry", apart, "nats", "200 steps each"
+    if not abs(apart) < 0.05:
+        raise AssertionError(f"training in bfloat16 gives {apart:.3g} nats an entry more")
 
 
 def resume(name: str) -> Iterator[Row]:
