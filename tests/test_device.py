@@ -7,23 +7,36 @@ from typing import Any
 import pytest
 import torch
 from helpers_device import ELSEWHERE, second_device
+from helpers_metrics import FakeSubject
+from test_classifier import toy
 from torch import Generator, Tensor
 
 from bench import device
+from bench.data.base import Data, Split
+from bench.data.formats.moments import Moments
 from bench.device import full_float32, on_gpu
+from bench.features import classifier
+from bench.features.pixels import Pixels
+from bench.metrics.base import Metric
+from bench.metrics.birthday import Birthday
 from bench.metrics.calibration import calibrated
-from bench.metrics.copying import authentic, copies, copying_statistic, nearest
+from bench.metrics.copying import Copying, authentic, copies, copying_statistic, nearest
 from bench.metrics.frechet import (
+    FID,
+    FIDInfinity,
     frechet_distance_from_features,
     frechet_infinity,
     frechet_influences,
     frechet_to_moments,
 )
-from bench.metrics.kernel_distance import gaussian, kernel_distance
-from bench.metrics.kernel_entropy import rke, vendi
-from bench.metrics.manifold import manifold_scores
+from bench.metrics.kernel_distance import KID, MMD, gaussian, kernel_distance
+from bench.metrics.kernel_entropy import KernelEntropy, rke, vendi
+from bench.metrics.manifold import Manifold, manifold_scores
 from bench.metrics.near_duplicates import closest_pairs, collision_degrees, duplicate_groups
+from bench.metrics.support_rows import SupportSize
 from bench.metrics.width import median_distance, some
+from bench.schema import DataSpec, Estimate
+from bench.subjects.examples import Examples
 
 
 def normal(seed: int, *shape: int) -> Tensor:
@@ -85,6 +98,61 @@ def test_a_metric_runs_on_the_device_of_its_features(name: str) -> None:
         flat = [one.cpu() if isinstance(one, Tensor) else one for one in torch.utils._pytree.tree_leaves(there)]
     for one, other in zip(torch.utils._pytree.tree_leaves(here), flat, strict=True):
         torch.testing.assert_close(torch.as_tensor(other), torch.as_tensor(one), rtol=1e-9, atol=1e-12)
+
+
+def examples(moments: bool = False) -> Examples:
+    """Samples of a plane figure of ten dimensions, with copies among them, and real examples."""
+    real = [normal(seed, n, 10) for seed, n in ((10, 300), (11, 60), (12, 240))]
+    samples = 1.1 * normal(13, 200, 10)
+    samples = torch.cat([samples, samples[:60]])
+    spec = DataSpec("plane", "r1", (10,), None, 300, 60, 240, None)
+    train, val, test = (Split(x, None) for x in real)
+    known = Moments(normal(14, 10).double(), torch.cov(normal(15, 10, 50)).double()) if moments else None
+    return Examples(FakeSubject({"samples": samples}), Data(spec, train, val, test, moments=known), seed=0)
+
+
+METRICS: dict[str, Metric] = {
+    "fid": FID(Pixels(), 260), "fid to moments": FID(Pixels(), 260), "fid_infinity": FIDInfinity(Pixels(), 260),
+    "kid": KID(Pixels(), 260), "mmd": MMD(Pixels(), 260), "manifold": Manifold(Pixels(), 260),
+    "copying": Copying(Pixels(), 260), "kernel entropy": KernelEntropy(Pixels(), 260),
+    "birthday": Birthday(Pixels(), 260), "support size": SupportSize(Pixels(), 260),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_takes_its_features_to_the_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def numbers(estimates: list[Estimate]) -> list[float]:
+        made = [(one.value, one.stderr, one.ci_low, one.ci_high) for one in estimates]
+        return [math.nan if number is None else number for one in made for number in one]
+
+    metric, given = METRICS[name], examples("moments" in name)
+    here = metric.compute(given)
+    moved: list[torch.device] = []
+
+    def fastest() -> torch.device:
+        moved.append(ELSEWHERE)
+        return ELSEWHERE
+
+    monkeypatch.setattr(device, "on_fastest", fastest)
+    with second_device():
+        there = metric.compute(given)
+    assert moved
+    assert numbers(there) == pytest.approx(numbers(here), rel=1e-9, abs=1e-12, nan_ok=True)
+
+
+def test_the_classifier_is_trained_on_a_second_device_with_the_same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifier, "MIN_EXAMPLES", 300)
+    monkeypatch.setattr(classifier, "MIN_EPOCHS", 2)
+    data = toy()
+    config = classifier._config(data)
+    here = classifier._train(data, config, None, torch.device("cpu"))
+    with second_device(), torch.enable_grad():
+        there = classifier._train(data, config, None, ELSEWHERE)
+        assert {one.device for one in there.state_dict().values()} == {ELSEWHERE}
+        accuracy = classifier._accuracy(there, data, ELSEWHERE)
+        weights = {key: one.cpu() for key, one in there.state_dict().items()}
+    assert accuracy == classifier._accuracy(here, data, torch.device("cpu"))
+    assert all(torch.equal(weights[key], one) for key, one in here.state_dict().items())
 
 
 def test_tensors_of_two_devices_do_not_meet() -> None:
