@@ -7,7 +7,7 @@ on the data (up to the rounding of the machine), not on a run's seed.
 It is trained on the GPU where there is one. Rounding differs there, and training lets it grow: the result is another
 network, with other features. So its hash is another as well, and numbers of the two are never ranked together. The hash
 of a network from a CPU is that of its recipe; that of one from a GPU is also of its weights, because two cards may
-differ. Whatever the machine, a network that lies in the cache is used, one from a CPU first. So the file of one machine,
+differ. On every machine a network that lies in the cache is used, one from a CPU first. So the file of one machine,
 carried into the cache of another, makes their numbers comparable.
 """
 
@@ -144,11 +144,12 @@ class TrainedClassifier(Classifier):
 
 
 def load_or_train(data: Data, folder: Path, progress: Note | None = None) -> TrainedClassifier:
-    """Return the classifier of a labelled image data set, from the cache or newly trained on the GPU where there is one.
+    """Return the classifier of a labelled image data set, from the cache or newly trained.
 
-    The cached file holds tensors and plain settings only. It is written atomically, and two processes that train at the
-    same time write the same content. If the file cannot be read, the classifier is trained again. If it cannot be
-    written, the classifier is used without a file. Both cases log a warning.
+    It is trained on the GPU where there is one. The cached file holds tensors and plain settings only. It is written
+    atomically, and two processes that train at the same time write the same content. If the file cannot be read, the
+    classifier is trained again. If it cannot be written, the classifier is used without a file. Both cases log a
+    warning.
 
     Arguments:
         data: Labelled pictures of at least 8 x 8 pixels with integer levels.

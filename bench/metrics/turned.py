@@ -69,7 +69,8 @@ def closest_up_to_a_turn(x: Tensor, shape: Sequence[int], radius: Tensor, m: int
     best, angle = plain.clone(), torch.zeros_like(plain)
     ends, place = j.unique(return_inverse=True)
     for degrees in ANGLES:
-        other = turned(x[ends].view(-1, *shape), torch.full((len(ends),), math.radians(degrees), device=x.device)).flatten(1)
+        angles = torch.full((len(ends),), math.radians(degrees), device=x.device)
+        other = turned(x[ends].view(-1, *shape), angles).flatten(1)
         rows = max(1, CHUNK // x.shape[1])
         pieces = zip(i.split(rows), place.split(rows), strict=True)
         distance = torch.cat([(x[a].float() - other[b]).norm(dim=1) for a, b in pieces]) / unit
