@@ -247,7 +247,8 @@ class FID(Metric):
                                    f"{len(moments.mean)}: it was made with another extractor")  # fmt: skip
         if len(fake) < 2 or not bool(torch.isfinite(fake).all()):
             raise BrokenError(f"needs at least 2 samples with finite features, of {len(fake)}")
-        value, of_samples = frechet_to_moments(*on_gpu(fake, moments.mean, moments.cov))
+        fake, mean, cov = on_gpu(fake, moments.mean, moments.cov)
+        value, of_samples = frechet_to_moments(fake, mean, cov)
         return measured(
             info, max(0.0, value), draws=of_samples, within=(0.0, math.inf), n_fake=len(fake),
             extractor=extractor.name, extractor_hash=extractor.hash, reason=OF_SAMPLES_ALONE,
@@ -279,7 +280,8 @@ class FIDInfinity(Metric):
                                    f"{dim} features, not {len(sets.real)} and {len(sets.fake)}")  # fmt: skip
         # The same halves of the real examples for all subjects of one seed.
         generator = Generator().manual_seed(derive_seed(examples.seed, "fid_infinity"))
-        found = frechet_infinity(*on_gpu(sets.real, sets.fake), generator=generator)
+        real, fake = on_gpu(sets.real, sets.fake)
+        found = frechet_infinity(real, fake, generator)
         draws = math.hypot(found.stderr_y, found.stderr_second)
         return [measured(info, found.value, test=found.stderr_x, draws=draws, **sets.about)]
 

@@ -151,7 +151,8 @@ class KID(Metric):
     def compute(self, examples: Examples) -> list[Estimate]:
         (info,) = self.infos(examples)
         sets = two_sets(examples, self.recipe, self.n_samples)
-        found = kernel_distance(*on_gpu(sets.real, sets.fake))
+        real, fake = on_gpu(sets.real, sets.fake)
+        found = kernel_distance(real, fake)
         if not math.isfinite(found.value + found.stderr_x + found.stderr_y):
             raise BrokenError("features are too large: their kernel overflows")
         return [measured(info, found.value, test=found.stderr_x, draws=found.stderr_y, **sets.about)]

@@ -346,7 +346,8 @@ class Manifold(Metric):
     def compute(self, examples: Examples) -> list[Estimate]:
         sets = two_sets(examples, self.recipe, self.n_samples, least_examples(self.k))
         generator = Generator().manual_seed(derive_seed(examples.seed, "manifold", "halves"))
-        whole, of_real, of_fake = manifold_scores(*on_gpu(sets.real, sets.fake), k=self.k, generator=generator)
+        real, fake = on_gpu(sets.real, sets.fake)
+        whole, of_real, of_fake = manifold_scores(real, fake, self.k, generator)
         estimates = []
         for info, name in zip(self.infos(examples), NAMES, strict=True):
             within = (0.0, math.inf if name == "density" else 1.0)
