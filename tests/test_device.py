@@ -33,6 +33,7 @@ from bench.metrics.kernel_distance import KID, MMD, gaussian, kernel_distance
 from bench.metrics.kernel_entropy import KernelEntropy, rke, vendi
 from bench.metrics.manifold import Manifold, manifold_scores
 from bench.metrics.near_duplicates import closest_pairs, collision_degrees, duplicate_groups
+from bench.metrics.parzen import Parzen
 from bench.metrics.support_rows import SupportSize
 from bench.metrics.width import median_distance, some
 from bench.schema import DataSpec, Estimate
@@ -116,6 +117,7 @@ METRICS: dict[str, Metric] = {
     "kid": KID(Pixels(), 260), "mmd": MMD(Pixels(), 260), "manifold": Manifold(Pixels(), 260),
     "copying": Copying(Pixels(), 260), "kernel entropy": KernelEntropy(Pixels(), 260),
     "birthday": Birthday(Pixels(), 260), "support size": SupportSize(Pixels(), 260),
+    "parzen": Parzen(0.5, 260),
 }  # fmt: skip
 
 
