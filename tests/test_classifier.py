@@ -240,6 +240,7 @@ def as_from_a_gpu(path: Path, folder: Path, change: float) -> None:
 def test_networks_from_a_cpu_and_from_a_gpu_are_never_taken_for_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(classifier, "on_fastest", lambda: torch.device("cpu"))
     data = toy()
     first = load_or_train(data, tmp_path / "cpu")
     (path,) = (tmp_path / "cpu" / "classifiers").iterdir()
@@ -254,7 +255,10 @@ def test_networks_from_a_cpu_and_from_a_gpu_are_never_taken_for_each_other(
     assert load_or_train(data, tmp_path / "a").hash == first.hash
 
 
-def test_the_hash_of_a_network_from_a_cpu_is_that_of_its_recipe(tmp_path: Path) -> None:
+def test_the_hash_of_a_network_from_a_cpu_is_that_of_its_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classifier, "on_fastest", lambda: torch.device("cpu"))
     found = load_or_train(toy(), tmp_path)
     (path,) = (tmp_path / "classifiers").iterdir()
     assert path.name == f"bars-cnn-{found.hash}.pt"
