@@ -216,3 +216,56 @@ def test_digits_are_learned_in_two_epochs(tmp_path: Path, monkeypatch: pytest.Mo
     found = load_or_train(mnist5k(), tmp_path)
     assert found.accuracy > 0.93
     assert found.name == "mnist-cnn"
+
+
+@pytest.mark.parametrize("shape", [(7, 7), (2, 3), (8, 5), (4, 9)])
+def test_the_average_by_a_product_is_the_adaptive_one(shape: tuple[int, int]) -> None:
+    x = torch.randn(3, 5, *shape, generator=Generator().manual_seed(0), dtype=torch.float32).requires_grad_()
+    weights = torch.randn(3, 5, 4, 4, generator=Generator().manual_seed(1))
+    ours, theirs = classifier.averaged(x), torch.nn.functional.adaptive_avg_pool2d(x, 4)
+    torch.testing.assert_close(ours, theirs)
+    gradients = [torch.autograd.grad((made * weights).sum(), x)[0] for made in (ours, theirs)]
+    torch.testing.assert_close(*gradients)
+
+
+def as_from_a_gpu(path: Path, folder: Path, change: float) -> None:
+    """Store a network as one that was trained on a GPU, with other weights."""
+    stored = torch.load(path, weights_only=True)
+    stored["config"]["trained on"] = "cuda"
+    stored["weights"]["head.bias"] += change
+    folder.mkdir(parents=True)
+    torch.save(stored, folder / f"bars-cnn-{classifier._hash(stored['config'])}.pt")
+
+
+def test_networks_from_a_cpu_and_from_a_gpu_are_never_taken_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classifier, "on_fastest", lambda: torch.device("cpu"))
+    data = toy()
+    first = load_or_train(data, tmp_path / "cpu")
+    (path,) = (tmp_path / "cpu" / "classifiers").iterdir()
+    for card, change in (("a", 0.0), ("b", 1e-6)):
+        as_from_a_gpu(path, tmp_path / card / "classifiers", change)
+    monkeypatch.setattr(classifier, "_train", lambda *_: pytest.fail("trained although cached"))
+    found = [load_or_train(data, tmp_path / card) for card in ("a", "b", "a")]
+    assert found[0].hash == found[2].hash
+    assert len({first.hash, *(one.hash for one in found)}) == 3
+    # A network from a CPU comes first, on every machine.
+    (tmp_path / "a" / "classifiers" / path.name).write_bytes(path.read_bytes())
+    assert load_or_train(data, tmp_path / "a").hash == first.hash
+
+
+def test_the_hash_of_a_network_from_a_cpu_is_that_of_its_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classifier, "on_fastest", lambda: torch.device("cpu"))
+    found = load_or_train(toy(), tmp_path)
+    (path,) = (tmp_path / "classifiers").iterdir()
+    assert path.name == f"bars-cnn-{found.hash}.pt"
+
+
+def test_a_last_batch_of_one_is_left_out(tmp_path: Path) -> None:
+    data = toy()
+    assert data.train.y is not None
+    data = dataclasses.replace(data, train=Split(data.train.x[:257], data.train.y[:257]))
+    assert load_or_train(data, tmp_path).accuracy > 0.9

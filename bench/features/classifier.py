@@ -3,9 +3,16 @@
 FID and Inception Score need a feature space. The features of an ImageNet network do not suit digits, so genbench trains
 its own network on the train split and includes its name in every metric: ``fid[mnist-cnn]``. The network depends only
 on the data (up to the rounding of the machine), not on a run's seed.
+
+It is trained on the GPU where there is one. Rounding differs there, and training lets it grow: the result is another
+network, with other features. So its hash is another as well, and numbers of the two are never ranked together. The hash
+of a network from a CPU is that of its recipe; that of one from a GPU is also of its weights, because two cards may
+differ. On every machine a network that lies in the cache is used, one from a CPU first. So the file of one machine,
+carried into the cache of another, makes their numbers comparable.
 """
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -22,9 +29,9 @@ from torch.nn import functional
 
 from bench.data.base import Data
 from bench.data.bytes.cache import cache_dir
+from bench.device import full_float32, on_fastest
 from bench.errors import UserError
 from bench.features.base import Classifier, Note, Recipe
-from bench.features.script import on_fastest
 from bench.files import durable_write
 from bench.schema import DataSpec
 from bench.seeds import derive_seed
@@ -41,6 +48,7 @@ LEARNING_RATE = 4e-3
 LEAST_ACCURACY = 0.9  # below, a network that knows its own data so badly says little of how samples differ from them
 MAX_DEGREES = 12.0
 MAX_SHIFT = 0.08  # fraction of the picture's side: two pixels of 28
+POOLED = 4  # side of the pictures that the last layers see
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +64,8 @@ class Network(nn.Module):
         self.levels = levels
         self.body = nn.Sequential(
             *_block(channels, 16), *_block(16, 32), nn.Conv2d(32, 64, 3, padding=1, bias=False),
-            nn.BatchNorm2d(64), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Dropout(0.3),
-            nn.Linear(64 * 16, FEATURES), nn.BatchNorm1d(FEATURES),
+            nn.BatchNorm2d(64), nn.ReLU(), _Pooled(POOLED), nn.Flatten(), nn.Dropout(0.3),
+            nn.Linear(64 * POOLED**2, FEATURES), nn.BatchNorm1d(FEATURES),
         )  # fmt: skip
         self.head = nn.Linear(FEATURES, classes)
 
@@ -70,6 +78,29 @@ class Network(nn.Module):
         return logits
 
 
+class _Pooled(nn.AdaptiveAvgPool2d):
+    """Averages ``(B, C, H, W)`` to ``(B, C, 4, 4)``. On a GPU, torch sums the gradient of that in no fixed order."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return averaged(x) if x.is_cuda and self.training else super().forward(x)
+
+
+def averaged(x: Tensor) -> Tensor:
+    """The same as one product with a matrix, whose gradient is a product, too."""
+    height, width = x.shape[2:]
+    return functional.linear(x.flatten(2), _windows(height, width, x.device)).unflatten(2, (POOLED, POOLED))
+
+
+@functools.lru_cache
+def _windows(height: int, width: int, device: torch.device) -> Tensor:
+    """Weights of the averages, ``(16, H W)``. Windows overlap where 4 does not divide a side."""
+    sides = []
+    for size in (height, width):
+        ends = [(i * size // POOLED, -(-(i + 1) * size // POOLED)) for i in range(POOLED)]
+        sides.append(torch.tensor([[(a <= k < b) / (b - a) for k in range(size)] for a, b in ends]))
+    return torch.kron(*sides).to(device)
+
+
 def _block(inputs: int, outputs: int) -> list[nn.Module]:
     convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)  # the normalization adds a bias
     return [convolution, nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(2)]
@@ -80,7 +111,8 @@ class TrainedClassifier(Classifier):
 
     Attributes:
         name: ``<data set>-cnn``.
-        hash: Hash of the data's revision, the splits and the training recipe.
+        hash: Hash of the data's revision, the splits and the training recipe; of a network from a GPU also of its
+            weights.
         accuracy: Accuracy on the ``n_test`` labelled examples of the test split, which are not used for training.
         caveat: Says so where the accuracy is below 90 %.
     """
@@ -114,9 +146,10 @@ class TrainedClassifier(Classifier):
 def load_or_train(data: Data, folder: Path, progress: Note | None = None) -> TrainedClassifier:
     """Return the classifier of a labelled image data set, from the cache or newly trained.
 
-    The cached file holds tensors and plain settings only. It is written atomically, and two processes that train at the
-    same time write the same content. If the file cannot be read, the classifier is trained again. If it cannot be
-    written, the classifier is used without a file. Both cases log a warning.
+    It is trained on the GPU where there is one. The cached file holds tensors and plain settings only. It is written
+    atomically, and two processes that train at the same time write the same content. If the file cannot be read, the
+    classifier is trained again. If it cannot be written, the classifier is used without a file. Both cases log a
+    warning.
 
     Arguments:
         data: Labelled pictures of at least 8 x 8 pixels with integer levels.
@@ -126,21 +159,34 @@ def load_or_train(data: Data, folder: Path, progress: Note | None = None) -> Tra
     Raises:
         UserError: The data are ``unsuitable``.
     """
-    config = _config(data)
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
-    path = folder / "classifiers" / f"{config['name']}-{digest}.pt"
-    stored = _read(path, config) if os.path.exists(path) else None  # os.path.exists is False without permission
-    if stored is None:
-        network = _train(data, config, progress)
-        stored = {
-            "config": config,
-            "weights": network.state_dict(),
-            "accuracy": _accuracy(network, data),
-            "n_test": len(data.test),
-        }
-        _write(path, stored)
-    network = _restore(config, stored["weights"])
-    return TrainedClassifier(config["name"], digest, network, stored["accuracy"], stored["n_test"])
+    recipe = _config(data)
+    configs = {"cpu": recipe, "cuda": {**recipe, "trained on": "cuda"}}
+    paths = {kind: folder / "classifiers" / f"{recipe['name']}-{_hash(config)}.pt" for kind, config in configs.items()}
+    for kind, config in configs.items():
+        path = paths[kind]
+        stored = _read(path, config) if os.path.exists(path) else None  # os.path.exists is False without permission
+        if stored is not None:
+            return _known(stored)
+    device = on_fastest()
+    config = configs[device.type]
+    network = _train(data, config, progress, device)
+    accuracy = _accuracy(network, data, device)
+    weights = network.cpu().state_dict()
+    stored = {"config": config, "weights": weights, "accuracy": accuracy, "n_test": len(data.test)}
+    _write(paths[device.type], stored)
+    return _known(stored)
+
+
+def _known(stored: dict[str, Any]) -> TrainedClassifier:
+    config, weights = stored["config"], stored["weights"]
+    tensors = [weights[key] for key in sorted(weights)]
+    known = _hash({**config, "weights": _digest(*tensors)}) if "trained on" in config else _hash(config)
+    network = _restore(config, weights)
+    return TrainedClassifier(config["name"], known, network, stored["accuracy"], stored["n_test"])
+
+
+def _hash(config: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def classifier_name(spec: DataSpec) -> str:
@@ -184,7 +230,12 @@ def augment(x: Tensor, generator: Generator) -> Tensor:
 
     Pixels from outside the picture repeat its border. Interpolation is bilinear.
     """
-    angle, across, down = (2 * torch.rand(3, len(x), generator=generator) - 1).unbind()  # (B,) each
+    return _moved(x, torch.rand(3, len(x), generator=generator))
+
+
+def _moved(x: Tensor, draws: Tensor) -> Tensor:
+    """Rotate and shift by draws ``(3, B)`` from [0, 1): for the angle, across and down."""
+    angle, across, down = (2 * draws - 1).unbind()  # (B,) each
     angle = angle * math.radians(MAX_DEGREES)
     aspect = x.shape[2] / x.shape[3]  # the grid's coordinates run from -1 to 1 on both sides, whatever the aspect
     cos, sin = angle.cos(), angle.sin()
@@ -233,34 +284,44 @@ def _restore(config: dict[str, Any], weights: dict[str, Tensor]) -> Network:
     return network
 
 
-def _train(data: Data, config: dict[str, Any], progress: Note | None) -> Network:
-    """Train on the CPU, also beside a GPU: the hash names the recipe, and features of one hash are compared."""
+def _train(data: Data, config: dict[str, Any], progress: Note | None, device: torch.device) -> Network:
+    """Train on a device. Batches and distortions are drawn on the CPU, and sent an epoch at a time."""
     assert data.train.y is not None
     n = len(data.train)
+    x, y = (part.to(device) if _fits(data.train.x, device) else part for part in (data.train.x, data.train.y))
     epochs = max(MIN_EPOCHS, math.ceil(MIN_EXAMPLES / n))
     steps = epochs * math.ceil(n / BATCH)
     order = Generator().manual_seed(derive_seed(VERSION, "classifier", "order"))
     distortion = Generator().manual_seed(derive_seed(VERSION, "classifier", "augmentation"))
-    # Initial weights and dropout draw from the global generator. Its state is restored after training.
-    with torch.random.fork_rng(devices=[]), _one_thread():
+    # Initial weights and dropout draw from the global generators. Their state is restored after training.
+    used = [torch.cuda.current_device()] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=used), _one_thread(), full_float32():
         torch.manual_seed(derive_seed(VERSION, "classifier", "weights"))
-        network = _network(config).train()
+        network = _network(config).train().to(device)
         optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.02)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
         for epoch in range(1, epochs + 1):
-            total = 0.0
-            for index in torch.randperm(n, generator=order).split(BATCH):
-                if len(index) == 1:
-                    continue  # the variance of a single example is undefined
-                loss = functional.cross_entropy(network(augment(data.train.x[index], distortion)), data.train.y[index])
+            total = torch.zeros((), dtype=torch.float64, device=device)
+            batches = torch.randperm(n, generator=order).split(BATCH)
+            sizes = [len(index) for index in batches if len(index) > 1]  # the variance of a single one is undefined
+            draws = torch.cat([torch.rand(3, size, generator=distortion) for size in sizes], dim=1).to(device)
+            chosen = torch.cat(batches)[: sum(sizes)].to(x.device)
+            for index, moves in zip(chosen.split(sizes), draws.split(sizes, dim=1), strict=True):
+                logits = network(_moved(x[index].to(device), moves))
+                loss = functional.cross_entropy(logits, y[index].to(device))
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 schedule.step()
-                total += loss.item() * len(index)
+                total += loss.detach().double() * len(index)
             if progress is not None:
-                progress(f"classifier epoch {epoch}/{epochs}: loss {total / n:.4f}")
+                progress(f"classifier epoch {epoch}/{epochs}: loss {total.item() / n:.4f}")
     return network.eval()
+
+
+def _fits(x: Tensor, device: torch.device) -> bool:
+    """Whether all pictures may lie on the device: in half of what is free on a GPU."""
+    return device.type != "cuda" or x.numel() * x.element_size() <= torch.cuda.mem_get_info(device)[0] // 2
 
 
 @contextlib.contextmanager
@@ -274,9 +335,10 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _accuracy(network: Network, data: Data) -> float:
+def _accuracy(network: Network, data: Data, device: torch.device) -> float:
     assert data.test.y is not None
-    return (_in_batches(network, data.test.x).argmax(dim=1) == data.test.y).double().mean().item()
+    logits = _in_batches(lambda part: network(part.to(device)).cpu(), data.test.x)
+    return (logits.argmax(dim=1) == data.test.y).double().mean().item()
 
 
 @torch.no_grad()

@@ -23,9 +23,10 @@ from bench.data.base import Data
 from bench.data.bytes.arrays import revision
 from bench.data.bytes.cache import DataFile
 from bench.data.bytes.sources import Package
+from bench.device import on_fastest
 from bench.features.base import Classifier, Note
 from bench.features.pinned import PinnedNetwork, pinned
-from bench.features.script import extract, on_fastest
+from bench.features.script import extract
 
 __all__ = ["WEIGHTS", "EfficientNetLite0", "ImageNetClassifier", "Network", "prepared"]
 

@@ -15,12 +15,13 @@ from torch import Tensor
 from bench.data.base import Data
 from bench.data.bytes.arrays import revision
 from bench.data.bytes.cache import sha256
+from bench.device import on_fastest
 from bench.errors import UserError, is_out_of_memory
 from bench.features.base import Extractor, Note, Recipe, check_features, check_name
 from bench.regular import open_regular
 from bench.schema import DataSpec
 
-__all__ = ["Network", "OwnScript", "OwnScriptExtractor", "extract", "load_script", "on_fastest"]
+__all__ = ["Network", "OwnScript", "OwnScriptExtractor", "extract", "load_script"]
 
 BATCH = 25  # divides the chunks and blocks that features are shared and kept by
 LARGEST = 8 << 30  # bytes
@@ -28,11 +29,6 @@ NOTE_SECONDS = 10.0
 
 Network = Callable[[Tensor], Tensor]
 """From a prepared batch to features. Not a module to the eye of a configuration, which may build modules by name."""
-
-
-def on_fastest() -> torch.device:
-    """Return the GPU where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def load_script(path: Path, fuse: bool = False) -> Network:

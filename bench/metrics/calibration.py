@@ -13,6 +13,7 @@ import torch
 from scipy import special, stats
 from torch import Generator, Tensor
 
+from bench.device import on_gpu
 from bench.errors import BrokenError, UnavailableError
 from bench.features.base import Extractor, Recipe
 from bench.metrics.controls import matched, planted, power
@@ -58,6 +59,8 @@ MOST_TRIED = 2**18  # pairs
 class Calibration:
     """A threshold from real examples, with what it takes to measure samples by it.
 
+    Pairs are searched on the device of ``real``; what is found is on the CPU.
+
     Attributes:
         real: Features of real examples, ``(N, F)``.
         order: Indices of different real examples in random order.
@@ -84,6 +87,7 @@ class Calibration:
         Raises:
             BrokenError: Distances between samples overflow even relative to the samples' spread.
         """
+        x = x.to(self.real.device)
         k = neighbour_rank(self.n)
         gain, offset = as_contrasted(x, self.real) if self.pictures else (1.0, 0.0)
         candidates = reference_radius(x, self.real, self.order, k, gain=gain, offset=offset)
@@ -92,13 +96,15 @@ class Calibration:
 
     def degrees(self, x: Tensor) -> Tensor:
         """Return with how many others each of ``(s, F)`` coincides, ``(s,)`` int64."""
+        x = x.to(self.real.device)
         radius = self.radius(x)
-        degrees = collision_degrees(x, radius, self.threshold)
+        degrees = collision_degrees(x, radius, self.threshold).cpu()
         pairs = self._turned(x, radius, int(degrees.sum()) // 2)
         return degrees if pairs is None else degrees + torch.bincount(torch.cat([pairs.i, pairs.j]), minlength=len(x))
 
     def groups(self, x: Tensor) -> Tensor:
         """Return the group of duplicates of each of ``(s, F)``, ``(s,)`` int64."""
+        x = x.to(self.real.device)
         radius = self.radius(x)
         group = duplicate_groups(x, radius, self.threshold)
         size = torch.bincount(group)
@@ -107,11 +113,12 @@ class Calibration:
 
     def closest(self, x: Tensor, m: int) -> Pairs:
         """Return the m closest pairs of ``(s, F)``, up to a turn where the features are pictures."""
+        x = x.to(self.real.device)
         radius = self.radius(x)
         if self.shape is None:
             i, j, distance = closest_pairs(x, radius, m)
-            return Pairs(i, j, distance, distance, torch.zeros_like(distance))
-        return closest_up_to_a_turn(x, self.shape, radius, TRIED + m).first(m)
+            return Pairs(i, j, distance, distance, torch.zeros_like(distance)).cpu()
+        return closest_up_to_a_turn(x, self.shape, radius, TRIED + m).first(m).cpu()
 
     def _turned(self, x: Tensor, radius: Tensor, coinciding: int) -> Pairs | None:
         """Return the pairs that coincide up to a turn and not without; None where features are not turned.
@@ -122,7 +129,7 @@ class Calibration:
         if self.shape is None:
             return None
         pairs = closest_up_to_a_turn(x, self.shape, radius, min(TRIED + coinciding, MOST_TRIED))
-        return pairs.where((pairs.distance <= self.threshold) & (pairs.plain > self.threshold))
+        return pairs.where((pairs.distance <= self.threshold) & (pairs.plain > self.threshold)).cpu()
 
     def ratio(self, s: int) -> float:
         """Return how many times as many pairs s samples have as the n real examples."""
@@ -187,7 +194,7 @@ def prepared(examples: Examples, recipe: Recipe, n_samples: int, false_pairs: in
     extractor = examples.extractor(recipe)
     # Features of these two are shared with other metrics, and kept.
     shared = partial(examples.features, extractor)
-    real, fake = (_comparable(extractor, x, shared) for x in (examples.held_out, samples))
+    real, fake = on_gpu(*(_comparable(extractor, x, shared) for x in (examples.held_out, samples)))
     for whose, x in (("the samples", fake), ("real examples", real)):
         if not all(bool(torch.isfinite(piece).all()) for piece in x.split(rows_at_a_time(x))):
             raise BrokenError(f"features of {whose} are not finite")

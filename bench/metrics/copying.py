@@ -24,6 +24,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from bench.device import on_gpu
 from bench.errors import BrokenError
 from bench.features.base import Recipe
 from bench.metrics.base import Metric
@@ -65,7 +66,7 @@ def nearest(x: Tensor, reference: Tensor, itself: Tensor | None = None) -> Neare
         own = None if itself is None else itself[rows]
         lower = lower_bounds(queries, references, rows, slice(0, len(reference)))  # (b, M)
         if own is not None:
-            lower[torch.arange(len(own)), own] = math.inf
+            lower[torch.arange(len(own), device=lower.device), own] = math.inf
         least = (lower + (2 * references.doubt).float()).min(1).values + (2 * queries.doubt[rows]).float()
         near = ~(lower > least[:, None] * (1 + 2.0**-20))  # what overflows is not excluded
         if near.count_nonzero() > len(part) * max(4, len(reference) // 128):
@@ -108,7 +109,8 @@ def authentic(samples: Nearest, train: Tensor) -> Tensor:
 def copying_statistic(of_samples: Tensor, of_real: Tensor) -> float:
     """Return :math:`C_T` from distances of N samples and M fresh real examples to the training set."""
     n, m = len(of_samples), len(of_real)
-    u = float(stats.mannwhitneyu(of_real.numpy(), of_samples.numpy(), method="asymptotic").statistic)
+    sides = (side.cpu().numpy() for side in (of_real, of_samples))  # SciPy knows no GPU
+    u = float(stats.mannwhitneyu(*sides, method="asymptotic").statistic)
     return (n * m / 2 - u) / math.sqrt(n * m * (n + m + 1) / 12)
 
 
@@ -150,7 +152,8 @@ class Copying(Metric):
         train = examples.features(extractor, of_training)
         if not bool(torch.isfinite(train).all()):
             raise BrokenError("features of training examples are not finite")
-        of_fake, of_real = nearest(sets.fake, train), nearest(sets.real, train)
+        fake, real, train = on_gpu(sets.fake, sets.real, train)
+        of_fake, of_real = nearest(fake, train), nearest(real, train)
         p = authentic(of_fake, train).double().mean().item()
         share, share_error = copies(of_fake.distance, of_real.distance)
         authenticity, statistic, copied = self.infos(examples)

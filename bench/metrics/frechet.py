@@ -32,6 +32,7 @@ from scipy.linalg import lapack
 from torch import Generator, Tensor
 
 from bench.data.formats.moments import Moments
+from bench.device import on_gpu
 from bench.errors import BrokenError, UnavailableError
 from bench.features.base import Recipe
 from bench.metrics.base import Metric
@@ -89,7 +90,7 @@ def frechet_distance_from_features(x: Tensor, y: Tensor) -> float:
     scaled1, scaled2 = _scaled(x), _scaled(y)
     _, r1 = torch.linalg.qr(scaled1, mode="r")  # X_c Y_c^T = Q1 R1 R2^T Q2^T has the singular values of R1 R2^T
     _, r2 = torch.linalg.qr(scaled2, mode="r")
-    root = torch.linalg.svdvals(r1 @ r2.T).sum()
+    root = torch.linalg.svdvals((r1 @ r2.T).cpu()).sum().item()  # see _svd
     traces = scaled1.square().sum() + scaled2.square().sum()
     return float((x.mean(dim=0) - y.mean(dim=0)).square().sum() + traces - 2 * root)
 
@@ -121,7 +122,7 @@ def frechet_influences(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     if min(len(x), len(y)) > x.shape[1]:
         lower1, lower2 = (_cholesky(torch.cov(side.T).view(side.shape[1], -1)) for side in (x, y))
         if lower1 is not None and lower2 is not None:
-            u, s, vh = torch.linalg.svd(lower1.T @ lower2)
+            u, s, vh = _svd(lower1.T @ lower2)
             difference = x.mean(dim=0) - y.mean(dim=0)
             turned = (torch.linalg.solve_triangular(lower1.T, u, upper=True),
                       torch.linalg.solve_triangular(lower2.T, vh.T, upper=True))  # fmt: skip
@@ -129,7 +130,7 @@ def frechet_influences(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             return _influences(x, difference, bases[0], s), _influences(y, -difference, bases[1], s)
     q1, r1 = torch.linalg.qr(_scaled(x))
     q2, r2 = torch.linalg.qr(_scaled(y))
-    u, s, vh = torch.linalg.svd(r1 @ r2.T, full_matrices=False)
+    u, s, vh = _svd(r1 @ r2.T)
     shift = x.mean(dim=0) - y.mean(dim=0)
     return _influences(x, shift, q1 @ u, s), _influences(y, -shift, q2 @ vh.T, s)
 
@@ -145,7 +146,7 @@ def frechet_to_moments(x: Tensor, mean: Tensor, cov: Tensor) -> tuple[float, flo
     values, vectors = torch.linalg.eigh(cov)
     root = vectors * values.clamp_min(0).sqrt()  # below 0 by rounding only
     q, r = torch.linalg.qr(_scaled(x))
-    u, s, _ = torch.linalg.svd(r @ root, full_matrices=False)
+    u, s, _ = _svd(r @ root)
     shift = x.mean(dim=0) - mean
     distance = shift.square().sum() + r.square().sum() + cov.trace() - 2 * s.sum()
     return float(distance), math.sqrt(_influences(x, shift, q @ u, s).var().item() / len(x))
@@ -231,7 +232,7 @@ class FID(Metric):
         if examples.moments is not None:
             return [self._to_moments(info, examples, examples.moments)]
         sets = two_sets(examples, self.recipe, self.n_samples)
-        real, fake = sets.real, sets.fake
+        real, fake = on_gpu(sets.real, sets.fake)
         value = max(0.0, frechet_distance_from_features(real, fake))  # rounding gives about -1e-13 for equal sets
         of_test, of_samples = frechet_stderr(real, fake)
         return [measured(info, value, test=of_test, draws=of_samples, within=(0.0, math.inf), **sets.about)]
@@ -246,7 +247,8 @@ class FID(Metric):
                                    f"{len(moments.mean)}: it was made with another extractor")  # fmt: skip
         if len(fake) < 2 or not bool(torch.isfinite(fake).all()):
             raise BrokenError(f"needs at least 2 samples with finite features, of {len(fake)}")
-        value, of_samples = frechet_to_moments(fake, moments.mean, moments.cov)
+        fake, mean, cov = on_gpu(fake, moments.mean, moments.cov)
+        value, of_samples = frechet_to_moments(fake, mean, cov)
         return measured(
             info, max(0.0, value), draws=of_samples, within=(0.0, math.inf), n_fake=len(fake),
             extractor=extractor.name, extractor_hash=extractor.hash, reason=OF_SAMPLES_ALONE,
@@ -278,7 +280,8 @@ class FIDInfinity(Metric):
                                    f"{dim} features, not {len(sets.real)} and {len(sets.fake)}")  # fmt: skip
         # The same halves of the real examples for all subjects of one seed.
         generator = Generator().manual_seed(derive_seed(examples.seed, "fid_infinity"))
-        found = frechet_infinity(sets.real, sets.fake, generator)
+        real, fake = on_gpu(sets.real, sets.fake)
+        found = frechet_infinity(real, fake, generator)
         draws = math.hypot(found.stderr_y, found.stderr_second)
         return [measured(info, found.value, test=found.stderr_x, draws=draws, **sets.about)]
 
@@ -290,6 +293,15 @@ def _cholesky(cov: Tensor) -> Tensor | None:
     if int(info) != 0 or not bool(pivots.min() > SINGULAR * pivots.max()):
         return None
     return factor
+
+
+def _svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return U, s and V^T of a matrix on its device, by LAPACK on the CPU.
+
+    The matrix has no row for each example, so it is small beside the features, which stay where they are.
+    """
+    u, s, vh = torch.linalg.svd(matrix.cpu(), full_matrices=False)
+    return u.to(matrix.device), s.to(matrix.device), vh.to(matrix.device)
 
 
 def _congruent(factor: Tensor, cov: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from functools import partial
 
 from torch import Generator, Tensor
 
+from bench.device import on_gpu
 from bench.errors import BrokenError
 from bench.features.base import Recipe
 from bench.metrics.base import Metric
@@ -150,7 +151,8 @@ class KID(Metric):
     def compute(self, examples: Examples) -> list[Estimate]:
         (info,) = self.infos(examples)
         sets = two_sets(examples, self.recipe, self.n_samples)
-        found = kernel_distance(sets.real, sets.fake)
+        real, fake = on_gpu(sets.real, sets.fake)
+        found = kernel_distance(real, fake)
         if not math.isfinite(found.value + found.stderr_x + found.stderr_y):
             raise BrokenError("features are too large: their kernel overflows")
         return [measured(info, found.value, test=found.stderr_x, draws=found.stderr_y, **sets.about)]
@@ -180,11 +182,12 @@ class MMD(Metric):
         (info,) = self.infos(examples)
         sets = two_sets(examples, self.recipe, self.n_samples)
         generator = Generator().manual_seed(derive_seed(0, "mmd", "width"))
-        sigma, _ = median_distance(sets.real[some(len(sets.real), generator)])
+        real, fake = on_gpu(sets.real, sets.fake)
+        sigma, _ = median_distance(real[some(len(real), generator)])
         if not 0 < sigma < math.inf:
             raise BrokenError("half of the real examples are equal, or their distances overflow: there is no width")
-        centre = sets.real.double().mean(0)  # squared distances would cancel far from the origin
-        real, fake = sets.real.double() - centre, sets.fake.double() - centre
+        centre = real.double().mean(0)  # squared distances would cancel far from the origin
+        real, fake = real.double() - centre, fake.double() - centre
         found = kernel_distance(real, fake, partial(gaussian, sigma=sigma))
         if not math.isfinite(found.value):
             raise BrokenError("features are too large: their squares overflow")

@@ -23,6 +23,7 @@ import math
 import torch
 from torch import Generator, Tensor
 
+from bench.device import on_gpu
 from bench.errors import BrokenError
 from bench.features.base import Recipe
 from bench.metrics.base import Metric
@@ -103,22 +104,23 @@ class KernelEntropy(Metric):
 
     def compute(self, examples: Examples) -> list[Estimate]:
         sets = two_sets(examples, self.recipe, self.n_samples)
+        known, made = on_gpu(sets.real, sets.fake)
         # Of the data alone: the same for all subjects.
         generator = Generator().manual_seed(derive_seed(0, "kernel entropy"))
-        chosen = some(len(sets.real), generator)
-        median, on_sigma = median_distance(sets.real[chosen])
+        chosen = some(len(known), generator).to(known.device)
+        median, on_sigma = median_distance(known[chosen])
         sigma = SHARE * median
         if not (0 < sigma < math.inf):
             raise BrokenError("half of the real examples are equal, or their distances overflow: there is no bandwidth")
-        n = min(len(sets.real), len(sets.fake))
-        order = torch.randperm(len(sets.real), generator=generator)[:n]
-        value, error = rke(sets.fake[:n], sigma)
+        n = min(len(known), len(made))
+        order = torch.randperm(len(known), generator=generator)[:n].to(known.device)
+        value, error = rke(made[:n], sigma)
         error_of_sigma = on_sigma.std().item() / math.sqrt(len(chosen))
-        of_real, on_real = _with_influence(sets.real[order], sigma)
+        of_real, on_real = _with_influence(known[order], sigma)
         # A real example moves its own number directly and by the bandwidth.
-        whole = on_real.new_zeros(len(sets.real))
+        whole = on_real.new_zeros(len(known))
         whole[order] += on_real / n
-        whole[chosen] += _slope(sets.real[order], sigma) * on_sigma / len(chosen)
+        whole[chosen] += _slope(known[order], sigma) * on_sigma / len(chosen)
         error_of_real = whole.norm().item()
         of_fake, of_vendi, real = self.infos(examples)
         within = (1.0, float(n))
@@ -128,11 +130,11 @@ class KernelEntropy(Metric):
             measured(
                 of_fake,
                 value,
-                test=abs(_slope(sets.fake[:n], sigma)) * error_of_sigma,
+                test=abs(_slope(made[:n], sigma)) * error_of_sigma,
                 draws=error,
                 within=within,
                 **about,
             ),
-            measured(of_vendi, vendi(sets.fake[:n][:MOST], sigma), relation=Relation.ESTIMATE, **of_first),
+            measured(of_vendi, vendi(made[:n][:MOST], sigma), relation=Relation.ESTIMATE, **of_first),
             measured(real, of_real, test=error_of_real, within=within, **about),
         ]

@@ -43,6 +43,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from bench.device import on_gpu
 from bench.features.base import Recipe
 from bench.metrics.base import Metric
 from bench.metrics.intervals import measured
@@ -345,7 +346,8 @@ class Manifold(Metric):
     def compute(self, examples: Examples) -> list[Estimate]:
         sets = two_sets(examples, self.recipe, self.n_samples, least_examples(self.k))
         generator = Generator().manual_seed(derive_seed(examples.seed, "manifold", "halves"))
-        whole, of_real, of_fake = manifold_scores(sets.real, sets.fake, self.k, generator)
+        real, fake = on_gpu(sets.real, sets.fake)
+        whole, of_real, of_fake = manifold_scores(real, fake, self.k, generator)
         estimates = []
         for info, name in zip(self.infos(examples), NAMES, strict=True):
             within = (0.0, math.inf if name == "density" else 1.0)

@@ -42,7 +42,7 @@ def neighbour_rank(s: int) -> int:
 def distinct(x: Tensor) -> Tensor:
     """Return one index for each different example of ``(N, *shape)``, in lexicographic order: ``(n,)`` int64.
 
-    Only indices are sorted. Examples are copied only while they are compared.
+    Only indices are sorted, by NumPy on the CPU. Examples are copied only while they are compared.
     """
     rows = x.flatten(1).contiguous()
     array = rows.numpy()  # (N, F)
@@ -67,7 +67,8 @@ def reference_radius(
     frame = frame_of(reference)
     moved = _moved(x, (frame.centre - offset) / gain, frame.unit / gain)
     squares = _squares(moved)  # (s,)
-    nearest = torch.full((len(x), k), math.inf, dtype=torch.float64)
+    nearest = torch.full((len(x), k), math.inf, dtype=torch.float64, device=x.device)
+    order = order.to(x.device)
     for column in range(0, len(order), BLOCK):
         columns = _moved(reference[order[column : column + BLOCK]], frame.centre, frame.unit)
         column_squares = _squares(columns)
@@ -95,7 +96,7 @@ def local_radius(x: Tensor, near: float, candidate_radius: Tensor, k: int, among
     moved = _moved(x, frame.centre, frame.unit)
     squares = _squares(moved)  # (N,)
     candidates = near * candidate_radius / frame.unit
-    nearest = torch.full((len(x), k), math.inf, dtype=torch.float64)
+    nearest = torch.full((len(x), k), math.inf, dtype=torch.float64, device=x.device)
     for row in range(0, len(x), BLOCK):
         rows = slice(row, row + BLOCK)
         for column in range(0, among, BLOCK):
@@ -120,7 +121,7 @@ def collision_degrees(x: Tensor, radius: Tensor, threshold: float) -> Tensor:
         radius: r, ``(N,)`` float64.
         threshold: t >= 0.
     """
-    degrees = torch.zeros(len(x), dtype=torch.int64)
+    degrees = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     for i, j in _coinciding(x, radius, threshold):
         degrees += torch.bincount(torch.cat([i, j]), minlength=len(x))
     return degrees
@@ -129,12 +130,15 @@ def collision_degrees(x: Tensor, radius: Tensor, threshold: float) -> Tensor:
 def duplicate_groups(x: Tensor, radius: Tensor, threshold: float) -> Tensor:
     """Return the group of each example, ``(N,)`` int64: the connected components of the pairs that coincide.
 
+    SciPy joins the groups, so they are on the CPU.
+
     Arguments:
         x, radius, threshold: As for ``collision_degrees``.
     """
     group = torch.arange(len(x))
     for i, j in _coinciding(x, radius, threshold):
         if len(i) > 0:
+            i, j = i.cpu(), j.cpu()
             # The groups so far are stars: each example and the first one of its group.
             first = torch.full_like(group, len(x)).scatter_reduce_(0, group, torch.arange(len(x)), "amin")[group]
             ends = (torch.cat([i, torch.arange(len(x))]), torch.cat([j, first]))
@@ -167,8 +171,8 @@ def closest_pairs(x: Tensor, radius: Tensor, m: int) -> tuple[Tensor, Tensor, Te
     """
     search = _Search.of(x)
     inverse = search.frame.unit / radius  # (N,)
-    best_i, best_j = torch.zeros((2, 0), dtype=torch.int64)
-    best = torch.zeros(0, dtype=torch.float64)
+    best_i, best_j = torch.zeros((2, 0), dtype=torch.int64, device=x.device)
+    best = torch.zeros(0, dtype=torch.float64, device=x.device)
     for rows, columns in _blocks(len(x)):
         bound = best[-1].item() if len(best) == m else math.inf
         near = search.candidates(rows, columns, math.sqrt(bound) / inverse) if bound < math.inf else None
@@ -202,7 +206,7 @@ def _moments(x: Tensor) -> tuple[float, float]:
 
 def _moved(x: Tensor, centre: Tensor, unit: float) -> Tensor:
     """Return ``(x - centre) / unit`` in float64."""
-    moved = torch.empty(x.shape, dtype=torch.float64)
+    moved = torch.empty(x.shape, dtype=torch.float64, device=x.device)
     for target, piece in zip(moved.split(rows_at_a_time(x)), x.split(rows_at_a_time(x)), strict=True):
         target.copy_((piece.double() - centre) / unit)
     return moved

@@ -14,6 +14,7 @@ import math
 import torch
 from torch import Tensor
 
+from bench.device import on_gpu
 from bench.errors import UnavailableError
 from bench.metrics.annealing import on_unit_scale
 from bench.metrics.base import Metric
@@ -62,6 +63,7 @@ class Parzen(Metric):
         x = on_unit_scale(examples.real, levels).flatten(1)
         if min(len(x), len(samples)) < 2:
             return [Estimate(info, status=Status.FAILED, reason="needs at least 2 samples and 2 test examples")]
+        x, samples = on_gpu(x, samples)
         each = parzen_log_densities(x, samples, self.sigma)
         error = float(each.std()) / math.sqrt(len(each))
         return [

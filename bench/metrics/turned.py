@@ -44,6 +44,10 @@ class Pairs:
         """Return those pairs that a mask keeps."""
         return Pairs(self.i[kept], self.j[kept], self.distance[kept], self.plain[kept], self.angle[kept])
 
+    def cpu(self) -> "Pairs":
+        """Return the same on the CPU."""
+        return Pairs(self.i.cpu(), self.j.cpu(), self.distance.cpu(), self.plain.cpu(), self.angle.cpu())
+
     def first(self, m: int) -> "Pairs":
         """Return the m closest pairs, or all where there are fewer."""
         return Pairs(self.i[:m], self.j[:m], self.distance[:m], self.plain[:m], self.angle[:m])
@@ -65,7 +69,8 @@ def closest_up_to_a_turn(x: Tensor, shape: Sequence[int], radius: Tensor, m: int
     best, angle = plain.clone(), torch.zeros_like(plain)
     ends, place = j.unique(return_inverse=True)
     for degrees in ANGLES:
-        other = turned(x[ends].view(-1, *shape), torch.full((len(ends),), math.radians(degrees))).flatten(1)
+        angles = torch.full((len(ends),), math.radians(degrees), device=x.device)
+        other = turned(x[ends].view(-1, *shape), angles).flatten(1)
         rows = max(1, CHUNK // x.shape[1])
         pieces = zip(i.split(rows), place.split(rows), strict=True)
         distance = torch.cat([(x[a].float() - other[b]).norm(dim=1) for a, b in pieces]) / unit
@@ -77,7 +82,7 @@ def closest_up_to_a_turn(x: Tensor, shape: Sequence[int], radius: Tensor, m: int
 
 def turned(x: Tensor, angle: Tensor) -> Tensor:
     """Return pictures ``(N, C, H, W)`` in float32, each turned about its centre by ``angle`` (N,) in radians."""
-    turn = torch.zeros(len(x), 2, 3)
+    turn = torch.zeros(len(x), 2, 3, device=x.device)
     turn[:, 0, 0] = turn[:, 1, 1] = angle.cos()
     turn[:, 0, 1], turn[:, 1, 0] = -angle.sin(), angle.sin()
     # The grid runs from -1 to 1 on either side, so that a turn of an oblong picture needs the ratio of the sides.

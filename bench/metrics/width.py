@@ -26,7 +26,7 @@ def median_distance(x: Tensor) -> tuple[float, Tensor]:
     """
     x = x.double() - x.double().mean(0)
     squared = squared_distances(x, x)
-    rows, columns = torch.triu_indices(len(x), len(x), offset=1)
+    rows, columns = torch.triu_indices(len(x), len(x), offset=1, device=x.device)
     pairs = squared[rows, columns]
     median = math.sqrt(pairs.median().item())
     within = [(pairs <= (median * factor) ** 2).double().mean().item() for factor in (0.9, 1.1)]

@@ -314,11 +314,12 @@ def _write_failure(spec: RunSpec, folder: RunFolder, reason: str, *, with_data: 
 
 
 def no_tf32() -> None:
-    """Compute convolutions in float32, by algorithms that give the same bits every time.
+    """Compute convolutions and products in float32, by algorithms that give the same bits every time.
 
     cuDNN's default reads 10 bits of mantissa, too few to invert a flow, and may sum gradients in any order, so that a
-    resumed run would not equal one that was never interrupted.
+    resumed run would not equal one that was never interrupted. An environment may set the same for products.
     """
+    torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
 

@@ -4,7 +4,8 @@
 
 First what a recording that fails leaves behind, NaN, and steps that cannot be captured. Then for each model a step
 eager, captured in our Trainer, and captured in a bare loop; peers; inverses and sampling; agreement of captured with
-eager steps; resume to the same bits; likelihoods as on the CPU, peak memory; the quickstart; peers compiled. It takes
+eager steps; resume to the same bits; likelihoods as on the CPU, peak memory; metrics of features as on the CPU, the
+classifier's training; the quickstart; peers compiled. It takes
 at most six minutes, begins nothing for which no time is left, and needs only the repository and what it requires:
 data are synthetic, and peers that are not installed are skipped. Rows are written as they come, and a check that breaks
 is a row with the reason.
@@ -36,6 +37,7 @@ from gpu_measuring import (
     round_trips,
     tarflow,
 )
+from gpu_metrics import CHECKS as METRICS
 from gpu_peers import PEERS, compiled, eager, ours_of_glow
 from gpu_training import agreement, divergence, failed_recording, fallback, low_precision, resume, step_times
 
@@ -58,6 +60,7 @@ def plan(names: list[str]) -> list[Planned]:
     checks += [(name, name, check, 0.7) for name, check in whole]
     checks += [(name, name, replayed, 0.7) for name in SAMPLED if HERE.is_cuda or name in names]
     checks += [(name, name, round_trips, 0.7) for name in names if name in FLOWS]
+    checks += [("metrics", "", check, 0.7) for check in METRICS]
     if HERE.is_cuda:  # its published size takes minutes on a CPU
         checks += [("glow", "glow", inverse_of_glow, 0.7)]
     checks += [(name, name, low_precision, 0.7) for name in names if name == "realnvp_small"]

@@ -71,7 +71,8 @@ HERE = Here()
 
 
 def compute_as_runs_do() -> None:
-    """Set of cuDNN what a run sets, so that all times are of the same arithmetic."""
+    """Set what a run sets, so that all times are of the same arithmetic."""
+    torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
 
