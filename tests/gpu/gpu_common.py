@@ -30,13 +30,16 @@ from bench.training.fit import fit  # noqa: E402
 from models.base import GenerativeModel  # noqa: E402
 
 __all__ = [
-    "HERE", "IMAGES", "LINES", "PLANE", "ROOT", "Check", "Clock", "Row", "compute_as_runs_do",
+    "CAPTURED", "HERE", "IMAGES", "LINES", "PLANE", "ROOT", "Check", "Clock", "Row", "compute_as_runs_do",
     "data_of", "forget_peak", "milliseconds",
     "new_model", "peak_memory", "synchronize", "train", "trained_eagerly",
 ]  # fmt: skip
 
 PLANE = ("realnvp", "nsf", "maf")
 IMAGES = ("realnvp_small", "vae", "glow_small", "dcgan", "wgan", "wgan_gp", "sngan")
+
+CAPTURED: dict[str, float] = {}
+"""Milliseconds of a captured step of ours, by model."""
 
 Row = tuple[str, float, str, str]
 """What was measured, value, unit, note."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from gpu_common import HERE, Row, compute_as_runs_do, data_of, milliseconds
+from gpu_common import CAPTURED, HERE, Row, compute_as_runs_do, data_of, milliseconds
 from torch import Tensor, nn
 
 __all__ = ["PEERS", "compiled", "eager", "ours_of_glow"]
@@ -138,7 +138,10 @@ def captured_time(flow: nn.Module, loss: Loss) -> float:
 
 def eager(peer: str) -> Iterator[Row]:
     """An eager step of a peer."""
-    yield f"step, {peer}, eager", step_time(*PEERS[peer]()), "ms", ""
+    theirs = step_time(*PEERS[peer]())
+    yield f"step, {peer}, eager", theirs, "ms", ""
+    if (ours := CAPTURED.get(peer.split()[1])) is not None:
+        yield f"step, {peer} eager / ours captured", theirs / ours, "x", ""
 
 
 def ours_of_glow(_: str) -> Iterator[Row]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from gpu_common import (
+    CAPTURED,
     HERE,
     LINES,
     Clock,
@@ -36,14 +37,15 @@ __all__ = ["agreement", "divergence", "failed_recording", "fallback", "low_preci
 def step_times(name: str) -> Iterator[Row]:
     """A step in our Trainer, eager and captured, with the peak of memory; and captured in a bare loop."""
     clock = Clock(10)
-    train(name, HERE.steps(50), "off", probes=[clock])
+    train(name, HERE.steps(40), "off", probes=[clock])
     eager = clock.milliseconds
     yield "step, eager", eager, "ms", ""
     clock = Clock(HERE.steps(100) // 2)
     with tempfile.TemporaryDirectory() as made:
-        train(name, HERE.steps(400), probes=[clock], folder=Path(made))
+        train(name, HERE.steps(250), probes=[clock], folder=Path(made))
         peak = load_checkpoint(Path(made) / "final.ckpt")["progress"]["peak_memory"]
     captured, note = clock.milliseconds, LINES.said
+    CAPTURED[name] = captured
     yield "step, captured", captured, "ms", note
     yield "eager / captured", eager / captured, "x", ""
     yield "peak memory of training", (peak or 0) / 2**20, "MiB", "as in the row"
@@ -55,7 +57,7 @@ def step_times(name: str) -> Iterator[Row]:
         raise AssertionError(f"not captured: {note}")
 
 
-def bare_loop(name: str, steps: int = 300) -> float:
+def bare_loop(name: str, steps: int = 200) -> float:
     """Milliseconds of a step captured by hand, with nothing around it."""
     data, size = data_of(name)
     model = new_model(name, data).cuda()
