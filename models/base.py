@@ -162,11 +162,14 @@ class HasLikelihood(ABC):
 
     Attributes:
         caveat: What a reader of its likelihood must know, in words that go into rows and tables; usually nothing.
+        likelihood_of: Of a model of graphs, graphs with their nodes in ``any-order``: all orders of the same nodes are
+            equally likely, as it cannot know that of the data; or in the ``data-order``, which it can learn.
         enough_draws: Draws of log w that are worth their cost, where a draw is expensive and more of them do not change
             what is estimated; None: as many as are asked for.
     """
 
     caveat: str = ""
+    likelihood_of: ClassVar[str] = ""
     enough_draws: int | None = None
 
     @property

@@ -67,6 +67,7 @@ class Subject(ABC):
         relation: How its ``log_weights`` relate to log p(x): ``exact``, ``lower_bound`` or ``estimate``; empty where it
             has no likelihood.
         caveat: What a reader of its likelihood must know; usually nothing.
+        likelihood_of: As in ``models.base.HasLikelihood``.
         shown_relation: The relation that its likelihood is shown with; empty where it has none.
         solves_ode: Whether its likelihood is the solution of a differential equation.
         cost_names: What it counts besides the costs that everything has; known without counting.
@@ -76,6 +77,7 @@ class Subject(ABC):
     origin: Origin
     relation: str = ""
     caveat: str = ""
+    likelihood_of: str = ""
     solves_ode: bool = False
     cost_names: tuple[str, ...] = ()
     lost: str = ""

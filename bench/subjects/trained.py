@@ -58,6 +58,7 @@ class TrainedModel(Subject):
         self.seed = seed
         self.origin = origin
         self.relation = model.relation if isinstance(model, HasLikelihood) else ""
+        self.likelihood_of = model.likelihood_of if isinstance(model, HasLikelihood) else ""
         self.caveat = model.caveat if isinstance(model, HasLikelihood) else ""
         self.solves_ode = isinstance(model, SolvesODE)
         self.cost_names = _counted(model)
@@ -250,6 +251,7 @@ class FailedModel(Subject):
         self.reason = reason
         self.origin = origin
         self.relation = model.relation if isinstance(model, HasLikelihood) else ""
+        self.likelihood_of = model.likelihood_of if isinstance(model, HasLikelihood) else ""
         self.solves_ode = isinstance(model, SolvesODE)
         self.cost_names = _counted(model)
 

@@ -130,7 +130,7 @@ def _of(rows: pd.DataFrame) -> Properties:
         trainings=len(left),
         failed=int((~left).sum()),
         collapsed=int(sum(collapsed)) if len(collapsed) == int(left.sum()) > 0 else None,
-        likelihood=_likelihood(rows[rows["metric"] == "log_likelihood"]),
+        likelihood=_likelihood(rows[name == "log_likelihood"]),
         spread=_spread(rows[name == "fid"]),
         rate=float(pd.Series(rates).median()) if rates else None,
         fast=None,

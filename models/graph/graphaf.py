@@ -73,6 +73,7 @@ class GraphAF(GraphModel, Autoencodes):
     """
 
     family: ClassVar[str] = "flow"
+    likelihood_of: ClassVar[str] = "any-order"
 
     def __init__(
         self,

@@ -62,6 +62,7 @@ class RVAE(GraphModel, HasPosterior, Autoencodes):
     """
 
     family: ClassVar[str] = "vae"
+    likelihood_of: ClassVar[str] = "data-order"
 
     def __init__(
         self,
