@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from bench.data.base import Data
 from bench.data.formats.smiles_files import Line
 from bench.errors import UnavailableError
 from bench.schema import Source
@@ -151,6 +152,14 @@ class Subject(ABC):
     def decoder(self) -> Decoder:
         """The model's decoder."""
         raise UnavailableError("the model has no decoder of standard normal codes")
+
+    def try_on(self, data: Data) -> None:
+        """Make a model with the same options for other data, and try it: ``bench.subjects.trying``.
+
+        Raises:
+            UserError: Its constructor refuses the data.
+        """
+        raise UnavailableError("how the model was made is not known, so that it cannot be made for other data")
 
     def costs(self, x: Tensor, n: int) -> dict[str, float]:
         """Costs by name, those known: parameters, seconds, speeds, and the counts of ``cost_names``.

@@ -1,17 +1,20 @@
 """A trained model, and one whose training failed."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Generator, Tensor, nn
 
 from bench.checkpoint import Progress
 from bench.chunks import CHUNK, draw_class_log_weights, draw_given, draw_log_weights, draw_outside, draw_samples
+from bench.data.base import Data
 from bench.errors import BrokenError, UnavailableError
 from bench.memory import forget_peak, peak_memory
+from bench.schema import DataSpec
 from bench.seeds import derive_seed
 from bench.subjects.base import Decoder, Origin, Report, Subject, silent
+from bench.subjects.trying import try_on
 from models.base import (
     Autoencodes,
     ChecksInverse,
@@ -42,6 +45,7 @@ class TrainedModel(Subject):
         progress: At the end of its training, for the costs; None where that is not known.
         seed: The run's; samples, draws and counts come from streams derived from it.
         given: Examples ``(N, *shape)``; a model that draws one part of an example given the rest is given theirs.
+        make: Makes a model with the same options for other data; None where that is not known.
     """
 
     def __init__(
@@ -51,9 +55,11 @@ class TrainedModel(Subject):
         seed: int,
         origin: Origin,
         given: Tensor | None = None,
+        make: Callable[[DataSpec], GenerativeModel] | None = None,
     ) -> None:
         self.model = model.eval()
         self.given = given
+        self.make = make
         self.progress = progress
         self.seed = seed
         self.origin = origin
@@ -183,6 +189,12 @@ class TrainedModel(Subject):
         if model.cannot_decode:
             raise UnavailableError(f"the model cannot decode: {model.cannot_decode}")
         return Decoder(model.latent_dim, lambda z: model.decoder_mean(z.to(self.model.device)).to(z.device))
+
+    def try_on(self, data: Data) -> None:
+        if self.make is None:
+            super().try_on(data)
+        else:
+            try_on(self.make, data, derive_seed(self.seed, "evaluate", "trying"))
 
     def costs(self, x: Tensor, n: int) -> dict[str, float]:
         """A batch of up to 250 of ``x`` is counted. If ``n`` samples were not drawn before, they are now."""
@@ -314,6 +326,9 @@ class FailedModel(Subject):
 
     def decoder(self) -> Decoder:
         _with_decoder(self.model)
+        raise BrokenError(self.reason)
+
+    def try_on(self, data: Data) -> None:
         raise BrokenError(self.reason)
 
     def costs(self, x: Tensor, n: int) -> dict[str, float]:
