@@ -72,7 +72,7 @@ def masses(model: GenerativeModel, x: Tensor, draws: int) -> tuple[Tensor, Tenso
     return weights.mean(0), weights.var(0) / draws
 
 
-@pytest.mark.parametrize("name", (*MODELS, "graphcnf_subgraphs"))
+@pytest.mark.parametrize("name", [*MODELS, "graphcnf_subgraphs"])
 def test_samples_have_the_probabilities_that_the_likelihood_says(name: str) -> None:
     """Those of whole graphs; of "sub-graphs" that of a sample is the sum over the graphs whose largest part it is."""
     model, x, n = trained(name), all_graphs(3, 2, 1), 4000
