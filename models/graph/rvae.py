@@ -3,9 +3,9 @@ r"""R-VAE: a variational autoencoder of graphs as matrices, regularized so that 
 .. math:: \log p(x) \ge \log p(n) + E_{q(z|x)}[\log p(x|z, n)] - KL(q(z|x) \| N(0, I))
 
 Given z and n, the types of all nodes and of all pairs are independent. Training adds, for z drawn from N(0, I), how far
-the probabilities of the decoder are from two constraints. That the decoder's probabilities are penalized for valence
-and connectivity is the paper's; the formulas and their weights are ours, and were not compared with it. Valence: the edges of a node weigh no more than those of any
-node of its type in the training data,
+the probabilities of the decoder are from two constraints. That these probabilities are penalized for valence and
+connectivity is the paper's; the formulas are ours, and were not compared with the paper's. Valence: the edges of a node
+weigh no more than those of any node of its type in the training data,
 
 .. math:: g_i = \Big(\sum_{j, k} w_k\, p(e_{ij} = k) - \sum_r u_r\, p(v_i = r)\Big)_+
 
