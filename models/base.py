@@ -84,6 +84,7 @@ class GenerativeModel(LightningModule, ABC):
             what a metric gives for copies of the training examples, and tables never rank it.
         kinds: What an example may be: entries that are ``numbers``, whose differences mean something, or
             ``categories``; ``graphs``; or ``colourings``, the colours of the nodes of a graph that is given.
+        largest_component: Whether a sample is the largest connected part of a graph that was drawn.
         examples_meet: Whether the loss of an example depends on the others of its batch, as where noise is assigned to
             the examples of a batch. Then two halves of a batch do not train as the whole does.
         train_generator: The stream of random numbers that ``training_step`` draws from. The trainer sets it, and
@@ -94,6 +95,7 @@ class GenerativeModel(LightningModule, ABC):
 
     family: ClassVar[str]
     kinds: ClassVar[frozenset[str]] = frozenset({"numbers"})
+    largest_component: bool = False
 
     def __init__(self, shape: Iterable[int], levels: int | None) -> None:
         super().__init__()

@@ -70,6 +70,7 @@ class Subject(ABC):
         caveat: What a reader of its likelihood must know; usually nothing.
         likelihood_of: As in ``models.base.HasLikelihood``.
         shown_relation: The relation that its likelihood is shown with; empty where it has none.
+        largest_component: Whether its samples are known to be the largest connected parts of others.
         solves_ode: Whether its likelihood is the solution of a differential equation.
         cost_names: What it counts besides the costs that everything has; known without counting.
         lost: How many samples of those asked for could not be computed; said in the rows of what was.
@@ -79,6 +80,7 @@ class Subject(ABC):
     relation: str = ""
     caveat: str = ""
     likelihood_of: str = ""
+    largest_component: bool = False
     solves_ode: bool = False
     cost_names: tuple[str, ...] = ()
     lost: str = ""

@@ -66,6 +66,7 @@ class TrainedModel(Subject):
         self.relation = model.relation if isinstance(model, HasLikelihood) else ""
         self.likelihood_of = model.likelihood_of if isinstance(model, HasLikelihood) else ""
         self.caveat = model.caveat if isinstance(model, HasLikelihood) else ""
+        self.largest_component = model.largest_component
         self.solves_ode = isinstance(model, SolvesODE)
         self.cost_names = _counted(model)
         if peak_memory(model.device) is not None:
@@ -259,9 +260,7 @@ class FailedModel(Subject):
     """
 
     def __init__(self, model: GenerativeModel, reason: str, origin: Origin) -> None:
-        self.model = model
-        self.reason = reason
-        self.origin = origin
+        self.model, self.reason, self.origin = model, reason, origin
         self.relation = model.relation if isinstance(model, HasLikelihood) else ""
         self.likelihood_of = model.likelihood_of if isinstance(model, HasLikelihood) else ""
         self.solves_ode = isinstance(model, SolvesODE)
