@@ -194,7 +194,9 @@ def published_of(frame: pd.DataFrame) -> list[Published]:
     found = []
     for (model, family), part in rows.groupby(["model", "model_family"], observed=True, sort=True):
         words = dict(zip(part["metric"], part["value"].astype(bool), strict=True))
-        found.append(Published(model, family, words.get("parallel"), words.get("general"), part["reason"].iloc[0]))
+        found.append(
+            Published(str(model), str(family), words.get("parallel"), words.get("general"), part["reason"].iloc[0])
+        )
     return found
 
 
