@@ -78,6 +78,8 @@ class GraphSpec:
         nodes: N, the largest number of nodes.
         node_types, edge_types: K and L, both at least 1.
         node_names, edge_names: Of the types 1 .. K and 1 .. L, where they have names.
+        random_order: Whether every order of the same nodes is as probable as any other. Else an example's nodes stand
+            in an order that its maker chose, which a model may learn or not: such likelihoods do not compare.
     """
 
     nodes: int
@@ -85,6 +87,7 @@ class GraphSpec:
     edge_types: int
     node_names: tuple[str, ...] = ()
     edge_names: tuple[str, ...] = ()
+    random_order: bool = False
 
     @property
     def shape(self) -> tuple[int]:

@@ -85,6 +85,7 @@ class GenerativeModel(LightningModule, ABC):
             what a metric gives for copies of the training examples, and tables never rank it.
         kinds: What an example may be: entries that are ``numbers``, whose differences mean something, or
             ``categories``; ``graphs``; or ``colourings``, the colours of the nodes of a graph that is given.
+        largest_component: Whether a sample is the largest connected part of a graph that was drawn.
         examples_meet: Whether the loss of an example depends on the others of its batch, as where noise is assigned to
             the examples of a batch. Then two halves of a batch do not train as the whole does.
         train_generator: The stream of random numbers that ``training_step`` draws from. The trainer sets it, and
@@ -95,6 +96,7 @@ class GenerativeModel(LightningModule, ABC):
 
     family: ClassVar[str]
     kinds: ClassVar[frozenset[str]] = frozenset({"numbers"})
+    largest_component: bool = False
 
     def __init__(self, shape: Iterable[int], levels: int | None) -> None:
         super().__init__()
@@ -185,11 +187,14 @@ class HasLikelihood(ABC):
 
     Attributes:
         caveat: What a reader of its likelihood must know, in words that go into rows and tables; usually nothing.
+        likelihood_of: Of a model of graphs, graphs with their nodes in ``any-order``: all orders of the same nodes are
+            equally likely, as it cannot know that of the data; or in the ``data-order``, which it can learn.
         enough_draws: Draws of log w that are worth their cost, where a draw is expensive and more of them do not change
             what is estimated; None: as many as are asked for.
     """
 
     caveat: str = ""
+    likelihood_of: ClassVar[str] = ""
     enough_draws: int | None = None
 
     @property

@@ -33,6 +33,7 @@ class GraphIndependent(GenerativeModel, HasLikelihood, ClosedForm):
 
     family: ClassVar[str] = "baseline"
     kinds: ClassVar[frozenset[str]] = frozenset({"graphs"})
+    likelihood_of: ClassVar[str] = "any-order"
 
     def __init__(
         self,

@@ -255,6 +255,8 @@ def check_capabilities(candidate: Candidate) -> None:
         assert isinstance(model, capability) or not methods, (
             f"{type(model).__name__} has {', '.join(methods)}; it should have the base class {capability.__name__}"
         )
+    if isinstance(model, HasLikelihood) and "graphs" in model.kinds:
+        assert model.likelihood_of in ("any-order", "data-order"), "whose order of nodes?"
     can = not model.cannot_sample or isinstance(model, HasLikelihood)
     assert can, "a model without samples and without a likelihood has nothing to measure"
 

@@ -3,6 +3,7 @@
 import math
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from contract import check_description
 from helpers_data import check_data, encoded, examples
 from helpers_metrics import ORIGIN
-from helpers_models import OURS, configuration, names, new_model, small_data
+from helpers_models import OURS, configuration, names, new_model, small_data, small_graphs
 from helpers_molecules import TEST, TRAIN, small_chemnet, small_molecules
 
 from bench.checkpoint import Progress
@@ -24,7 +25,7 @@ from bench.errors import UserError
 from bench.evaluation.evaluate import evaluate
 from bench.features.base import Recipe
 from bench.probe import Probe
-from bench.schema import Estimate, Status
+from bench.schema import Estimate, GraphSpec, Kind, Status
 from bench.subjects.base import Subject
 from bench.subjects.examples import Examples
 from bench.subjects.molecules import GivenMolecules
@@ -105,6 +106,9 @@ def test_metrics_make_what_they_announce(name: str, tmp_path: Path, monkeypatch:
     )
     if name in ("birthday", "support_size", "support_by_class"):  # of an untrained flow's noise they are inconclusive
         subject = GivenSamples(data.train.x[:n], 0, ORIGIN)
+    if name == "general":
+        data = small_graphs(GraphSpec(3, 2, 1), Kind.GRAPHS)
+        subject = TrainedModel(new_model("rvae", data.spec), None, 0, ORIGIN, make=partial(new_model, "rvae"))
     if name in ("fcd", "library_size", "molecules"):
         small_chemnet(monkeypatch)
         data = small_molecules()

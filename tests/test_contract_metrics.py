@@ -35,7 +35,7 @@ IN_BLOCKS = {"BLOCK": 37, "PIECE": 4000, "PAIRS": 3000}  # constants of metrics 
 # These need a model, a second data set, molecules, points of the plane, or more examples of each class;
 # tests/test_contract_conf.py gives them that.
 OF_MODELS = {
-    "ais", "class_likelihood", "classification", "collapse", "fcd", "inverse", "kl_divergence", "latent",
+    "ais", "class_likelihood", "classification", "collapse", "fcd", "general", "inverse", "kl_divergence", "latent",
     "library_size", "mass_outside", "molecules", "ood", "path_length", "reconstruction", "structure",
     "support_by_class", "wasserstein",
 }  # fmt: skip

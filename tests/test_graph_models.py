@@ -21,6 +21,7 @@ from bench.schema import GraphSpec, Kind
 from bench.training import fit as fit_module
 from models.base import GenerativeModel, HasLikelihood
 from models.distributions import log_standard_normal
+from models.graph import graphaf
 from models.graph.base import GraphModel
 from models.graph.graphaf import GraphAF
 from models.graph.graphcnf import GraphCNF
@@ -72,12 +73,16 @@ def masses(model: GenerativeModel, x: Tensor, draws: int) -> tuple[Tensor, Tenso
     return weights.mean(0), weights.var(0) / draws
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, "graphcnf_subgraphs"])
 def test_samples_have_the_probabilities_that_the_likelihood_says(name: str) -> None:
+    """Those of whole graphs; of "sub-graphs" that of a sample is the sum over the graphs whose largest part it is."""
     model, x, n = trained(name), all_graphs(3, 2, 1), 4000
-    mass, variance = masses(model, x, DRAWS[name])
+    mass, variance = masses(model, x, DRAWS.get(name, 150))
     assert mass.sum().item() == pytest.approx(1, abs=0.06)
     place = {tuple(one): k for k, one in enumerate(x.tolist())}
+    if name == "graphcnf_subgraphs":
+        to = torch.tensor([place[tuple(one)] for one in largest_component(x, 3).tolist()])
+        mass, variance = (torch.zeros_like(each).index_add(0, to, each) for each in (mass, variance))
     drawn = [place[tuple(one)] for one in model.sample(n, generator=seeded(3)).tolist()]
     counts = torch.bincount(torch.tensor(drawn), minlength=len(x)).double()
     order = mass.argsort()
@@ -127,6 +132,29 @@ def test_probabilities_of_orders_are_those_of_the_search_and_sum_to_one() -> Non
     uniform = shuffled(mask.expand(2400, -1), torch.zeros(()), seeded(1))
     counts = torch.tensor([(uniform == torch.tensor(order)).all(1).sum() for order in orders])
     assert chisquare(counts).pvalue > 1e-3
+
+
+def test_graphaf_in_parts_has_the_same_likelihood_and_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, found, calls = data_of(GraphSpec(5, 2, 2)), [], []
+    for at_once in (graphaf.AT_ONCE, 3 * 16 * 5**2 * 2, 1):  # all nodes or pairs together, three, one
+        monkeypatch.setattr(graphaf, "AT_ONCE", at_once)
+        model = new_model("graphaf", data.spec)
+        assert isinstance(model, GraphAF)
+        count: list[int] = []
+        model.network.register_forward_hook(lambda *_, count=count: count.append(1))
+        model.train_generator = seeded()
+        loss = model.training_step((data.train.x[:16], None), 0)
+        loss.backward()
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        with torch.no_grad():
+            log_w = model.log_weight(data.test.x, generator=seeded())
+        found.append((loss.detach(), gradient, log_w))
+        calls.append(len(count))
+    # Of 5 nodes and 10 pairs; in parts the training step computes each twice. The likelihood has two orders.
+    assert calls == [2 + 2 * 2, 2 * (2 + 4) + 2 * (2 + 4), 2 * (5 + 10) + 2 * (5 + 10)]
+    for parts in found[1:]:
+        for one, other in zip(found[0], parts, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["graphaf", "graphnvp"])

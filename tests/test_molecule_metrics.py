@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers_metrics import ORIGIN, FakeSubject
+from helpers_models import new_model
 from helpers_molecules import CHEMISTRY, TEST, TRAIN, SmallChemNet, small_chemnet, small_molecules
 from torch import nn
 
@@ -38,6 +39,7 @@ from bench.schema import Estimate, Status
 from bench.subjects.base import Subject
 from bench.subjects.examples import Examples
 from bench.subjects.molecules import ControlMolecules, GivenMolecules
+from bench.subjects.trained import TrainedModel
 
 pytest.importorskip("rdkit")
 
@@ -103,6 +105,17 @@ def test_a_model_is_judged_by_its_vectors(data: Data) -> None:
     subject = FakeSubject({"samples": x, "reconstructions": again})
     subject.reconstructions = lambda x, report=None: again  # type: ignore[method-assign]
     assert found(Molecules(3, 1000), subject, data)["molecule_reconstruction"].value == 1 - 1 / len(data.test)
+
+
+def test_samples_that_are_largest_components_are_called_so(data: Data) -> None:
+    said = []
+    for name in ("graphcnf", "graphcnf_subgraphs"):
+        subject = TrainedModel(new_model(name, data.spec), None, 0, ORIGIN)
+        said.append(found(Molecules(20, 1000), subject, data)["refused"].reason)
+    assert "no largest component" in said[0]
+    assert "no minimum size, the largest component of each" in said[1]
+    assert "disconnected" in said[0]
+    assert "disconnected" not in said[1]
 
 
 def test_a_model_is_sampled_once_for_all_metrics_and_pictures(data: Data) -> None:

@@ -184,6 +184,11 @@ def test_what_cannot_be_compared_says_why(workplace: Path, capsys: pytest.Captur
     assert "checkpoint: the model has no likelihood" in said([one, gan], capsys)
     other = run_folder(workplace / "other", "vae", 0, values, data_revision="d1")
     assert "same test examples" in said([one, other], capsys)
+    blind, knowing = (
+        run_folder(workplace / "graphs", f"of-{order}", 0, values, metric=f"log_likelihood[{order}]")
+        for order in ("any-order", "data-order")
+    )
+    assert "[any-order] and log_likelihood[data-order] are not of the same thing" in said([blind, knowing], capsys)
     again = run_folder(workplace / "again", "maf", 0, values)
     assert "same model and seed" in said([one, again, two], capsys)
     write_items(items_path(Path(two), "best", "k0"), values + 1e-6)

@@ -31,15 +31,16 @@ def main(args: argparse.Namespace) -> int:
     from bench.errors import UserError
     from bench.rows.frame import load_rows
     from bench.rows.store import find_files
-    from bench.tables.properties import properties_of, to_markdown
+    from bench.tables.properties import properties_of, published_of, to_markdown
 
     out = None if args.out is None else at_home("--out", args.out)
     if out is not None:
         check_output("--out", out, find_files(args.paths))
-    properties = properties_of(load_rows(args.paths))
+    rows = load_rows(args.paths)
+    properties = properties_of(rows)
     if not properties:
         raise UserError("properties: these rows are of no trained model; give a folder of runs, such as runs/baselines")
-    table = to_markdown(properties)
+    table = to_markdown(properties, published_of(rows))
     if out is not None:
         durable_write(out, table)
     encoding = sys.stdout.encoding or "utf-8"

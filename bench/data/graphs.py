@@ -45,7 +45,7 @@ class Blocks:
 
     @property
     def graph(self) -> GraphSpec:
-        return GraphSpec(self.nodes, self.blocks, 1)
+        return GraphSpec(self.nodes, self.blocks, 1, random_order=True)
 
     def draw(self, size: int, rng: RandomState) -> Tensor:
         """Return independent graphs, ``(size, N + N(N-1)/2)`` uint8."""

@@ -4,6 +4,7 @@ import io
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -55,7 +56,8 @@ def trained_model(spec: RunSpec, data: Data, checkpoint: str, path: Path, sampli
     model.to("cuda" if spec.hardware.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
     seed = sampling_seed_of(spec.seed, sampling_seed)
     origin = _origin(spec, model, checkpoint, progress)
-    return TrainedModel(model, _whole(progress, path), seed, origin, given=data.test.x)
+    make = partial(build_model, spec.model)
+    return TrainedModel(model, _whole(progress, path), seed, origin, given=data.test.x, make=make)
 
 
 def _whole(progress: Progress, path: Path) -> Progress | None:

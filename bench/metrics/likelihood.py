@@ -29,6 +29,8 @@ __all__ = [
     "LogLikelihood", "bits_per_dim", "bound_errors", "estimate_errors", "k_draw_bound", "log_mean_exp",
 ]  # fmt: skip
 
+_ORDERS = {"any-order": "any order of nodes", "data-order": "nodes in the data's order"}
+
 
 def bound_errors(log_w: Tensor, weight: Tensor | float = 1.0) -> tuple[float, float]:
     r"""Return two standard errors of the mean bound of ``(K, N)`` draws of log w, K and N at least 2, in nats.
@@ -100,6 +102,9 @@ class LogLikelihood(Metric):
     much it moves with a finer solver, in nats per example (``bench.metrics.certificate``); where that is too much, the
     likelihood is ``failed`` with this reason, and is not computed.
 
+    Where the nodes of graphs stand in an order of the data, the names say whether the model can learn that order:
+    ``log_likelihood[any-order]``, ``log_likelihood[data-order]``. The two are not ranked together.
+
     Arguments:
         n_draws: Number K of draws per example, for a likelihood that is bounded or estimated.
     """
@@ -108,9 +113,12 @@ class LogLikelihood(Metric):
         self.n_draws = n_draws
 
     def infos(self, examples: Examples) -> tuple[MetricInfo, ...]:
+        graph, of = examples.spec.graph, examples.subject.likelihood_of
+        of = "" if graph is None or graph.random_order else of
+        name, title = (f"[{of}]", f", {_ORDERS.get(of, of)}") if of else ("", "")
         infos: tuple[MetricInfo, ...] = (
-            MetricInfo("log_likelihood", "nats", True, self.version, "log-likelihood", rank=10),
-            MetricInfo("bits_per_dim", "bits/dim", False, self.version, "bits/dim", rank=20),
+            MetricInfo(f"log_likelihood{name}", "nats", True, self.version, f"log-likelihood{title}", rank=10),
+            MetricInfo(f"bits_per_dim{name}", "bits/dim", False, self.version, f"bits/dim{title}", rank=20),
         )
         if examples.relation == Relation.ESTIMATE:
             infos += (MetricInfo("estimator_stderr", "nats", None, self.version, "estimator's error", rank=300),)
@@ -121,7 +129,8 @@ class LogLikelihood(Metric):
     def inapplicable(self, examples: Examples) -> dict[str, str]:
         if examples.spec.levels is not None:
             return {}
-        return {"bits_per_dim": "the data are real-valued: a density has no bits per dimension"}
+        _, bits, *_ = self.infos(examples)
+        return {bits.name: "the data are real-valued: a density has no bits per dimension"}
 
     def compute(self, examples: Examples) -> list[Estimate]:
         infos = self.infos(examples)
@@ -161,8 +170,8 @@ class LogLikelihood(Metric):
         total, of_draws = _errors(log_w, bound, relation)
         shown = Relation(examples.subject.shown_relation)
         estimates = [_with_error(infos[0], value, total, of_draws, shown, n, draws)]
-        if "bits_per_dim" in skipped:
-            estimates.append(Estimate(infos[1], status=Status.SKIPPED, reason=skipped["bits_per_dim"]))
+        if infos[1].name in skipped:
+            estimates.append(Estimate(infos[1], status=Status.SKIPPED, reason=skipped[infos[1].name]))
         else:
             variables = examples.data.variables
             if variables is None:

@@ -140,8 +140,9 @@ def _conditions(made: Judged, examples: Examples) -> str:
     """What a reader must know of how the samples were had, and why some are refused."""
     theirs = examples.subject.origin.source is Source.EXTERNAL_SAMPLES
     how = "temperature, correction and resampling unknown" if theirs else "temperature 1, no correction, no resampling"
+    part = "the largest component of each" if examples.subject.largest_component else "no largest component"
     refused = _counted(made)
-    return f"{how}, no minimum size, no largest component" + (f": {refused}" if refused else "")
+    return f"{how}, no minimum size, {part}" + (f": {refused}" if refused else "")
 
 
 def _share(info: MetricInfo, part: int, whole: int, *, of_test: bool = False, **about: Any) -> Estimate:

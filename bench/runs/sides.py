@@ -66,6 +66,9 @@ def two_sides(places: Sequence[str], checkpoint: str) -> tuple[Side, Side]:
             f"compare: two models are compared, these runs are of {len(groups)} ({models}); give the runs of two"
         )
     shared = set.intersection(*({row.protocol for row in rows} for rows in found.values()))
+    metrics = sorted({row.metric for rows in found.values() for row in rows})
+    if not shared and len(metrics) > 1:
+        raise UserError(f"compare: {' and '.join(metrics)} are not of the same thing; compare samples of these models")
     if not shared:
         raise UserError("compare: the runs were not measured on the same test examples; give runs on one data set")
     first = next(row.protocol for row in next(iter(found.values())) if row.protocol in shared)
@@ -98,7 +101,7 @@ def _likelihoods(folder: Path, checkpoint: str) -> list[ResultRow]:
     """
     rows = [
         row for row in RunFolder(folder).read_rows()
-        if row.metric == METRIC and row.checkpoint == checkpoint and row.model_family != "data"
+        if row.metric.partition("[")[0] == METRIC and row.checkpoint == checkpoint and row.model_family != "data"
     ]  # fmt: skip
     valued = [row for row in rows if row.status is Status.OK]
     if not valued:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from bench.data.base import Data
 from bench.data.formats.smiles_files import Line
 from bench.errors import UnavailableError
 from bench.schema import Source
@@ -67,7 +68,9 @@ class Subject(ABC):
         relation: How its ``log_weights`` relate to log p(x): ``exact``, ``lower_bound`` or ``estimate``; empty where it
             has no likelihood.
         caveat: What a reader of its likelihood must know; usually nothing.
+        likelihood_of: As in ``models.base.HasLikelihood``.
         shown_relation: The relation that its likelihood is shown with; empty where it has none.
+        largest_component: Whether its samples are known to be the largest connected parts of others.
         solves_ode: Whether its likelihood is the solution of a differential equation.
         cost_names: What it counts besides the costs that everything has; known without counting.
         lost: How many samples of those asked for could not be computed; said in the rows of what was.
@@ -76,6 +79,8 @@ class Subject(ABC):
     origin: Origin
     relation: str = ""
     caveat: str = ""
+    likelihood_of: str = ""
+    largest_component: bool = False
     solves_ode: bool = False
     cost_names: tuple[str, ...] = ()
     lost: str = ""
@@ -149,6 +154,14 @@ class Subject(ABC):
     def decoder(self) -> Decoder:
         """The model's decoder."""
         raise UnavailableError("the model has no decoder of standard normal codes")
+
+    def try_on(self, data: Data) -> None:
+        """Make a model with the same options for other data, and try it: ``bench.subjects.trying``.
+
+        Raises:
+            UserError: Its constructor refuses the data.
+        """
+        raise UnavailableError("how the model was made is not known, so that it cannot be made for other data")
 
     def costs(self, x: Tensor, n: int) -> dict[str, float]:
         """Costs by name, those known: parameters, seconds, speeds, and the counts of ``cost_names``.

@@ -1,7 +1,7 @@
 """A trained model, and one whose training failed."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Generator, Tensor, nn
@@ -9,11 +9,14 @@ from torch import Generator, Tensor, nn
 from bench.checkpoint import Progress
 from bench.chunks import CHUNK, draw_class_log_weights, draw_given, draw_log_weights, draw_outside, draw_samples
 from bench.cuda_graphs import recorder_for
+from bench.data.base import Data
 from bench.errors import BrokenError, UnavailableError
 from bench.memory import forget_peak, peak_memory
 from bench.replays import Replays
+from bench.schema import DataSpec
 from bench.seeds import derive_seed
 from bench.subjects.base import Decoder, Origin, Report, Subject, silent
+from bench.subjects.trying import try_on
 from models.base import (
     Autoencodes,
     ChecksInverse,
@@ -44,6 +47,7 @@ class TrainedModel(Subject):
         progress: At the end of its training, for the costs; None where that is not known.
         seed: The run's; samples, draws and counts come from streams derived from it.
         given: Examples ``(N, *shape)``; a model that draws one part of an example given the rest is given theirs.
+        make: Makes a model with the same options for other data; None where that is not known.
     """
 
     def __init__(
@@ -53,14 +57,18 @@ class TrainedModel(Subject):
         seed: int,
         origin: Origin,
         given: Tensor | None = None,
+        make: Callable[[DataSpec], GenerativeModel] | None = None,
     ) -> None:
         self.model = model.eval()
         self.given = given
+        self.make = make
         self.progress = progress
         self.seed = seed
         self.origin = origin
         self.relation = model.relation if isinstance(model, HasLikelihood) else ""
+        self.likelihood_of = model.likelihood_of if isinstance(model, HasLikelihood) else ""
         self.caveat = model.caveat if isinstance(model, HasLikelihood) else ""
+        self.largest_component = model.largest_component
         self.solves_ode = isinstance(model, SolvesODE)
         self.cost_names = _counted(model)
         if peak_memory(model.device) is not None:
@@ -186,6 +194,12 @@ class TrainedModel(Subject):
             raise UnavailableError(f"the model cannot decode: {model.cannot_decode}")
         return Decoder(model.latent_dim, lambda z: model.decoder_mean(z.to(self.model.device)).to(z.device))
 
+    def try_on(self, data: Data) -> None:
+        if self.make is None:
+            super().try_on(data)
+        else:
+            try_on(self.make, data, derive_seed(self.seed, "evaluate", "trying"))
+
     def costs(self, x: Tensor, n: int) -> dict[str, float]:
         """A batch of up to 250 of ``x`` is counted. If ``n`` samples were not drawn before, they are now."""
         progress = self.progress
@@ -249,10 +263,9 @@ class FailedModel(Subject):
     """
 
     def __init__(self, model: GenerativeModel, reason: str, origin: Origin) -> None:
-        self.model = model
-        self.reason = reason
-        self.origin = origin
+        self.model, self.reason, self.origin = model, reason, origin
         self.relation = model.relation if isinstance(model, HasLikelihood) else ""
+        self.likelihood_of = model.likelihood_of if isinstance(model, HasLikelihood) else ""
         self.solves_ode = isinstance(model, SolvesODE)
         self.cost_names = _counted(model)
 
@@ -315,6 +328,9 @@ class FailedModel(Subject):
 
     def decoder(self) -> Decoder:
         _with_decoder(self.model)
+        raise BrokenError(self.reason)
+
+    def try_on(self, data: Data) -> None:
         raise BrokenError(self.reason)
 
     def costs(self, x: Tensor, n: int) -> dict[str, float]:

@@ -160,5 +160,5 @@ def _main_numbers(table: Table) -> dict[tuple[str, str], str]:
 
 def _short(column: Column) -> str:
     title = column.title.partition("[")[0]
-    unit = {"log_likelihood": "nats", "bits_per_dim": "bits/dim"}.get(str(column.part("metric")))
+    unit = {"log_likelihood": "nats", "bits_per_dim": "bits/dim"}.get(str(column.part("metric")).partition("[")[0])
     return unit or title

@@ -13,7 +13,7 @@ from bench.plain import plain
 from bench.tables.model import REFERENCES
 from bench.tables.ranking import LEAST_LOAD
 
-__all__ = ["EXPECTED", "Properties", "properties_of", "to_markdown"]
+__all__ = ["EXPECTED", "Properties", "Published", "properties_of", "published_of", "to_markdown"]
 
 FAST = 0.05
 """A model is fast if it draws at least this share of the samples a second of the fastest model on the same device."""
@@ -54,6 +54,8 @@ class Properties:
         fast: Whether that is at least ``FAST`` of the fastest on the device.
         latent_share: Latent dimensions over the data's, None without codes or where not measured.
         encoder: Whether it has one, None where not measured.
+        passes: Of a model of graphs, the passes of networks, one after another, that a batch of samples takes.
+        general: Of a model of graphs, whether it takes molecules and other graphs alike (``bench.metrics.general``).
     """
 
     dataset: str
@@ -69,6 +71,8 @@ class Properties:
     fast: bool | None
     latent_share: float | None
     encoder: bool | None
+    passes: float | None = None
+    general: bool | None = None
 
     @property
     def disagreements(self) -> list[str]:
@@ -89,6 +93,23 @@ class Properties:
         if self.latent_share is not None and (self.latent_share < 1) != expected.compresses:
             found.append("compresses: it does not" if expected.compresses else "does not compress: it does")
         return found
+
+
+@dataclass(frozen=True)
+class Published:
+    """What is published of a model of graphs; None where that is not.
+
+    Attributes:
+        parallel: Whether all of a graph is sampled at once.
+        general: Whether it takes graphs of any kind.
+        source: Where it is from.
+    """
+
+    model: str
+    family: str
+    parallel: bool | None
+    general: bool | None
+    source: str
 
 
 def properties_of(frame: pd.DataFrame) -> list[Properties]:
@@ -120,7 +141,9 @@ def _of(rows: pd.DataFrame) -> Properties:
     def values(chosen: pd.Series) -> list[float]:
         return [float(value) for value in rows.loc[chosen, "value"].dropna()]
 
-    collapsed, share, encoder = (values(name == metric) for metric in ("collapsed", "latent_share", "encoder"))
+    collapsed, share, encoder, passes, general = (
+        values(name == metric) for metric in ("collapsed", "latent_share", "encoder", "passes_sample", "general")
+    )
     rates = values(quiet)
     return Properties(
         dataset=str(rows["dataset"].iloc[0]),
@@ -130,12 +153,14 @@ def _of(rows: pd.DataFrame) -> Properties:
         trainings=len(left),
         failed=int((~left).sum()),
         collapsed=int(sum(collapsed)) if len(collapsed) == int(left.sum()) > 0 else None,
-        likelihood=_likelihood(rows[rows["metric"] == "log_likelihood"]),
+        likelihood=_likelihood(rows[name == "log_likelihood"]),
         spread=_spread(rows[name == "fid"]),
         rate=float(pd.Series(rates).median()) if rates else None,
         fast=None,
         latent_share=share[0] if share else None,
         encoder=bool(encoder[0]) if encoder else None,
+        passes=passes[0] if passes else None,
+        general=bool(min(general)) if general else None,
     )
 
 
@@ -163,17 +188,30 @@ def _with_speed(one: Properties, fastest: float | None) -> Properties:
     return replace(one, fast=one.rate >= FAST * fastest)
 
 
-def to_markdown(properties: Sequence[Properties]) -> str:
-    """A table for each data set, a line for each model, families together."""
+def published_of(frame: pd.DataFrame) -> list[Published]:
+    """What quoted rows say of models of graphs: the words ``parallel`` and ``general``."""
+    rows = frame[(frame["source"] == "quoted") & frame["metric"].isin(["parallel", "general"])]
+    found = []
+    for (model, family), part in rows.groupby(["model", "model_family"], observed=True, sort=True):
+        words = dict(zip(part["metric"], part["value"].astype(bool), strict=True))
+        found.append(
+            Published(str(model), str(family), words.get("parallel"), words.get("general"), part["reason"].iloc[0])
+        )
+    return found
+
+
+def to_markdown(properties: Sequence[Properties], published: Sequence[Published] = ()) -> str:
+    """A table for each data set, a line for each model, families together; and what is published of other models."""
     lines: list[str] = []
     for dataset in dict.fromkeys(one.dataset for one in properties):
+        of_data = [one for one in properties if one.dataset == dataset]
+        of_graphs = any(one.general is not None for one in of_data)
         lines += [
             f"## {plain(dataset)}", "",
             "| model | family | failed | collapsed | FID spread | likelihood | samples/s | latent / data | encoder "
-            "| not as the literature has it |",
-            "| --- | --- | ---: | ---: | ---: | --- | ---: | ---: | --- | --- |",
+            + "| passes to sample | general " * of_graphs + "| not as the literature has it |",
+            "| --- | --- | ---: | ---: | ---: | --- | ---: | ---: | --- " + "| ---: | --- " * of_graphs + "| --- |",
         ]  # fmt: skip
-        of_data = [one for one in properties if one.dataset == dataset]
         for one in sorted(of_data, key=lambda one: (one.family, one.model)):
             cells = (
                 _escaped(one.model), _escaped(one.family), f"{one.failed} of {one.trainings}",
@@ -181,10 +219,19 @@ def to_markdown(properties: Sequence[Properties]) -> str:
                 "–" if one.spread is None else f"{100 * one.spread:.1f} %", one.likelihood or "–",
                 "–" if one.rate is None else f"{one.rate:.3g}",
                 "–" if one.latent_share is None else f"{one.latent_share:.3g}",
-                "–" if one.encoder is None else "yes" if one.encoder else "no", "; ".join(one.disagreements),
+                _word(one.encoder),
+                *(("–" if one.passes is None else f"{one.passes:.0f}", _word(one.general)) if of_graphs else ()),
+                "; ".join(one.disagreements),
             )  # fmt: skip
             lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
+    if published:
+        lines += ["## published", "", "| model | family | parallel | general | |", "| --- | --- | --- | --- | --- |"]
+        for other in published:
+            texts = map(_escaped, (other.model, other.family))
+            words = _word(other.parallel), _word(other.general)
+            lines.append("| " + " | ".join([*texts, *words, _escaped(other.source)]) + " |")
+        lines += ["", "Parallel: all of a graph is sampled at once. General: the model takes graphs of any kind.", ""]
     lines += [
         "What the literature says: " + "; ".join(
             f"{family} {'stable' if e.stable else 'unstable'}, likelihood {e.likelihood}, "
@@ -193,6 +240,10 @@ def to_markdown(properties: Sequence[Properties]) -> str:
         ) + f". Fast: at least {FAST:g} of the samples a second of the fastest model on the same device.",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def _word(value: bool | None) -> str:
+    return "–" if value is None else "yes" if value else "no"
 
 
 def _escaped(text: str) -> str:

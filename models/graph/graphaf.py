@@ -29,13 +29,14 @@ References:
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 from torch.special import log_ndtr
+from torch.utils.checkpoint import checkpoint
 
 from ..base import Autoencodes, Batch, OptimizerFactory, Relation
 from ..distributions import standard_normal, uniform
@@ -48,13 +49,15 @@ from .order import breadth_first, log_breadth_first, shuffled
 __all__ = ["GraphAF"]
 
 LOG_SCALE = 3.0  # largest absolute value of log sigma
+AT_ONCE = 1 << 24  # entries of the adjacencies of the sub-graphs that are computed together
 
 
 class GraphAF(GraphModel, Autoencodes):
     """GraphAF, for graphs of any kind.
 
-    All sub-graphs of a training example are computed at once: memory grows with the fourth power of N. Samples take one
-    pass for every node and every pair of nodes.
+    All sub-graphs of a training example are computed, N (N + 1) / 2 of up to N nodes: time grows with the fourth power
+    of N. Memory is bounded, at the price of one more forward pass where they do not fit together. Samples take one pass
+    for every node and every pair of nodes.
 
     Differs from the paper: the number of nodes is drawn first and the network is told it; an edge may join a node to
     any before it, not to the last twelve alone; the likelihood, see above; no validity check and resampling.
@@ -73,6 +76,7 @@ class GraphAF(GraphModel, Autoencodes):
     """
 
     family: ClassVar[str] = "flow"
+    likelihood_of: ClassVar[str] = "any-order"
 
     def __init__(
         self,
@@ -194,10 +198,24 @@ class GraphAF(GraphModel, Autoencodes):
         """Of all nodes and of all pairs: means and log-scales, categories, and which are there."""
         places = torch.arange(self.nodes, device=graphs.types.device)
         pairs = torch.arange(self.n_pairs, device=graphs.types.device)
-        found = [(self._nodes_given(graphs, places), graphs.types, graphs.mask)]
+        found = [(self._in_parts(self._nodes_given, graphs, places), graphs.types, graphs.mask)]
         if self.n_pairs > 0:
-            found.append((self._pairs_given(graphs, pairs), graphs.edges, graphs.both))
+            found.append((self._in_parts(self._pairs_given, graphs, pairs), graphs.edges, graphs.both))
         return found
+
+    def _in_parts(
+        self, given: Callable[[Graphs, Tensor], tuple[Tensor, Tensor]], graphs: Graphs, all_of: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Means and log-scales of all nodes, or of all pairs, some at a time. Where there is more than one part, its
+        activations are computed again for the gradient: all of them would take gigabytes."""
+        size = max(1, AT_ONCE // (len(graphs.types) * self.nodes**2 * self.edge_types))
+        parts = all_of.split(size)
+        if len(parts) == 1 or not torch.is_grad_enabled():
+            made = [given(graphs, part) for part in parts]
+        else:
+            made = [checkpoint(given, graphs, part, use_reentrant=False, preserve_rng_state=False) for part in parts]
+        means, log_scales = zip(*made, strict=True)
+        return torch.cat(means, 1), torch.cat(log_scales, 1)
 
     def _nodes_given(self, graphs: Graphs, places: Tensor) -> tuple[Tensor, Tensor]:
         """Means and log-scales of the types of the nodes at these places, ``(B, S, K)`` each, given what is before."""

@@ -71,6 +71,7 @@ class GraphCNF(GraphModel, Autoencodes):
     """
 
     family: ClassVar[str] = "flow"
+    likelihood_of: ClassVar[str] = "any-order"
 
     def __init__(
         self,

@@ -68,6 +68,7 @@ class GraphNVP(GraphModel, Autoencodes):
     """
 
     family: ClassVar[str] = "flow"
+    likelihood_of: ClassVar[str] = "data-order"
 
     def __init__(
         self,

@@ -3,8 +3,9 @@ r"""R-VAE: a variational autoencoder of graphs as matrices, regularized so that 
 .. math:: \log p(x) \ge \log p(n) + E_{q(z|x)}[\log p(x|z, n)] - KL(q(z|x) \| N(0, I))
 
 Given z and n, the types of all nodes and of all pairs are independent. Training adds, for z drawn from N(0, I), how far
-the probabilities of the decoder are from two constraints. Valence: the edges of a node weigh no more than those of any
-node of its type in the training data,
+the probabilities of the decoder are from two constraints. That these probabilities are penalized for valence and
+connectivity is the paper's; the formulas are ours, and were not compared with the paper's. Valence: the edges of a node
+weigh no more than those of any node of its type in the training data,
 
 .. math:: g_i = \Big(\sum_{j, k} w_k\, p(e_{ij} = k) - \sum_r u_r\, p(v_i = r)\Big)_+
 
@@ -44,9 +45,10 @@ class RVAE(GraphModel, HasPosterior, Autoencodes):
 
     It knows nodes by their places, so another order of the same nodes has another likelihood.
 
-    Differs from the paper: the networks are fully connected, where the paper's are convolutions; the number of nodes
-    is drawn first and no type says that a node is absent, which the paper's penalties have to account for; the largest
-    weight of a type's edges is counted in the training data; no penalty for pairs of types that may not be joined.
+    Differs from the paper: the formulas of the penalties, see above; the networks are fully connected, where the
+    paper's are convolutions; the number of nodes is drawn first and no type says that a node is absent, which the
+    paper's penalties have to account for; the largest weight of a type's edges is counted in the training data; no
+    penalty for pairs of types that may not be joined.
 
     Arguments:
         shape, levels: Of one example.
@@ -62,6 +64,7 @@ class RVAE(GraphModel, HasPosterior, Autoencodes):
     """
 
     family: ClassVar[str] = "vae"
+    likelihood_of: ClassVar[str] = "data-order"
 
     def __init__(
         self,
