@@ -154,6 +154,15 @@ def test_rows_and_failures() -> None:
     }
 
 
+def test_intervals_allow_for_errors_that_are_themselves_uncertain() -> None:
+    x = randn(80, 2)
+    shown = evaluate(examples(spec(2), real=x, samples=0.7 + randn(80, 2, seed=1)), {"it": Manifold(FakeRecipe(), ALL)})
+    density = next(row for row in shown["it"] if row.info.name.startswith("density"))
+    assert density.stderr is not None
+    assert density.ci_high is not None
+    assert (density.ci_high - density.value) / density.stderr == pytest.approx(2.228, abs=1e-3)  # t, 10 degrees
+
+
 def test_order_does_not_matter() -> None:
     x, y = randn(70, 3, seed=1), randn(60, 3, seed=2)
     orders = itertools.product((x, x.flip(0)), (y, y.flip(0)))

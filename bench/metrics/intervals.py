@@ -19,10 +19,11 @@ def measured(
     draws: float | None = None,
     stderr: float | None = None,
     within: tuple[float, float] = (-math.inf, math.inf),
+    quantile: float = Z975,
     relation: Relation = Relation.ESTIMATE,
     **about: Any,
 ) -> Estimate:
-    r"""Return an estimate with its normal 95 % interval :math:`v \pm 1.96\,se`, clipped to its range.
+    r"""Return an estimate with its 95 % interval :math:`v \pm q\,se`, clipped to its range.
 
     Arguments:
         info: Description of the number.
@@ -32,6 +33,7 @@ def measured(
         draws: Standard error due to this run's own draws: its samples, or its draws of a likelihood.
         stderr: Total standard error; None: the root of the sum of the squares of both.
         within: Smallest and largest possible value.
+        quantile: q; larger than the normal one where the standard error is itself uncertain.
         relation: Whether the value is exact, an estimate or a bound.
         about: Further fields of ``Estimate``.
     """
@@ -39,7 +41,7 @@ def measured(
         stderr = math.hypot(test or 0.0, draws or 0.0)
     low = high = None
     if stderr is not None:
-        low, high = max(within[0], value - Z975 * stderr), min(within[1], value + Z975 * stderr)
+        low, high = max(within[0], value - quantile * stderr), min(within[1], value + quantile * stderr)
     ends = {"ci_low": low, "ci_high": high} | about
     return Estimate(info, value, stderr, relation=relation, stderr_test=test, stderr_draws=draws, **ends)
 

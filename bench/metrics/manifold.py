@@ -41,6 +41,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import stdtrit
 from torch import Generator, Tensor
 
 from bench.device import on_gpu
@@ -57,6 +58,8 @@ __all__ = ["Manifold", "ManifoldScores", "clipped_coverage", "manifold_scores"]
 
 SPLITS = 10
 """Random splits of either side into halves, from which the standard errors are estimated."""
+QUANTILE = float(stdtrit(SPLITS, 0.975))
+"""Of Student's t: a standard error from ten splits is itself uncertain, by a fifth."""
 LEAST = 40
 """Examples that a side must have, so that half of them say something."""
 ROWS = 64
@@ -352,5 +355,8 @@ class Manifold(Metric):
         for info, name in zip(self.infos(examples), NAMES, strict=True):
             within = (0.0, math.inf if name == "density" else 1.0)
             test, draws = getattr(of_real, name), getattr(of_fake, name)
-            estimates.append(measured(info, getattr(whole, name), test=test, draws=draws, within=within, **sets.about))
+            value = getattr(whole, name)
+            estimates.append(
+                measured(info, value, test=test, draws=draws, within=within, quantile=QUANTILE, **sets.about)
+            )
         return estimates
