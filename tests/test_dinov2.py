@@ -145,7 +145,7 @@ def test_pictures_are_resized_as_pillow_does(height: int, width: int) -> None:
     for size in ((224, height), (224, 224)):  # in one step Pillow 13 may begin with the other side
         image = image.resize(size, Image.Resampling.BICUBIC)
     expected = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
-    apart = (resized(x.float()) - expected).abs()
+    apart = (resized(x.float(), whole=True) - expected).abs()
     assert apart.max() <= 1, "Pillow computes in whole numbers"
     assert apart.mean() < 2e-3
 
@@ -157,6 +157,13 @@ def test_what_reaches_the_network() -> None:
     for level, picture in zip((0, 1), made, strict=True):
         for channel, mean, deviation in zip(picture, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True):
             torch.testing.assert_close(channel, torch.full((224, 224), (level - mean) / deviation))
+
+
+def test_pictures_between_levels_are_not_rounded() -> None:
+    x = pictures(1).float()
+    step = prepared(x + 1e-3, 256) - prepared(x, 256)
+    assert (step != 0).double().mean() > 0.9
+    assert (prepared(x, 256) - prepared(x.to(torch.uint8), 256)).abs().max() < 2 / 255 / 0.224
 
 
 def test_weights_come_from_the_users_file_or_the_cache_and_from_nowhere_unchecked(

@@ -9,6 +9,7 @@ Pictures reach the networks as in that paper's code (dgm-eval): levels 0 to L - 
 picture is resized to 224 x 224 as by Pillow's ``BICUBIC`` (a = -0.5, half-pixel centres, smoothed where it is made
 smaller), across and then down, rounded after each; one that is not square is stretched. Of a grey picture all three
 channels are the same. Then 1/255 of each channel, less ImageNet's mean, is divided by ImageNet's standard deviation.
+Decoded pictures between levels (float32), along which ``path_length`` takes small steps, are not rounded.
 """
 
 from dataclasses import dataclass
@@ -74,18 +75,25 @@ L14 = Published(
 )  # fmt: skip
 
 
-def resized(x: Tensor) -> Tensor:
-    """Resize levels 0 .. 255, ``(N, C, H, W)``, as Pillow does: ``(N, C, 224, 224)``, whole numbers, float32."""
+def resized(x: Tensor, whole: bool) -> Tensor:
+    """Resize levels 0 .. 255, ``(N, C, H, W)`` float32, as Pillow does: ``(N, C, 224, 224)``.
+
+    Arguments:
+        whole: Whether levels are rounded, as Pillow's are.
+    """
     for size in ((x.shape[2], SIDE), (SIDE, SIDE)):  # across, then down
         x = functional.interpolate(x, size, mode="bicubic", align_corners=False, antialias=True)
-        x = x.round().clamp(0, 255)
+        x = (x.round() if whole else x).clamp(0, 255)
     return x
 
 
 def prepared(x: Tensor, levels: int) -> Tensor:
     """Return what the network is given, ``(N, 3, 224, 224)``, of levels 0 .. L-1, ``(N, 1 or 3, H, W)``."""
+    whole = not x.is_floating_point()
+    x = x.float() * (255 / (levels - 1))
+    x = resized(x.round() if whole else x, whole)
     mean, deviation = (torch.tensor(values, device=x.device).view(3, 1, 1) for values in (MEAN, DEVIATION))
-    return (resized((x.float() * (255 / (levels - 1))).round()) / 255 - mean) / deviation
+    return (x / 255 - mean) / deviation
 
 
 class DINOv2Extractor(Extractor):
