@@ -91,7 +91,7 @@ def layer(state: State, block: int) -> nn.TransformerEncoderLayer:
         given[f"self_attn.in_proj_{part}"] = own[f"attn.qkv.{part}"]
         given[f"self_attn.out_proj.{part}"] = torch.einsum("i,i...->i...", own["ls1.gamma"], own[f"attn.proj.{part}"])
         given[f"linear2.{part}"] = torch.einsum("i,i...->i...", own["ls2.gamma"], own[f"mlp.fc2.{part}"])
-    made.load_state_dict(given)
+    made.double().load_state_dict(given)
     return made.train()  # without dropout; in evaluation torch may take another path of fused kernels
 
 
@@ -110,19 +110,19 @@ def bicubic(grid: Tensor, rows: int) -> Tensor:
 
 @torch.no_grad()
 def test_the_transformer_is_that_of_torchs_layers() -> None:
-    made = network()
+    made = network().double()
     state = made.state_dict()
-    x = torch.randn(3, 3, 224, 224, generator=Generator().manual_seed(1))
+    x = torch.randn(3, 3, 224, 224, generator=Generator().manual_seed(1)).double()
     patches = x.unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH)  # (N, 3, 16, 16, 14, 14)
     kernel = state["patch_embed.proj.weight"]
     tokens = torch.einsum("ncijab,wcab->nijw", patches, kernel).flatten(1, 2) + state["patch_embed.proj.bias"]
-    grid = bicubic(state["pos_embed"][0, 1:].unflatten(0, (37, 37)), 16).flatten(0, 1).float()
+    grid = bicubic(state["pos_embed"][0, 1:].unflatten(0, (37, 37)), 16).flatten(0, 1)
     first = (state["cls_token"] + state["pos_embed"][:, :1]).expand(3, -1, -1)
     tokens = torch.cat([first, tokens + grid], 1)
     for block in range(DEPTH):
         tokens = layer(state, block)(tokens)
     expected = nn.functional.layer_norm(tokens[:, 0], (WIDTH,), state["norm.weight"], state["norm.bias"], 1e-6)
-    torch.testing.assert_close(made(x), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(made(x), expected, rtol=0, atol=1e-10)
 
 
 def test_positions_of_their_own_grid_are_left_as_they_are_and_others_interpolated() -> None:
