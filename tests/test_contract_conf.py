@@ -37,8 +37,8 @@ LARGE = {"cifar10", "moses", "qm9", "dsprites", "mnist_binarized"}
 # Files that only the user can bring, or many gigabytes: tests/test_data_photographs.py has small ones of their formats.
 BROUGHT = {"celeba", "imagenet32", "imagenet64", "imagenet32_chrabaszcz", "imagenet64_chrabaszcz", "zinc250k"}
 
-# Networks that lie elsewhere: tests/test_inception.py and tests/test_networks.py have small ones in their places.
-FETCHED = {"efficientnet_lite0", "inception", "sscd"}
+# Networks that lie elsewhere: tests/test_inception.py, test_dinov2.py and test_networks.py have small ones instead.
+FETCHED = {"dinov2_vitl14", "dinov2_vits14", "efficientnet_lite0", "inception", "sscd"}
 
 
 @pytest.mark.parametrize(

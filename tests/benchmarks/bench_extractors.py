@@ -22,6 +22,7 @@ from bench.data.cifar import cifar10
 from bench.errors import UserError
 from bench.features.base import Recipe
 from bench.features.classifier import InDomainClassifier
+from bench.features.dinov2 import ViTL14, ViTS14
 from bench.features.efficientnet import EfficientNetLite0
 from bench.features.inception import Inception
 from bench.features.pixels import Pixels
@@ -35,6 +36,8 @@ RECIPES: dict[str, Recipe] = {
     "efficientnet_lite0": EfficientNetLite0(),
     "inception": Inception(),
     "sscd": SSCD(),
+    "dinov2_vits14": ViTS14(),
+    "dinov2_vitl14": ViTL14(),
 }
 NEIGHBOURS, TRAIN, TEST = 20, 2000, 1000
 COLUMNS = ("features", "name", "dimension", "knn_accuracy", "stderr", "hash")
