@@ -90,6 +90,25 @@ def test_what_breaks_is_no_refusal_and_what_cannot_be_tried_is_skipped() -> None
     assert {(one.status, one.reason) for one in found} == {(Status.SKIPPED, "the examples of small are no graphs")}
 
 
+class Dropping(RVAE):
+    """A model that draws from the global generator, as dropout does."""
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        torch.nn.functional.dropout(torch.ones(3), 0.5)
+        return super().training_step(batch, batch_idx)
+
+
+def test_what_a_model_draws_globally_while_it_is_tried_changes_nothing_else() -> None:
+    def dropping(spec: DataSpec) -> GenerativeModel:
+        made = new_model("rvae", spec)
+        made.__class__ = Dropping
+        return made
+
+    before = torch.get_rng_state()
+    assert [one.value for one in of_model(dropping)] == [1, 1, 1, 0]
+    assert torch.equal(before, torch.get_rng_state())
+
+
 def test_molecules_to_try_are_connected_and_keep_their_valences() -> None:
     x, graph = _few_molecules().train.x, _few_molecules().spec.graph
     assert graph is not None
@@ -120,6 +139,18 @@ def test_properties_show_it_beside_published_words(tmp_path: Any) -> None:
     assert "| rvae | vae | 0 of 1 | – | – | – | – | – | – | 1 | – |  |" in table
     assert "| JT-VAE | flow | no | no | quoted from a paper |" in table
     assert "| GraphNVP | flow | yes | – | quoted from a paper |" in table
+
+
+def test_published_words_stand_beside_where_they_are_from_and_none_is_made_up(tmp_path: Any) -> None:
+    first, second, third = quoted([("GraphNVP", "general", 1.0), ("GraphNVP", "general", 0.0), ("MRNN", "general", 0)])
+    unsaid = replace(quoted([("MRNN", "parallel", 0.0)])[0], value=None, status=Status.SKIPPED)
+    second = replace(second, run_id="other", training_key="other", reason="quoted from another paper")
+    write_rows(tmp_path / "rows.jsonl", [first, second, third, unsaid])
+    found = {(one.model, one.source): (one.parallel, one.general) for one in published_of(load_rows([tmp_path]))}
+    assert found == {
+        ("GraphNVP", "quoted from a paper"): (None, True), ("GraphNVP", "quoted from another paper"): (None, False),
+        ("MRNN", "quoted from a paper"): (None, False),
+    }  # fmt: skip
 
 
 def test_colourings_to_try_are_coloured() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from bench.data.base import Data
 from bench.errors import UnavailableError
@@ -22,11 +22,15 @@ def try_on(make: Callable[[DataSpec], GenerativeModel], data: Data, seed: int) -
         UnavailableError: The model has a training of its own, which cannot be tried in one step.
         ValueError: What it draws are no examples of the data's shape and dtype.
     """
-    with seeded(seed):
+    with seeded(seed):  # whatever a model draws from the global generators, other metrics are measured as without it
         model = make(data.spec)
+        _tried(model, data.train.x, seed)
+
+
+def _tried(model: GenerativeModel, x: Tensor, seed: int) -> None:
     if not model.automatic_optimization:
         raise UnavailableError("the model optimizes by hand: one step of it cannot be tried")
-    x, generator = data.train.x, Generator().manual_seed(seed)
+    generator = Generator().manual_seed(seed)
     model.train_generator = generator
     if isinstance(model, ClosedForm):
         model.fit([x])
@@ -34,7 +38,7 @@ def try_on(make: Callable[[DataSpec], GenerativeModel], data: Data, seed: int) -
         if isinstance(model, CountsTraining):
             model.count([x])
         loss = model.training_step((x, None), 0)
-        assert isinstance(loss, torch.Tensor), "Lightning's step optimizes by itself, so it returns a loss"
+        assert isinstance(loss, Tensor), "Lightning's step optimizes by itself, so it returns a loss"
         loss.backward()
     model.eval()
     with torch.no_grad():
