@@ -12,6 +12,7 @@ from helpers_models import new_model, small_data, small_graphs
 from test_properties import rows_of
 from torch import Tensor
 
+from bench.config.build import build_model
 from bench.data.formats.smiles import Chemistry, judged
 from bench.errors import UserError
 from bench.evaluation.evaluate import evaluate
@@ -25,6 +26,7 @@ from bench.subjects.trained import FailedModel, TrainedModel
 from bench.tables.properties import properties_of, published_of, to_markdown
 from models.base import Batch, GenerativeModel
 from models.graph.rvae import RVAE
+from models.graph_independent import GraphIndependent
 from models.graphs import is_graph, unpack
 
 DATA = small_graphs(GraphSpec(4, 3, 1), Kind.GRAPHS)
@@ -88,6 +90,26 @@ def test_what_breaks_is_no_refusal_and_what_cannot_be_tried_is_skipped() -> None
     pictures = small_data((1, 8, 8), 256)
     found = of_model(partial(new_model, "vae"), pictures)
     assert {(one.status, one.reason) for one in found} == {(Status.SKIPPED, "the examples of small are no graphs")}
+
+
+class Crashing(GraphIndependent):
+    """A constructor that breaks where there is one type of edges, and refuses few types of nodes."""
+
+    def __init__(self, shape: Iterable[int], levels: int | None, nodes: int, node_types: int, edge_types: int) -> None:
+        super().__init__(shape, levels, nodes=nodes, node_types=node_types, edge_types=edge_types)
+        if node_types < 3:
+            raise ValueError("needs three types of nodes")
+        self.share = 1 / (edge_types - 1)
+
+
+@pytest.mark.parametrize(
+    ("node_types", "error", "said"), [(4, ZeroDivisionError, "by zero"), (2, UserError, "needs three types of nodes")]
+)
+def test_a_constructor_that_breaks_refuses_nothing(node_types: int, error: type[Exception], said: str) -> None:
+    make = partial(build_model, {"_target_": f"{__name__}.Crashing"})
+    subject = TrainedModel(new_model("rvae", DATA.spec), None, 0, ORIGIN, make=make)
+    with pytest.raises(error, match=said):
+        subject.try_on(small_graphs(GraphSpec(4, node_types, 1), Kind.GRAPHS))
 
 
 class Dropping(RVAE):

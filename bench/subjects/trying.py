@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from bench.data.base import Data
-from bench.errors import UnavailableError
+from bench.errors import UnavailableError, UserError
 from bench.rng import seeded
 from bench.schema import DataSpec
 from models.base import ClosedForm, CountsTraining, GenerativeModel, SamplesGiven
@@ -18,13 +18,25 @@ def try_on(make: Callable[[DataSpec], GenerativeModel], data: Data, seed: int) -
     """Make a model for the data, take the loss of the training split and its gradient, and draw two examples.
 
     Raises:
-        UserError: The constructor refuses the data.
+        UserError: The constructor refuses the data, as models do with a ValueError. What else it raises is raised.
         UnavailableError: The model has a training of its own, which cannot be tried in one step.
         ValueError: What it draws are no examples of the data's shape and dtype.
     """
     with seeded(seed):  # whatever a model draws from the global generators, other metrics are measured as without it
-        model = make(data.spec)
+        model = _made(make, data.spec)
         _tried(model, data.train.x, seed)
+
+
+def _made(make: Callable[[DataSpec], GenerativeModel], spec: DataSpec) -> GenerativeModel:
+    try:
+        return make(spec)
+    except UserError as error:
+        cause: BaseException = error  # whoever builds from a configuration calls every error of a constructor a user's
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, ValueError | UserError):
+            raise
+        raise cause from None
 
 
 def _tried(model: GenerativeModel, x: Tensor, seed: int) -> None:
