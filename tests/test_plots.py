@@ -73,6 +73,22 @@ def test_runs_without_a_value_are_counted_and_not_drawn(tmp_path: Path) -> None:
     assert is_picture(tmp_path / "size.png")
 
 
+def test_two_metrics_of_one_name_on_one_data_set_share_no_axes(tmp_path: Path) -> None:
+    first = only(runs())
+    sizes = []
+    for others in ([], [dataclasses.replace(first, dataset="other")], [dataclasses.replace(first, title="another")]):
+        draw_panels([first, *others], tmp_path / "size.png", "x")
+        with Image.open(tmp_path / "size.png") as picture:
+            sizes.append(picture.size)
+    one, beside, below = sizes
+    assert beside[0] > one[0]
+    assert beside[1] == one[1]
+    assert below[0] == one[0]
+    assert below[1] > one[1] + 200
+    with pytest.raises(UserError, match=r"--x support: .*there are support\[pixels\]"):
+        panels_of(to_frame(runs()), "support", ["discriminator_parameters"])
+
+
 def test_configurations_at_one_place_are_not_mixed() -> None:
     with pytest.raises(UserError, match="several configurations at the same place 40"):
         only([*runs(), *runs(group="other", training_key="o", run_id="o")[:2]])
