@@ -4,7 +4,7 @@ import io
 import json
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,21 +162,23 @@ def draw_panels(panels: Sequence[Panel], path: Path, x: str) -> None:
     below = figure.subplots(len(lines), len(datasets), squeeze=False)
     for axes in below.flat:
         axes.set_visible(False)
+    models = sorted({model for panel in panels for model in panel.lines})
+    colours = {model: f"C{number % 10}" for number, model in enumerate(models)}  # the same in all panels
     for panel, place in zip(panels, places, strict=True):
         axes = below[lines.index(place), datasets.index(panel.dataset)]
         axes.set_visible(True)
-        _draw(axes, panel)
+        _draw(axes, panel, colours)
         axes.set_xlabel(plain(x).replace("_", " "), fontsize=9)
     png = io.BytesIO()
     rendered(figure).save(png, format="PNG")
     durable_write(path, png.getvalue())
 
 
-def _draw(axes: Any, panel: Panel) -> None:
+def _draw(axes: Any, panel: Panel, colours: Mapping[str, str]) -> None:
     points = [point for line in panel.lines.values() for point in line]
     is_wide = _is_wide(point.x for point in points)
-    for number, (model, line) in enumerate(panel.lines.items()):
-        colour = f"C{number % 10}"
+    for model, line in panel.lines.items():
+        colour = colours[model]
         seeds = sorted({point.seed for point in line})
         for point in line:
             if point.value is None:
