@@ -12,6 +12,7 @@ from helpers_models import new_model, small_data, small_graphs
 from test_properties import rows_of
 from torch import Tensor
 
+from bench.config.build import build_model
 from bench.data.formats.smiles import Chemistry, judged
 from bench.errors import UserError
 from bench.evaluation.evaluate import evaluate
@@ -25,6 +26,7 @@ from bench.subjects.trained import FailedModel, TrainedModel
 from bench.tables.properties import properties_of, published_of, to_markdown
 from models.base import Batch, GenerativeModel
 from models.graph.rvae import RVAE
+from models.graph_independent import GraphIndependent
 from models.graphs import is_graph, unpack
 
 DATA = small_graphs(GraphSpec(4, 3, 1), Kind.GRAPHS)
@@ -90,6 +92,45 @@ def test_what_breaks_is_no_refusal_and_what_cannot_be_tried_is_skipped() -> None
     assert {(one.status, one.reason) for one in found} == {(Status.SKIPPED, "the examples of small are no graphs")}
 
 
+class Crashing(GraphIndependent):
+    """A constructor that breaks where there is one type of edges, and refuses few types of nodes."""
+
+    def __init__(self, shape: Iterable[int], levels: int | None, nodes: int, node_types: int, edge_types: int) -> None:
+        super().__init__(shape, levels, nodes=nodes, node_types=node_types, edge_types=edge_types)
+        if node_types < 3:
+            raise ValueError("needs three types of nodes")
+        self.share = 1 / (edge_types - 1)
+
+
+@pytest.mark.parametrize(
+    ("node_types", "error", "said"), [(4, ZeroDivisionError, "by zero"), (2, UserError, "needs three types of nodes")]
+)
+def test_a_constructor_that_breaks_refuses_nothing(node_types: int, error: type[Exception], said: str) -> None:
+    make = partial(build_model, {"_target_": f"{__name__}.Crashing"})
+    subject = TrainedModel(new_model("rvae", DATA.spec), None, 0, ORIGIN, make=make)
+    with pytest.raises(error, match=said):
+        subject.try_on(small_graphs(GraphSpec(4, node_types, 1), Kind.GRAPHS))
+
+
+class Dropping(RVAE):
+    """A model that draws from the global generator, as dropout does."""
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        torch.nn.functional.dropout(torch.ones(3), 0.5)
+        return super().training_step(batch, batch_idx)
+
+
+def test_what_a_model_draws_globally_while_it_is_tried_changes_nothing_else() -> None:
+    def dropping(spec: DataSpec) -> GenerativeModel:
+        made = new_model("rvae", spec)
+        made.__class__ = Dropping
+        return made
+
+    before = torch.get_rng_state()
+    assert [one.value for one in of_model(dropping)] == [1, 1, 1, 0]
+    assert torch.equal(before, torch.get_rng_state())
+
+
 def test_molecules_to_try_are_connected_and_keep_their_valences() -> None:
     x, graph = _few_molecules().train.x, _few_molecules().spec.graph
     assert graph is not None
@@ -120,6 +161,18 @@ def test_properties_show_it_beside_published_words(tmp_path: Any) -> None:
     assert "| rvae | vae | 0 of 1 | – | – | – | – | – | – | 1 | – |  |" in table
     assert "| JT-VAE | flow | no | no | quoted from a paper |" in table
     assert "| GraphNVP | flow | yes | – | quoted from a paper |" in table
+
+
+def test_published_words_stand_beside_where_they_are_from_and_none_is_made_up(tmp_path: Any) -> None:
+    first, second, third = quoted([("GraphNVP", "general", 1.0), ("GraphNVP", "general", 0.0), ("MRNN", "general", 0)])
+    unsaid = replace(quoted([("MRNN", "parallel", 0.0)])[0], value=None, status=Status.SKIPPED)
+    second = replace(second, run_id="other", training_key="other", reason="quoted from another paper")
+    write_rows(tmp_path / "rows.jsonl", [first, second, third, unsaid])
+    found = {(one.model, one.source): (one.parallel, one.general) for one in published_of(load_rows([tmp_path]))}
+    assert found == {
+        ("GraphNVP", "quoted from a paper"): (None, True), ("GraphNVP", "quoted from another paper"): (None, False),
+        ("MRNN", "quoted from a paper"): (None, False),
+    }  # fmt: skip
 
 
 def test_colourings_to_try_are_coloured() -> None:

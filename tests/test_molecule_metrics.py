@@ -1,6 +1,7 @@
 """Metrics of molecules: by hand on small sets, the controls' values, a file of SMILES as a subject. Needs rdkit."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from bench.metrics.molecules import Molecules
 from bench.rows.quoted import main as write_quoted
 from bench.rows.quoted import quoted_rows
 from bench.rows.store import read_rows
-from bench.schema import Estimate, Status
+from bench.schema import Estimate, Source, Status
 from bench.subjects.base import Subject
 from bench.subjects.examples import Examples
 from bench.subjects.molecules import ControlMolecules, GivenMolecules
@@ -116,6 +117,12 @@ def test_samples_that_are_largest_components_are_called_so(data: Data) -> None:
     assert "no minimum size, the largest component of each" in said[1]
     assert "disconnected" in said[0]
     assert "disconnected" not in said[1]
+
+
+def test_of_a_file_of_samples_nothing_is_said_that_is_not_known(data: Data) -> None:
+    theirs = replace(ORIGIN, source=Source.EXTERNAL_SAMPLES)
+    said = found(Molecules(2, 1000), GivenMolecules(["CC", "C("], 0, theirs), data)["refused"].reason
+    assert said == ("temperature, correction, resampling, minimum size and largest component unknown: 1 does not parse")
 
 
 def test_a_model_is_sampled_once_for_all_metrics_and_pictures(data: Data) -> None:

@@ -20,6 +20,7 @@ from bench.schema import Kind, ResultRow, Status
 from bench.subjects.base import Subject
 from bench.subjects.density import KnownDensity
 from bench.subjects.examples import Examples
+from bench.subjects.own import OwnModel
 from bench.subjects.trained import FailedModel, TrainedModel
 from bench.tables.aggregate import make_table
 from bench.tables.text import to_text
@@ -77,6 +78,37 @@ def test_likelihoods_of_graphs_in_any_order_and_in_that_of_the_data_are_ranked_a
     failed = FailedModel(new_model("graphcnf", data.spec), "diverged", ORIGIN)
     lost = [row for row in rows(failed, data, "lost") if row.status is Status.FAILED]
     assert {row.metric for row in lost} == {"log_likelihood[any-order]", "bits_per_dim[any-order]"}
+
+
+class Uniform:
+    """A model of somebody who knows nothing of this harness."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(x),), self.value)
+
+
+def test_what_does_not_say_which_it_has_is_not_ranked() -> None:
+    data = small_graphs(THREE, Kind.GRAPHS)
+    found: list[ResultRow] = []
+    for name, of in (("silent", None), ("mistaken", "any order]"), ("blind", "any-order")):
+        model = Uniform(-9.0 if of != "any-order" else -99.0)
+        if of is not None:
+            model.likelihood_of = of  # type: ignore[attr-defined]
+        found += rows(OwnModel(model, data.spec, 0, ORIGIN), data, name)
+    assert columns(found, "log_likelihood") == {
+        "log-likelihood": {"silent", "mistaken"}, "log-likelihood, any order of nodes": {"blind"}
+    }  # fmt: skip
+    (section,) = make_table(found).sections
+    said = {section.lines[line].model: cell.unranked for (line, _), cell in section.cells.items()}
+    unsaid = "whether the model can learn the order of the nodes is not said (likelihood_of)"
+    assert said == {"silent": unsaid, "mistaken": unsaid, "blind": ""}
+    random = stochastic_blocks(nodes=4, n_train=8, n_val=8, n_test=20, least=2)
+    coloured = small_graphs(THREE, Kind.COLOURINGS)
+    for other in (random, coloured):
+        assert {row.reason for row in rows(OwnModel(Uniform(-9.0), other.spec, 0, ORIGIN), other, "silent")} == {""}
 
 
 def test_where_the_order_of_the_data_is_random_all_likelihoods_compare() -> None:

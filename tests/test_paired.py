@@ -189,6 +189,12 @@ def test_what_cannot_be_compared_says_why(workplace: Path, capsys: pytest.Captur
         for order in ("any-order", "data-order")
     )
     assert "[any-order] and log_likelihood[data-order] are not of the same thing" in said([blind, knowing], capsys)
+    of_other = run_folder(workplace / "graphs", "of-other", 0, values, dataset="moses", metric="log_likelihood[x]")
+    assert "same test examples" in said([blind, of_other], capsys), "whatever their names"
+    before = run_folder(workplace / "before", "rvae", 0, values)  # as measured before there were two names
+    text = said([before, blind], capsys)
+    assert f"{before}: its log_likelihood does not say whether" in text
+    assert f"`genbench evaluate {before} metric=[likelihood] rerun=true`" in text
     again = run_folder(workplace / "again", "maf", 0, values)
     assert "same model and seed" in said([one, again, two], capsys)
     write_items(items_path(Path(two), "best", "k0"), values + 1e-6)

@@ -14,6 +14,7 @@ from bench.errors import UserError
 from bench.rows.frame import to_frame
 from bench.rows.store import write_rows
 from bench.schema import Relation, ResultRow, Source
+from bench.tables import plots
 from bench.tables.plots import Panel, Point, draw_panels, panels_of
 
 
@@ -71,6 +72,37 @@ def test_runs_without_a_value_are_counted_and_not_drawn(tmp_path: Path) -> None:
     assert panel.missing == 1
     draw_panels([panel], tmp_path / "size.png", "discriminator_parameters")
     assert is_picture(tmp_path / "size.png")
+
+
+def test_two_metrics_of_one_name_on_one_data_set_share_no_axes(tmp_path: Path) -> None:
+    first = only(runs())
+    sizes = []
+    for others in ([], [dataclasses.replace(first, dataset="other")], [dataclasses.replace(first, title="another")]):
+        draw_panels([first, *others], tmp_path / "size.png", "x")
+        with Image.open(tmp_path / "size.png") as picture:
+            sizes.append(picture.size)
+    one, beside, below = sizes
+    assert beside[0] > one[0]
+    assert beside[1] == one[1]
+    assert below[0] == one[0]
+    assert below[1] > one[1] + 200
+    with pytest.raises(UserError, match=r"--x support: .*there are support\[pixels\]"):
+        panels_of(to_frame(runs()), "support", ["discriminator_parameters"])
+
+
+def test_a_model_has_one_colour_in_all_panels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = only([*runs(), *runs("a", model="a gan")])
+    second = dataclasses.replace(first, asked="another", lines={"dcgan": first.lines["dcgan"]})
+    drawn: list[Any] = []
+
+    def rendered(figure: Any) -> Image.Image:
+        drawn.append(figure)
+        return Image.new("RGB", (1, 1))
+
+    monkeypatch.setattr(plots, "rendered", rendered)
+    draw_panels([first, second], tmp_path / "size.png", "x")
+    found = [{line.get_label(): line.get_color() for line in axes.lines} for axes in drawn[0].axes]
+    assert found[0]["dcgan"] == found[1]["dcgan"] != found[0]["a gan"]
 
 
 def test_configurations_at_one_place_are_not_mixed() -> None:

@@ -22,7 +22,7 @@ from bench.metrics.base import Metric
 from bench.metrics.certificate import CHECKED, ode_change, refusal
 from bench.metrics.draws import k_draw_bound, log_mean_exp, per_example
 from bench.metrics.intervals import measured
-from bench.schema import Estimate, MetricInfo, Relation, Status
+from bench.schema import Estimate, Kind, MetricInfo, Relation, Status
 from bench.subjects.examples import Examples
 
 __all__ = [
@@ -103,7 +103,8 @@ class LogLikelihood(Metric):
     likelihood is ``failed`` with this reason, and is not computed.
 
     Where the nodes of graphs stand in an order of the data, the names say whether the model can learn that order:
-    ``log_likelihood[any-order]``, ``log_likelihood[data-order]``. The two are not ranked together.
+    ``log_likelihood[any-order]``, ``log_likelihood[data-order]``. The two are not ranked together, and that of a model
+    that does not say is not ranked.
 
     Arguments:
         n_draws: Number K of draws per example, for a likelihood that is bounded or estimated.
@@ -113,9 +114,8 @@ class LogLikelihood(Metric):
         self.n_draws = n_draws
 
     def infos(self, examples: Examples) -> tuple[MetricInfo, ...]:
-        graph, of = examples.spec.graph, examples.subject.likelihood_of
-        of = "" if graph is None or graph.random_order else of
-        name, title = (f"[{of}]", f", {_ORDERS.get(of, of)}") if of else ("", "")
+        of = examples.subject.likelihood_of
+        name, title = (f"[{of}]", f", {_ORDERS[of]}") if _is_ordered(examples) and of in _ORDERS else ("", "")
         infos: tuple[MetricInfo, ...] = (
             MetricInfo(f"log_likelihood{name}", "nats", True, self.version, f"log-likelihood{title}", rank=10),
             MetricInfo(f"bits_per_dim{name}", "bits/dim", False, self.version, f"bits/dim{title}", rank=20),
@@ -183,9 +183,11 @@ class LogLikelihood(Metric):
                 total, of_draws_in_bits = _errors(log_w, bound, relation, each)
                 bits = -(each * bound).mean().item()
             estimates.append(_with_error(infos[1], bits, total, of_draws_in_bits, shown.negated, n, draws))
-        if examples.subject.caveat:
-            estimates = [replace(one, reason=examples.subject.caveat) if one.value is not None else one
-                         for one in estimates]  # fmt: skip
+        caveats = [examples.subject.caveat]
+        if _is_ordered(examples) and examples.subject.likelihood_of not in _ORDERS:
+            caveats.append("whether the model can learn the order of the nodes is not said (likelihood_of)")
+        said = "; ".join(filter(None, caveats))
+        estimates = [replace(one, reason=said) if said and one.value is not None else one for one in estimates]
         for info in infos[2:]:
             if of_draws is not None:
                 estimates.append(Estimate(info, of_draws, n_real=n, n_draws=draws))
@@ -193,6 +195,12 @@ class LogLikelihood(Metric):
                 reason = "needs two draws and two examples; add evaluate.n_draws=16"
                 estimates.append(Estimate(info, status=Status.SKIPPED, reason=reason))
         return estimates
+
+
+def _is_ordered(examples: Examples) -> bool:
+    """Whether the examples are graphs whose nodes stand in an order that a model may learn or not."""
+    spec = examples.spec
+    return spec.kind is Kind.GRAPHS and spec.graph is not None and not spec.graph.random_order
 
 
 def _errors(

@@ -138,11 +138,16 @@ def _counted(made: Judged) -> str:
 
 def _conditions(made: Judged, examples: Examples) -> str:
     """What a reader must know of how the samples were had, and why some are refused."""
-    theirs = examples.subject.origin.source is Source.EXTERNAL_SAMPLES
-    how = "temperature, correction and resampling unknown" if theirs else "temperature 1, no correction, no resampling"
-    part = "the largest component of each" if examples.subject.largest_component else "no largest component"
+    cut = examples.subject.largest_component
+    if examples.subject.origin.source is not Source.EXTERNAL_SAMPLES:
+        how = "temperature 1, no correction, no resampling, no minimum size"
+        said = f"{how}, {'the largest component of each' if cut else 'no largest component'}"
+    elif cut:
+        said = "temperature, correction, resampling and minimum size unknown, the largest component of each"
+    else:
+        said = "temperature, correction, resampling, minimum size and largest component unknown"
     refused = _counted(made)
-    return f"{how}, no minimum size, {part}" + (f": {refused}" if refused else "")
+    return said + (f": {refused}" if refused else "")
 
 
 def _share(info: MetricInfo, part: int, whole: int, *, of_test: bool = False, **about: Any) -> Estimate:

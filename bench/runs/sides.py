@@ -66,17 +66,29 @@ def two_sides(places: Sequence[str], checkpoint: str) -> tuple[Side, Side]:
             f"compare: two models are compared, these runs are of {len(groups)} ({models}); give the runs of two"
         )
     shared = set.intersection(*({row.protocol for row in rows} for rows in found.values()))
-    metrics = sorted({row.metric for rows in found.values() for row in rows})
-    if not shared and len(metrics) > 1:
-        raise UserError(f"compare: {' and '.join(metrics)} are not of the same thing; compare samples of these models")
     if not shared:
-        raise UserError("compare: the runs were not measured on the same test examples; give runs on one data set")
+        raise UserError(f"compare: {_difference(found)}")
     first = next(row.protocol for row in next(iter(found.values())) if row.protocol in shared)
     sides = [
         _side({folder: _tightest(row for row in found[folder] if row.protocol == first) for folder in folders})
         for folders in groups.values()
     ]
     return sides[0], sides[1]
+
+
+def _difference(found: dict[Path, list[ResultRow]]) -> str:
+    """Why the likelihoods of these runs share no protocol, and what to do."""
+    rows = [row for rows in found.values() for row in rows]
+    metrics = sorted({row.metric for row in rows})
+    if len(metrics) == 1 or len({(row.dataset, row.data_revision) for row in rows}) > 1:
+        return "the runs were not measured on the same test examples; give runs on one data set"
+    if METRIC not in metrics:
+        return f"{' and '.join(metrics)} are not of the same thing; compare samples of these models"
+    unsaid = next(folder for folder, rows in found.items() if any(row.metric == METRIC for row in rows))
+    return (
+        f"{unsaid}: its {METRIC} does not say whether the model can learn the order of nodes, as {metrics[1]} does; "
+        f"if the class has likelihood_of by now, `genbench evaluate {unsaid} metric=[likelihood] rerun=true` says it"
+    )
 
 
 def _folders(places: Iterable[str]) -> list[Path]:

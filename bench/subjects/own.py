@@ -22,7 +22,8 @@ class OwnModel(Subject):
 
     ``sample(n)`` returns ``(n, *shape)``; a keyword ``generator``, if it takes one, is given a ``torch.Generator`` on
     the model's device, and the global generators are seeded and restored around it. ``log_prob(x)`` returns the exact
-    log-probabilities of the data's own values ``(N,)`` in nats; x are uint8 levels or float32 reals.
+    log-probabilities of the data's own values ``(N,)`` in nats; x are uint8 levels or float32 reals. Of graphs, its
+    ``likelihood_of`` says which (``models.base.HasLikelihood``).
 
     Arguments:
         model: A ``torch.nn.Module`` is put in evaluation mode and called on the device of its first parameter.
@@ -41,6 +42,7 @@ class OwnModel(Subject):
         self.seed = seed
         self.origin = origin
         self.relation = "exact" if callable(self._log_prob) else ""
+        self.likelihood_of = str(getattr(model, "likelihood_of", ""))
         self._device = torch.device("cpu")
         if isinstance(model, nn.Module):
             model.eval()

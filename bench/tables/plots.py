@@ -4,7 +4,7 @@ import io
 import json
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,8 @@ class Panel:
     """The points of one metric on one data set, by model; sorted by x and seed.
 
     Attributes:
-        asked: The metric as it was asked for: panels of ``fid[mnist-cnn]`` and ``fid[pixels]`` stand in one row.
+        asked: The metric as it was asked for: panels of ``fid[mnist-cnn]`` and ``fid[pixels]`` stand in one row, those
+            of one data set below each other.
     """
 
     asked: str
@@ -102,7 +103,9 @@ def _places(rows: pd.DataFrame, x: str) -> dict[tuple[Any, ...], float]:
         if isinstance(value, int | float) and not isinstance(value, bool):
             places[tuple(run)] = float(value)
     if not places:
-        raise UserError(f"--x {x}: no row is of a metric of this name, and no configuration has it as a number")
+        kinds = sorted({str(name) for name in rows["metric"].unique() if str(name).startswith(f"{x}[")})
+        there = f"; there are {', '.join(kinds)}" if kinds else ""
+        raise UserError(f"--x {x}: no row is of a metric of this name, and no configuration has it as a number{there}")
     return places
 
 
@@ -151,25 +154,31 @@ def draw_panels(panels: Sequence[Panel], path: Path, x: str) -> None:
 
     asked = list(dict.fromkeys(panel.asked for panel in panels))
     datasets = list(dict.fromkeys(panel.dataset for panel in panels))
-    figure = Figure(figsize=(1 + 4.2 * len(datasets), 0.5 + 3.1 * len(asked)), dpi=100, layout="constrained")
-    below = figure.subplots(len(asked), len(datasets), squeeze=False)
+    kinds = [(panel.asked, panel.dataset) for panel in panels]
+    # Two metrics of one name on one data set share no axes: they are two numbers.
+    places = [(asked.index(kind[0]), kinds[:n].count(kind)) for n, kind in enumerate(kinds)]
+    lines = sorted(set(places))
+    figure = Figure(figsize=(1 + 4.2 * len(datasets), 0.5 + 3.1 * len(lines)), dpi=100, layout="constrained")
+    below = figure.subplots(len(lines), len(datasets), squeeze=False)
     for axes in below.flat:
         axes.set_visible(False)
-    for panel in panels:
-        axes = below[asked.index(panel.asked), datasets.index(panel.dataset)]
+    models = sorted({model for panel in panels for model in panel.lines})
+    colours = {model: f"C{number % 10}" for number, model in enumerate(models)}  # the same in all panels
+    for panel, place in zip(panels, places, strict=True):
+        axes = below[lines.index(place), datasets.index(panel.dataset)]
         axes.set_visible(True)
-        _draw(axes, panel)
+        _draw(axes, panel, colours)
         axes.set_xlabel(plain(x).replace("_", " "), fontsize=9)
     png = io.BytesIO()
     rendered(figure).save(png, format="PNG")
     durable_write(path, png.getvalue())
 
 
-def _draw(axes: Any, panel: Panel) -> None:
+def _draw(axes: Any, panel: Panel, colours: Mapping[str, str]) -> None:
     points = [point for line in panel.lines.values() for point in line]
     is_wide = _is_wide(point.x for point in points)
-    for number, (model, line) in enumerate(panel.lines.items()):
-        colour = f"C{number % 10}"
+    for model, line in panel.lines.items():
+        colour = colours[model]
         seeds = sorted({point.seed for point in line})
         for point in line:
             if point.value is None:

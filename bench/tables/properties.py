@@ -189,14 +189,14 @@ def _with_speed(one: Properties, fastest: float | None) -> Properties:
 
 
 def published_of(frame: pd.DataFrame) -> list[Published]:
-    """What quoted rows say of models of graphs: the words ``parallel`` and ``general``."""
-    rows = frame[(frame["source"] == "quoted") & frame["metric"].isin(["parallel", "general"])]
+    """What quoted rows say of models of graphs: the words ``parallel`` and ``general``, by where they are from."""
+    is_quoted = (frame["source"] == "quoted") & (frame["status"] == "ok")
+    rows = frame[is_quoted & frame["metric"].isin(["parallel", "general"])]
     found = []
-    for (model, family), part in rows.groupby(["model", "model_family"], observed=True, sort=True):
+    for key, part in rows.groupby(["model", "model_family", "reason"], observed=True, sort=True):
+        model, family, source = map(str, key)
         words = dict(zip(part["metric"], part["value"].astype(bool), strict=True))
-        found.append(
-            Published(str(model), str(family), words.get("parallel"), words.get("general"), part["reason"].iloc[0])
-        )
+        found.append(Published(model, family, words.get("parallel"), words.get("general"), source))
     return found
 
 
