@@ -179,7 +179,15 @@ def test_chunks_of_exact_likelihoods_grow_while_that_is_faster(monkeypatch: pyte
     assert sizes(lambda n: 1.0) == [250, 500, 1000, 2000, 4000, 8000, 4250]  # launches alone cost
     assert sizes(float) == [250, *[500] * 39, 250]  # twice as many take twice as long
     assert sizes(lambda n: 1.0, room=900) == [250, 500, *[1000] * 19, 250]
+    assert sizes(lambda n: 0.0)[:3] == [250, 500, 1000]  # a clock of few digits
     assert {len(part) for part in growing(torch.arange(1000), CPU)} == {CHUNK}
+
+
+@pytest.mark.parametrize("name", ["realnvp", "realnvp_small"])
+def test_no_examples_have_no_log_weights(name: str) -> None:
+    model, data = evaluated(name, name != "realnvp"), REALS if name == "realnvp" else INTEGERS
+    assert isinstance(model, HasLikelihood)
+    assert draw_log_weights(model, data.train.x[:0], CPU, generator()).shape == (0,)
 
 
 def test_exact_likelihoods_do_not_depend_on_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,3 +236,9 @@ def test_a_flow_with_samples_of_its_own_is_sampled_with_them() -> None:
 
     model.__class__ = Own
     assert bool((draw_samples(model, 600, generator(), replays=Replays(TapeGraphs())) == 7).all())
+
+
+def test_a_flow_whose_samples_were_replaced_is_sampled_with_the_new_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = evaluated("realnvp")
+    monkeypatch.setattr(model, "sample", lambda n, *, generator: torch.full((n, 4), 7.0))
+    assert bool((draw_samples(model, 600, generator()) == 7).all())
