@@ -51,7 +51,7 @@ class Replays:
         """
         if self.graphs is None or what in self._refused:
             return function(*given, generator=generator)
-        key = (what, *(one if isinstance(one, int) else (one.shape, one.dtype) for one in given))
+        key = (what, *((one.shape, one.dtype) if isinstance(one, Tensor) else one for one in given))
         if key not in self._known:
             self._known[key] = None
             return function(*given, generator=generator)
@@ -60,23 +60,19 @@ class Replays:
             return recording(given, generator)
         state = generator.get_state()
         try:
-            with self.graphs.aside(), self.graphs.strict():
-                made = function(*given, generator=generator)
-            after = generator.get_state()
-            generator.set_state(state)
-            recording = _Recording(self.graphs, function, given)
-            if not _close(recording(given, generator), made):
-                raise Uncapturable("a replay gives other numbers")
-            generator.set_state(after)
+            made, self._known[key] = _recorded(self.graphs, function, given, generator)
         except Exception as error:
-            self._refused.add(what)
-            log.info("%s are not captured: %s", what, why_not(error))
-            generator.set_state(state)
-            return function(*given, generator=generator)
-        self._known[key] = recording
-        if not any(other[0] == what and found for other, found in self._known.items() if other != key):
-            log.info("%s are replayed from a CUDA graph", what)
-        return made
+            reason = why_not(error)
+        else:
+            if not any(other[0] == what and found for other, found in self._known.items() if other != key):
+                log.info("%s are replayed from a CUDA graph", what)
+            return made
+        # Here the error is gone, and with it the memory that the recording took.
+        log.info("%s are not captured: %s", what, reason)
+        self._refused.add(what)
+        self._known = {other: found for other, found in self._known.items() if other[0] != what}
+        generator.set_state(state)
+        return function(*given, generator=generator)
 
 
 class _Recording:
@@ -97,6 +93,26 @@ class _Recording:
         generator.set_state(self.generator.get_state())
         # Copies, because the next replay writes to the same place.
         return self.made.clone() if isinstance(self.made, Tensor) else tuple(one.clone() for one in self.made)
+
+
+def _recorded(
+    graphs: CudaGraphs, function: "Function[Made]", given: tuple[Given, ...], generator: Generator
+) -> "tuple[Made, _Recording]":
+    """What a call returns, and its recording.
+
+    Raises:
+        Uncapturable: The recording gives other numbers.
+    """
+    state = generator.get_state()
+    with graphs.aside(), graphs.strict():
+        made = function(*given, generator=generator)
+    after = generator.get_state()
+    generator.set_state(state)
+    recording = _Recording(graphs, function, given)
+    if not _close(recording(given, generator), made):
+        raise Uncapturable("a replay gives other numbers")
+    generator.set_state(after)
+    return made, recording
 
 
 def _close(first: Tensor | tuple[Tensor, ...], second: Tensor | tuple[Tensor, ...]) -> bool:

@@ -4,8 +4,10 @@ A stand-in replays recorded operations on the CPU (tests/helpers_graphs.py); tes
 """
 
 import logging
+import weakref
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 import torch
 from helpers_graphs import TapeGraphs
@@ -132,6 +134,48 @@ def test_errors_of_a_call_are_its_own() -> None:
     for _ in range(3):
         with pytest.raises(ArithmeticError, match="no 4"):
             replays("samples", failing, 4, generator=generator())
+
+
+def test_a_recording_that_failed_leaves_its_memory_to_the_eager_call() -> None:
+    taken: list[weakref.ref[Tensor]] = []
+    left: list[int] = []
+
+    def large(n: int, generator: Generator) -> Tensor:
+        left.append(sum(one() is not None for one in taken))
+        scratch = torch.rand(n, generator=generator)
+        taken.append(weakref.ref(scratch))
+        if len(taken) == 3:  # the recording
+            raise torch.OutOfMemoryError("no room for a second copy")
+        return scratch.square()
+
+    replays = Replays(TapeGraphs())
+    for _ in range(2):
+        replays("samples", large, 4, generator=generator())
+    assert left[3] == 0  # the call that is made again
+
+
+def test_recordings_of_a_function_that_is_given_up_are_forgotten() -> None:
+    taken: list[weakref.ref[Tensor]] = []
+
+    def sometimes_reading(x: Tensor, generator: Generator) -> Tensor:
+        scratch = x + 1
+        taken.append(weakref.ref(scratch))
+        return scratch.square() if len(x) == 3 or scratch.sum().item() > 0 else x
+
+    graphs = TapeGraphs()
+    replays = Replays(graphs)
+    for n in (3, 3, 3, 5):
+        replays("sums", sometimes_reading, torch.ones(n), generator=generator())
+    assert graphs.recorded == 1
+    assert any(one() is not None for one in taken)  # what the recording writes to
+    replays("sums", sometimes_reading, torch.ones(5), generator=generator())
+    assert not any(one() is not None for one in taken)
+
+
+def test_a_number_of_numpy_is_a_number() -> None:
+    model, replays = evaluated("realnvp"), Replays(TapeGraphs())
+    sizes = [len(draw_samples(model, n, generator(), replays=replays)) for n in np.array([100, 100, 30, 30])]
+    assert sizes == [100, 100, 30, 30]
 
 
 def test_samples_that_are_lost_are_lost_in_replays_too() -> None:
