@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from bench.cuda_graphs import CudaGraphs, Uncapturable, why_not
 
@@ -30,8 +30,8 @@ class Replays:
     and compared. The third and those after it are replays. What cannot be recorded, or gives other numbers, is called
     as it stands, and the log says why, once.
 
-    A replay reads weights where they were when it was recorded, so a model must not be given others between calls, but
-    for new values in the same place; and nothing else that a function looks at may change.
+    A replay reads weights where they were when it was recorded. Where they lie somewhere else, because the model was
+    moved or given others, its method is recorded anew. Nothing else that a function looks at may change.
 
     Arguments:
         graphs: Records the calls; None: every call is made as it stands.
@@ -52,10 +52,10 @@ class Replays:
         if self.graphs is None or what in self._refused:
             return function(*given, generator=generator)
         key = (what, *((one.shape, one.dtype) if isinstance(one, Tensor) else one for one in given))
-        if key not in self._known:
+        recording = self._known.get(key)
+        if key not in self._known or (recording is not None and not recording.reads(function)):
             self._known[key] = None
             return function(*given, generator=generator)
-        recording = self._known[key]
         if recording is not None:
             return recording(given, generator)
         state = generator.get_state()
@@ -83,6 +83,18 @@ class _Recording:
         self.generator = Generator(graphs.device)
         work = partial(function, *self.given, generator=self.generator)
         self.replay, self.made = graphs.record(work, self.generator)
+        self.model = _model_of(function)
+        self.places = [
+            (held, name, _address(one))
+            for module in ([] if self.model is None else self.model.modules())
+            for held in (module._parameters, module._buffers)
+            for name, one in held.items()
+        ]
+
+    def reads(self, function: Callable[..., Any]) -> bool:
+        """Whether the function's weights are those that replays read."""
+        same = (_address(held.get(name)) == place for held, name, place in self.places)
+        return _model_of(function) is self.model and all(same)
 
     def __call__(self, given: tuple[Given, ...], generator: Generator) -> Any:
         for mine, new in zip(self.given, given, strict=True):
@@ -93,6 +105,16 @@ class _Recording:
         generator.set_state(self.generator.get_state())
         # Copies, because the next replay writes to the same place.
         return self.made.clone() if isinstance(self.made, Tensor) else tuple(one.clone() for one in self.made)
+
+
+def _model_of(function: Callable[..., Any]) -> nn.Module | None:
+    """The model whose method the function is."""
+    owner = getattr(function, "__self__", None)
+    return owner if isinstance(owner, nn.Module) else None
+
+
+def _address(one: Tensor | None) -> int | None:
+    return None if one is None else one.data_ptr()
 
 
 def _recorded(

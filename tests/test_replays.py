@@ -3,6 +3,7 @@
 A stand-in replays recorded operations on the CPU (tests/helpers_graphs.py); tests/gpu/ has the same on a CUDA device.
 """
 
+import copy
 import logging
 import weakref
 from collections.abc import Callable, Iterator
@@ -89,6 +90,40 @@ def test_new_weights_in_the_same_place_are_read_by_replays() -> None:
     with torch.no_grad():
         model.weight.add_(1)
     assert torch.equal(replays("outputs", apply, 2 * x, generator=generator(8)), apply(2 * x, generator(8)))
+
+
+def moved(model: GenerativeModel) -> GenerativeModel:
+    return model.double().float()
+
+
+def given_others(model: GenerativeModel) -> GenerativeModel:
+    model.load_state_dict({name: one + 0.1 for name, one in model.state_dict().items()}, assign=True)
+    return model
+
+
+def pointed_at_others(model: GenerativeModel) -> GenerativeModel:
+    for parameter in model.parameters():
+        parameter.data = parameter.data + 0.1
+    return model
+
+
+def replaced(model: GenerativeModel) -> GenerativeModel:
+    return pointed_at_others(copy.deepcopy(model))
+
+
+@pytest.mark.parametrize("change", [moved, given_others, pointed_at_others, replaced])
+def test_weights_in_another_place_are_read_there(change: Callable[[GenerativeModel], GenerativeModel]) -> None:
+    graphs = TapeGraphs()
+    model, replays = evaluated("vae", True), Replays(graphs)
+    draw_samples(model, N, generator(), replays=replays)
+    assert graphs.recorded == 1
+    before = [parameter.data for parameter in model.parameters()]
+    model = change(model)
+    for one in before:
+        one.fill_(torch.nan)  # their memory is somebody else's by now
+    wanted = draw_samples(model, N, generator())
+    assert torch.equal(draw_samples(model, N, generator(), replays=replays), wanted)
+    assert graphs.recorded == 3  # whole chunks once more, and the last
 
 
 def test_what_a_call_returns_is_not_overwritten_by_the_next() -> None:
