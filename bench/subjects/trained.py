@@ -11,7 +11,7 @@ from bench.chunks import CHUNK, draw_class_log_weights, draw_given, draw_log_wei
 from bench.cuda_graphs import recorder_for
 from bench.data.base import Data
 from bench.errors import BrokenError, UnavailableError
-from bench.memory import forget_peak, peak_memory
+from bench.memory import allocated, forget_peak, peak_memory
 from bench.replays import Replays
 from bench.schema import DataSpec
 from bench.seeds import derive_seed
@@ -232,12 +232,15 @@ class TrainedModel(Subject):
         model, device = self.model, self.model.device
         if peak_memory(device) is None:
             return None
+        # Networks of other metrics lie there, too, and what replays read and write.
+        others = max(0, allocated(device) - sum(one.nbytes for one in (*model.parameters(), *model.buffers())))
         forget_peak(device)
         if not model.cannot_sample:
             draw_samples(model, CHUNK, self._generator("costs"))
         if isinstance(model, HasLikelihood):
             draw_log_weights(model, x, device, self._generator("costs"))
-        return peak_memory(device)
+        peak = peak_memory(device)
+        return None if peak is None else peak - others
 
     def loads(self, n: int) -> dict[str, float]:
         trained = None if self.progress is None else self.progress.load
