@@ -17,6 +17,7 @@ from torch import Generator, Tensor, nn
 
 from bench import chunks
 from bench.chunks import CHUNK, draw_class_log_weights, draw_log_weights, draw_samples, growing
+from bench.cuda_graphs import recorder_for
 from bench.replays import EAGER, Replays
 from models.base import GenerativeModel, HasLikelihood, LostSamples
 from models.flows.base import Flow
@@ -235,6 +236,17 @@ def test_samples_that_are_lost_are_lost_in_replays_too() -> None:
     again = draw_samples(model, N, generator(), replays=Replays(TapeGraphs()))
     assert 0 < len(made) < N
     assert torch.equal(made, again)
+
+
+def test_all_models_on_a_device_are_recorded_on_one_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "Stream", streams.append)
+    recorder_for.cache_clear()
+    assert recorder_for(CPU) is None
+    for _ in range(3):
+        assert recorder_for(torch.device("cuda", 0)) is not None
+    recorder_for.cache_clear()  # the recorder without a stream
+    assert streams == [torch.device("cuda", 0)]
 
 
 def test_draws_without_graphs_are_made_as_they_stand() -> None:
