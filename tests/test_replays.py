@@ -7,18 +7,22 @@ import copy
 import logging
 import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers_graphs import TapeGraphs
-from helpers_models import new_model, small_data
+from helpers_models import configuration, new_model, small_data
 from torch import Generator, Tensor, nn
 
 from bench import chunks
 from bench.chunks import CHUNK, draw_class_log_weights, draw_log_weights, draw_samples, growing
+from bench.config.spec import Hardware, RunSpec, Schedule
 from bench.cuda_graphs import recorder_for
+from bench.evaluation.measure import trained_model
 from bench.replays import EAGER, Replays
+from bench.training.fit import fit
 from models.base import GenerativeModel, HasLikelihood, LostSamples
 from models.flows.base import Flow
 from models.transforms.base import Transform
@@ -247,6 +251,19 @@ def test_all_models_on_a_device_are_recorded_on_one_stream(monkeypatch: pytest.M
         assert recorder_for(torch.device("cuda", 0)) is not None
     recorder_for.cache_clear()  # the recorder without a stream
     assert streams == [torch.device("cuda", 0)]
+
+
+@pytest.mark.parametrize(("capture", "recorded"), [("auto", 1), ("off", 0)])
+def test_capture_off_is_for_samples_as_well(
+    capture: str, recorded: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs, data = TapeGraphs(), small_data((2,), None)
+    monkeypatch.setattr("bench.subjects.trained.recorder_for", lambda _: graphs)
+    spec = RunSpec.parse(configuration("nice", "data=two_moons", "metric=[likelihood]", f"trainer.capture={capture}"))
+    schedule = Schedule(examples=16, batch_size=16)
+    fit(new_model("nice", data.spec), data, schedule, Hardware(), seed=0, folder=tmp_path, config=spec.config)
+    trained_model(spec, data, "final", tmp_path / "final.ckpt").samples(3 * CHUNK)
+    assert graphs.recorded == recorded
 
 
 def test_draws_without_graphs_are_made_as_they_stand() -> None:

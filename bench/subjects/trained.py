@@ -48,6 +48,7 @@ class TrainedModel(Subject):
         seed: The run's; samples, draws and counts come from streams derived from it.
         given: Examples ``(N, *shape)``; a model that draws one part of an example given the rest is given theirs.
         make: Makes a model with the same options for other data; None where that is not known.
+        capture: Whether samples and draws of log-weights may be replayed from CUDA graphs.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class TrainedModel(Subject):
         origin: Origin,
         given: Tensor | None = None,
         make: Callable[[DataSpec], GenerativeModel] | None = None,
+        capture: bool = True,
     ) -> None:
         self.model = model.eval()
         self.given = given
@@ -73,7 +75,7 @@ class TrainedModel(Subject):
         self.cost_names = _counted(model)
         if peak_memory(model.device) is not None:
             self.cost_names += ("peak_memory_training", "peak_memory_evaluation")
-        self._replays = Replays(recorder_for(model.device))
+        self._replays = Replays(recorder_for(model.device) if capture else None)
         self._sampling: dict[int, tuple[float, float | None]] = {}  # samples/s and load, by the number of samples
 
     @property
