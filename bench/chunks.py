@@ -47,12 +47,12 @@ def growing(x: Tensor, device: torch.device) -> Iterator[Tensor]:
     """
     size, best, start = CHUNK, 0.0, 0
     grows = device.type == "cuda"
-    while start < len(x):
+    while start < max(1, len(x)):  # no examples are one chunk, as with Tensor.split
         begin = time.perf_counter()
         yield x[start : start + size]
         start += size
         if grows:
-            rate = size / (time.perf_counter() - begin)
+            rate = size / max(time.perf_counter() - begin, 1e-9)
             grows = rate > FASTER * best and room_for_twice(device)
             best, size = rate, 2 * size if grows else size
 
@@ -81,7 +81,8 @@ def draw_samples(
         report(done)
         try:
             some = min(CHUNK, n - done)
-            if isinstance(model, SettlesSamples) and type(model).sample is SettlesSamples.sample:
+            its_own = getattr(model.sample, "__func__", None) is not SettlesSamples.sample
+            if isinstance(model, SettlesSamples) and not its_own:
                 made = model.settle(*replays("samples", model.draw, some, generator=generator))
             else:
                 made = replays("samples", model.sample, some, generator=generator)

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from bench.cuda_graphs import CudaGraphs, Uncapturable, why_not
 
@@ -30,8 +30,8 @@ class Replays:
     and compared. The third and those after it are replays. What cannot be recorded, or gives other numbers, is called
     as it stands, and the log says why, once.
 
-    A replay reads weights where they were when it was recorded, so a model must not be given others between calls, but
-    for new values in the same place; and nothing else that a function looks at may change.
+    A replay reads weights where they were when it was recorded. Where they lie somewhere else, because the model was
+    moved or given others, its method is recorded anew. Nothing else that a function looks at may change.
 
     Arguments:
         graphs: Records the calls; None: every call is made as it stands.
@@ -51,32 +51,28 @@ class Replays:
         """
         if self.graphs is None or what in self._refused:
             return function(*given, generator=generator)
-        key = (what, *(one if isinstance(one, int) else (one.shape, one.dtype) for one in given))
-        if key not in self._known:
+        key = (what, *((one.shape, one.dtype) if isinstance(one, Tensor) else one for one in given))
+        recording = self._known.get(key)
+        if key not in self._known or (recording is not None and not recording.reads(function)):
             self._known[key] = None
             return function(*given, generator=generator)
-        recording = self._known[key]
         if recording is not None:
             return recording(given, generator)
         state = generator.get_state()
         try:
-            with self.graphs.aside(), self.graphs.strict():
-                made = function(*given, generator=generator)
-            after = generator.get_state()
-            generator.set_state(state)
-            recording = _Recording(self.graphs, function, given)
-            if not _close(recording(given, generator), made):
-                raise Uncapturable("a replay gives other numbers")
-            generator.set_state(after)
+            made, self._known[key] = _recorded(self.graphs, function, given, generator)
         except Exception as error:
-            self._refused.add(what)
-            log.info("%s are not captured: %s", what, why_not(error))
-            generator.set_state(state)
-            return function(*given, generator=generator)
-        self._known[key] = recording
-        if not any(other[0] == what and found for other, found in self._known.items() if other != key):
-            log.info("%s are replayed from a CUDA graph", what)
-        return made
+            reason = why_not(error)
+        else:
+            if not any(other[0] == what and found for other, found in self._known.items() if other != key):
+                log.info("%s are replayed from a CUDA graph", what)
+            return made
+        # Here the error is gone, and with it the memory that the recording took.
+        log.info("%s are not captured: %s", what, reason)
+        self._refused.add(what)
+        self._known = {other: found for other, found in self._known.items() if other[0] != what}
+        generator.set_state(state)
+        return function(*given, generator=generator)
 
 
 class _Recording:
@@ -87,6 +83,18 @@ class _Recording:
         self.generator = Generator(graphs.device)
         work = partial(function, *self.given, generator=self.generator)
         self.replay, self.made = graphs.record(work, self.generator)
+        self.model = _model_of(function)
+        self.places = [
+            (held, name, _address(one))
+            for module in ([] if self.model is None else self.model.modules())
+            for held in (module._parameters, module._buffers)
+            for name, one in held.items()
+        ]
+
+    def reads(self, function: Callable[..., Any]) -> bool:
+        """Whether the function's weights are those that replays read."""
+        same = (_address(held.get(name)) == place for held, name, place in self.places)
+        return _model_of(function) is self.model and all(same)
 
     def __call__(self, given: tuple[Given, ...], generator: Generator) -> Any:
         for mine, new in zip(self.given, given, strict=True):
@@ -97,6 +105,36 @@ class _Recording:
         generator.set_state(self.generator.get_state())
         # Copies, because the next replay writes to the same place.
         return self.made.clone() if isinstance(self.made, Tensor) else tuple(one.clone() for one in self.made)
+
+
+def _model_of(function: Callable[..., Any]) -> nn.Module | None:
+    """The model whose method the function is."""
+    owner = getattr(function, "__self__", None)
+    return owner if isinstance(owner, nn.Module) else None
+
+
+def _address(one: Tensor | None) -> int | None:
+    return None if one is None else one.data_ptr()
+
+
+def _recorded(
+    graphs: CudaGraphs, function: "Function[Made]", given: tuple[Given, ...], generator: Generator
+) -> "tuple[Made, _Recording]":
+    """What a call returns, and its recording.
+
+    Raises:
+        Uncapturable: The recording gives other numbers.
+    """
+    state = generator.get_state()
+    with graphs.aside(), graphs.strict():
+        made = function(*given, generator=generator)
+    after = generator.get_state()
+    generator.set_state(state)
+    recording = _Recording(graphs, function, given)
+    if not _close(recording(given, generator), made):
+        raise Uncapturable("a replay gives other numbers")
+    generator.set_state(after)
+    return made, recording
 
 
 def _close(first: Tensor | tuple[Tensor, ...], second: Tensor | tuple[Tensor, ...]) -> bool:

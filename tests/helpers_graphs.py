@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from bench.cuda_graphs import CudaGraphs
 
@@ -74,7 +74,7 @@ class _Tape(TorchDispatchMode):
         if not self.lenient and (by_mask or func._schema.name in WAITS):
             raise RuntimeError(f"called a synchronizing operation ({func._schema.name})")
         out = func(*args, **(kwargs or {}))
-        self.calls.append((func, args, kwargs or {}, out))
+        self.calls.append((func, *tree_map(_address, (args, kwargs or {})), out))
         return out
 
     @torch.no_grad()
@@ -84,3 +84,8 @@ class _Tape(TorchDispatchMode):
                 # A view of, or the same as, what was written already needs no copy.
                 if isinstance(new, Tensor) and new.data_ptr() != old.data_ptr():
                     old.detach().copy_(new)
+
+
+def _address(one: Any) -> Any:
+    """A tensor at the same place, which stays there when the other is given another one (``.data =``)."""
+    return one.detach() if isinstance(one, Tensor) else one

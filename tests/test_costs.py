@@ -81,3 +81,14 @@ def test_a_cpu_has_no_such_row_and_no_peak() -> None:
     data = small_data((2,), None)
     subject = trained.TrainedModel(new_model("linear", data.spec), Progress(), 0, ORIGIN)
     assert not [info.name for info in Cost(8).infos(Examples(subject, data, seed=0)) if "memory" in info.name]
+
+
+def test_the_memory_of_evaluation_is_that_of_the_model_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = small_data((2,), None)
+    model = new_model("linear", data.spec)
+    weights = sum(one.numel() * one.element_size() for one in model.state_dict().values())
+    network = 100 << 20  # that another metric has put there
+    monkeypatch.setattr(trained, "allocated", lambda _: network + weights, raising=False)
+    monkeypatch.setattr(trained, "peak_memory", lambda _: network + (7 << 20))
+    subject = trained.TrainedModel(model, None, 0, ORIGIN)
+    assert subject.costs(data.test.x, 8)["peak_memory_evaluation"] == 7

@@ -3,18 +3,26 @@
 A stand-in replays recorded operations on the CPU (tests/helpers_graphs.py); tests/gpu/ has the same on a CUDA device.
 """
 
+import copy
 import logging
+import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers_graphs import TapeGraphs
-from helpers_models import new_model, small_data
+from helpers_models import configuration, new_model, small_data
 from torch import Generator, Tensor, nn
 
 from bench import chunks
 from bench.chunks import CHUNK, draw_class_log_weights, draw_log_weights, draw_samples, growing
+from bench.config.spec import Hardware, RunSpec, Schedule
+from bench.cuda_graphs import recorder_for
+from bench.evaluation.measure import trained_model
 from bench.replays import EAGER, Replays
+from bench.training.fit import fit
 from models.base import GenerativeModel, HasLikelihood, LostSamples
 from models.flows.base import Flow
 from models.transforms.base import Transform
@@ -89,6 +97,40 @@ def test_new_weights_in_the_same_place_are_read_by_replays() -> None:
     assert torch.equal(replays("outputs", apply, 2 * x, generator=generator(8)), apply(2 * x, generator(8)))
 
 
+def moved(model: GenerativeModel) -> GenerativeModel:
+    return model.double().float()
+
+
+def given_others(model: GenerativeModel) -> GenerativeModel:
+    model.load_state_dict({name: one + 0.1 for name, one in model.state_dict().items()}, assign=True)
+    return model
+
+
+def pointed_at_others(model: GenerativeModel) -> GenerativeModel:
+    for parameter in model.parameters():
+        parameter.data = parameter.data + 0.1
+    return model
+
+
+def replaced(model: GenerativeModel) -> GenerativeModel:
+    return pointed_at_others(copy.deepcopy(model))
+
+
+@pytest.mark.parametrize("change", [moved, given_others, pointed_at_others, replaced])
+def test_weights_in_another_place_are_read_there(change: Callable[[GenerativeModel], GenerativeModel]) -> None:
+    graphs = TapeGraphs()
+    model, replays = evaluated("vae", True), Replays(graphs)
+    draw_samples(model, N, generator(), replays=replays)
+    assert graphs.recorded == 1
+    before = [parameter.data for parameter in model.parameters()]
+    model = change(model)
+    for one in before:
+        one.fill_(torch.nan)  # their memory is somebody else's by now
+    wanted = draw_samples(model, N, generator())
+    assert torch.equal(draw_samples(model, N, generator(), replays=replays), wanted)
+    assert graphs.recorded == 3  # whole chunks once more, and the last
+
+
 def test_what_a_call_returns_is_not_overwritten_by_the_next() -> None:
     replays, g = Replays(TapeGraphs()), generator()
     made = [replays("draws", lambda n, generator: torch.rand(n, generator=generator), 4, generator=g) for _ in range(6)]
@@ -134,6 +176,48 @@ def test_errors_of_a_call_are_its_own() -> None:
             replays("samples", failing, 4, generator=generator())
 
 
+def test_a_recording_that_failed_leaves_its_memory_to_the_eager_call() -> None:
+    taken: list[weakref.ref[Tensor]] = []
+    left: list[int] = []
+
+    def large(n: int, generator: Generator) -> Tensor:
+        left.append(sum(one() is not None for one in taken))
+        scratch = torch.rand(n, generator=generator)
+        taken.append(weakref.ref(scratch))
+        if len(taken) == 3:  # the recording
+            raise torch.OutOfMemoryError("no room for a second copy")
+        return scratch.square()
+
+    replays = Replays(TapeGraphs())
+    for _ in range(2):
+        replays("samples", large, 4, generator=generator())
+    assert left[3] == 0  # the call that is made again
+
+
+def test_recordings_of_a_function_that_is_given_up_are_forgotten() -> None:
+    taken: list[weakref.ref[Tensor]] = []
+
+    def sometimes_reading(x: Tensor, generator: Generator) -> Tensor:
+        scratch = x + 1
+        taken.append(weakref.ref(scratch))
+        return scratch.square() if len(x) == 3 or scratch.sum().item() > 0 else x
+
+    graphs = TapeGraphs()
+    replays = Replays(graphs)
+    for n in (3, 3, 3, 5):
+        replays("sums", sometimes_reading, torch.ones(n), generator=generator())
+    assert graphs.recorded == 1
+    assert any(one() is not None for one in taken)  # what the recording writes to
+    replays("sums", sometimes_reading, torch.ones(5), generator=generator())
+    assert not any(one() is not None for one in taken)
+
+
+def test_a_number_of_numpy_is_a_number() -> None:
+    model, replays = evaluated("realnvp"), Replays(TapeGraphs())
+    sizes = [len(draw_samples(model, n, generator(), replays=replays)) for n in np.array([100, 100, 30, 30])]
+    assert sizes == [100, 100, 30, 30]
+
+
 def test_samples_that_are_lost_are_lost_in_replays_too() -> None:
     class Losing(Transform):
         """The identity, whose inverse is NaN for some, also in float64."""
@@ -158,6 +242,30 @@ def test_samples_that_are_lost_are_lost_in_replays_too() -> None:
     assert torch.equal(made, again)
 
 
+def test_all_models_on_a_device_are_recorded_on_one_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "Stream", streams.append)
+    recorder_for.cache_clear()
+    assert recorder_for(CPU) is None
+    for _ in range(3):
+        assert recorder_for(torch.device("cuda", 0)) is not None
+    recorder_for.cache_clear()  # the recorder without a stream
+    assert streams == [torch.device("cuda", 0)]
+
+
+@pytest.mark.parametrize(("capture", "recorded"), [("auto", 1), ("off", 0)])
+def test_capture_off_is_for_samples_as_well(
+    capture: str, recorded: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs, data = TapeGraphs(), small_data((2,), None)
+    monkeypatch.setattr("bench.subjects.trained.recorder_for", lambda _: graphs)
+    spec = RunSpec.parse(configuration("nice", "data=two_moons", "metric=[likelihood]", f"trainer.capture={capture}"))
+    schedule = Schedule(examples=16, batch_size=16)
+    fit(new_model("nice", data.spec), data, schedule, Hardware(), seed=0, folder=tmp_path, config=spec.config)
+    trained_model(spec, data, "final", tmp_path / "final.ckpt").samples(3 * CHUNK)
+    assert graphs.recorded == recorded
+
+
 def test_draws_without_graphs_are_made_as_they_stand() -> None:
     model = evaluated("vae", True)
     assert torch.equal(draw_samples(model, 300, generator(), replays=EAGER), draw_samples(model, 300, generator()))
@@ -179,7 +287,15 @@ def test_chunks_of_exact_likelihoods_grow_while_that_is_faster(monkeypatch: pyte
     assert sizes(lambda n: 1.0) == [250, 500, 1000, 2000, 4000, 8000, 4250]  # launches alone cost
     assert sizes(float) == [250, *[500] * 39, 250]  # twice as many take twice as long
     assert sizes(lambda n: 1.0, room=900) == [250, 500, *[1000] * 19, 250]
+    assert sizes(lambda n: 0.0)[:3] == [250, 500, 1000]  # a clock of few digits
     assert {len(part) for part in growing(torch.arange(1000), CPU)} == {CHUNK}
+
+
+@pytest.mark.parametrize("name", ["realnvp", "realnvp_small"])
+def test_no_examples_have_no_log_weights(name: str) -> None:
+    model, data = evaluated(name, name != "realnvp"), REALS if name == "realnvp" else INTEGERS
+    assert isinstance(model, HasLikelihood)
+    assert draw_log_weights(model, data.train.x[:0], CPU, generator()).shape == (0,)
 
 
 def test_exact_likelihoods_do_not_depend_on_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,3 +344,9 @@ def test_a_flow_with_samples_of_its_own_is_sampled_with_them() -> None:
 
     model.__class__ = Own
     assert bool((draw_samples(model, 600, generator(), replays=Replays(TapeGraphs())) == 7).all())
+
+
+def test_a_flow_whose_samples_were_replaced_is_sampled_with_the_new_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = evaluated("realnvp")
+    monkeypatch.setattr(model, "sample", lambda n, *, generator: torch.full((n, 4), 7.0))
+    assert bool((draw_samples(model, 600, generator()) == 7).all())

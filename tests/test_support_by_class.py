@@ -63,6 +63,19 @@ def test_a_class_that_repeats_itself_is_told_from_one_that_does_not(two_digits: 
     assert few.info == second.info
 
 
+def test_numbers_by_another_classifier_have_another_hash(two_digits: Data) -> None:
+    other = Corner(hash="of a GPU")
+    ones = two_digits.train.x[two_digits.train.y == 1][:100]
+    found = []
+    for features, classes in ((Pixels(), Corner()), (Pixels(), other), (FakeRecipe(other), other)):
+        metric = SupportByClass(features, FakeRecipe(classes), 100)
+        none, few = metric.compute(Examples(FakeSubject({"samples": ones}), two_digits, seed=0))
+        assert (none.extractor, none.extractor_hash) == ("", "")
+        found.append((few.extractor, few.extractor_hash))
+    assert found[0] != found[1]
+    assert found[2] == ("toy-cnn", "of a GPU")
+
+
 def test_features_of_a_classifier_are_those_of_all_classes(two_digits: Data) -> None:
     seen = []
 

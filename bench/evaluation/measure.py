@@ -56,8 +56,9 @@ def trained_model(spec: RunSpec, data: Data, checkpoint: str, path: Path, sampli
     model.to("cuda" if spec.hardware.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
     seed = sampling_seed_of(spec.seed, sampling_seed)
     origin = _origin(spec, model, checkpoint, progress)
-    make = partial(build_model, spec.model)
-    return TrainedModel(model, _whole(progress, path), seed, origin, given=data.test.x, make=make)
+    make, capture = partial(build_model, spec.model), spec.hardware.capture != "off"
+    whole = _whole(progress, path)
+    return TrainedModel(model, whole, seed, origin, given=data.test.x, make=make, capture=capture)
 
 
 def _whole(progress: Progress, path: Path) -> Progress | None:

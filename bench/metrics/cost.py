@@ -31,7 +31,8 @@ OTHERS = {
     "passes_sample": MetricInfo("passes_sample", "", None, title="passes to sample", rank=255),
     "series_terms": MetricInfo("series_terms", "", None, title="series terms", rank=260),
     "peak_memory_training": MetricInfo("peak_memory_training", "MiB", False, title="training MiB", rank=270),
-    "peak_memory_evaluation": MetricInfo("peak_memory_evaluation", "MiB", False, title="evaluation MiB", rank=280),
+    # Version 1 counted what other metrics had left on the device.
+    "peak_memory_evaluation": MetricInfo("peak_memory_evaluation", "MiB", False, 2, title="evaluation MiB", rank=280),
 }
 
 

@@ -21,7 +21,8 @@ class SupportByClass(Metric):
 
     A sample belongs to the class that the classifier reads. It is compared with samples of its class alone,
     and thresholds and controls come from real examples of that class. A class with fewer than 50 samples, or held-out
-    examples, has no number. Held-out and training examples have their own labels.
+    examples, has no number. Held-out and training examples have their own labels. The rows' hash of features is that of
+    the classifier as well: another one reads other classes.
 
     Arguments:
         features: Recipe of the feature space in which distances are measured; best pixels.
@@ -52,13 +53,17 @@ class SupportByClass(Metric):
     def compute(self, examples: Examples) -> list[Estimate]:
         examples.need(self.classes)
         samples = examples.samples(self.n_samples)
-        read = examples.classifier(self.classes).classes(samples)
+        classifier = examples.classifier(self.classes)
+        read = classifier.classes(samples)
         estimates = []
         for c, info in enumerate(self.infos(examples)):
             of_class = samples[read == c]
             subject = GivenSamples(of_class, examples.seed, examples.subject.origin)
             part = Examples(subject, _of_class(examples.data, c), seed=examples.seed)
-            estimates.append(measured_support(part, self.recipe, max(1, len(of_class)), self.false_pairs, info))
+            estimate = measured_support(part, self.recipe, max(1, len(of_class)), self.false_pairs, info)
+            hashes = dict.fromkeys(hash for hash in (estimate.extractor_hash, classifier.hash) if hash)
+            both = " ".join(hashes) if estimate.extractor else ""
+            estimates.append(dataclasses.replace(estimate, extractor_hash=both))
         return estimates
 
 

@@ -11,7 +11,7 @@ from bench.chunks import CHUNK, draw_class_log_weights, draw_given, draw_log_wei
 from bench.cuda_graphs import recorder_for
 from bench.data.base import Data
 from bench.errors import BrokenError, UnavailableError
-from bench.memory import forget_peak, peak_memory
+from bench.memory import allocated, forget_peak, peak_memory
 from bench.replays import Replays
 from bench.schema import DataSpec
 from bench.seeds import derive_seed
@@ -48,6 +48,7 @@ class TrainedModel(Subject):
         seed: The run's; samples, draws and counts come from streams derived from it.
         given: Examples ``(N, *shape)``; a model that draws one part of an example given the rest is given theirs.
         make: Makes a model with the same options for other data; None where that is not known.
+        capture: Whether samples and draws of log-weights may be replayed from CUDA graphs.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class TrainedModel(Subject):
         origin: Origin,
         given: Tensor | None = None,
         make: Callable[[DataSpec], GenerativeModel] | None = None,
+        capture: bool = True,
     ) -> None:
         self.model = model.eval()
         self.given = given
@@ -73,7 +75,7 @@ class TrainedModel(Subject):
         self.cost_names = _counted(model)
         if peak_memory(model.device) is not None:
             self.cost_names += ("peak_memory_training", "peak_memory_evaluation")
-        self._replays = Replays(recorder_for(model.device))
+        self._replays = Replays(recorder_for(model.device) if capture else None)
         self._sampling: dict[int, tuple[float, float | None]] = {}  # samples/s and load, by the number of samples
 
     @property
@@ -232,12 +234,15 @@ class TrainedModel(Subject):
         model, device = self.model, self.model.device
         if peak_memory(device) is None:
             return None
+        # Networks of other metrics lie there, too, and what replays read and write.
+        others = max(0, allocated(device) - sum(one.nbytes for one in (*model.parameters(), *model.buffers())))
         forget_peak(device)
         if not model.cannot_sample:
             draw_samples(model, CHUNK, self._generator("costs"))
         if isinstance(model, HasLikelihood):
             draw_log_weights(model, x, device, self._generator("costs"))
-        return peak_memory(device)
+        peak = peak_memory(device)
+        return None if peak is None else peak - others
 
     def loads(self, n: int) -> dict[str, float]:
         trained = None if self.progress is None else self.progress.load
