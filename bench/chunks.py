@@ -1,12 +1,11 @@
 """Examples pass through a model in chunks: that bounds the memory and changes no number.
 
 What is drawn is drawn 250 examples at a time on every device, so that the numbers drawn are those of the seed and not
-of the device's memory. A chunk can be replayed from a graph (``Replays``). What draws nothing takes as many examples at
-once as the device is fast with.
+of the device's memory. A chunk can be replayed from a graph (``Replays``). What draws nothing takes more examples at once
+on a GPU.
 """
 
 import logging
-import time
 from collections.abc import Callable, Iterator
 
 import torch
@@ -36,25 +35,23 @@ log = logging.getLogger("genbench")
 CHUNK = 250
 """Examples at once."""
 
-FASTER = 1.1  # how much faster, for twice as many examples to be worth their memory
+LARGEST = 4000
+"""Examples at once on a GPU, where nothing is drawn: small models are then as fast as their kernels."""
 
 
 def growing(x: Tensor, device: torch.device) -> Iterator[Tensor]:
-    """Cut examples into chunks of 250; on a CUDA device each of twice as many as the one before, while that is faster
-    and memory is there.
+    """Cut examples into chunks of 250; on a CUDA device each of twice as many as the one before, up to 4,000, while
+    there is memory.
 
-    What is done with a chunk must have ended on the device before the next is asked for.
+    Not by the clock: the same card should take the same chunks, whose last bits may depend on their size. What is done
+    with a chunk must have ended on the device before the next is asked for.
     """
-    size, best, start = CHUNK, 0.0, 0
-    grows = device.type == "cuda"
+    size, start = CHUNK, 0
     while start < max(1, len(x)):  # no examples are one chunk, as with Tensor.split
-        begin = time.perf_counter()
         yield x[start : start + size]
         start += size
-        if grows:
-            rate = size / max(time.perf_counter() - begin, 1e-9)
-            grows = rate > FASTER * best and room_for_twice(device)
-            best, size = rate, 2 * size if grows else size
+        if device.type == "cuda" and size < LARGEST and room_for_twice(device):
+            size *= 2
 
 
 @torch.no_grad()

@@ -15,20 +15,26 @@ from bench.memory import allocated, forget_peak, peak_memory
 from bench.replays import Replays
 from bench.schema import DataSpec
 from bench.seeds import derive_seed
+from bench.subjects.abilities import (
+    NO_ODE,
+    clipping,
+    counted,
+    decoding,
+    of_classes,
+    shown,
+    with_classes,
+    with_codes,
+    with_decoder,
+    with_inverse,
+    with_posterior,
+)
 from bench.subjects.base import Decoder, Origin, Report, Subject, silent
 from bench.subjects.trying import try_on
 from models.base import (
-    Autoencodes,
-    ChecksInverse,
-    ClassConditional,
-    ClipsSamples,
     GenerativeModel,
-    HasDecoder,
     HasDiscriminator,
     HasLikelihood,
-    HasPosterior,
     ReportsCost,
-    SamplesClasses,
     SamplesGiven,
     SolvesODE,
 )
@@ -36,7 +42,6 @@ from models.base import (
 __all__ = ["FailedModel", "TrainedModel"]
 
 MEBIBYTE = 1 << 20
-NO_ODE = "the likelihood is not the solution of a differential equation"
 
 
 class TrainedModel(Subject):
@@ -72,7 +77,7 @@ class TrainedModel(Subject):
         self.caveat = model.caveat if isinstance(model, HasLikelihood) else ""
         self.largest_component = model.largest_component
         self.solves_ode = isinstance(model, SolvesODE)
-        self.cost_names = _counted(model)
+        self.cost_names = counted(model)
         if peak_memory(model.device) is not None:
             self.cost_names += ("peak_memory_training", "peak_memory_evaluation")
         self._replays = Replays(recorder_for(model.device) if capture else None)
@@ -80,7 +85,7 @@ class TrainedModel(Subject):
 
     @property
     def shown_relation(self) -> str:
-        return _shown(self.model, self.relation)
+        return shown(self.model, self.relation)
 
     def samples(self, n: int, report: Report = silent) -> Tensor:
         model, generator = self.model, self._generator("samples")
@@ -107,7 +112,7 @@ class TrainedModel(Subject):
         return not self.model.cannot_sample or (isinstance(self.model, SamplesGiven) and self.given is not None)
 
     def class_samples(self, y: Tensor, report: Report = silent) -> Tensor:
-        model, generator = _of_classes(self.model), self._generator("class samples")
+        model, generator = of_classes(self.model), self._generator("class samples")
         made: list[Tensor] = []
         for part in self._chunks(y):
             report("sampling classes", CHUNK * len(made), len(y))
@@ -115,16 +120,16 @@ class TrainedModel(Subject):
         return torch.cat(made)
 
     def outside(self, n: int, report: Report = silent) -> Tensor:
-        model = _clipping(self.model)
+        model = clipping(self.model)
         return draw_outside(model, n, self._generator("samples"), lambda done: report("mass outside", done, n))
 
     @torch.no_grad()
     def round_trips(self, x: Tensor, factor: float) -> Tensor:
-        model, generator = _with_inverse(self.model), self._generator("round trips")
+        model, generator = with_inverse(self.model), self._generator("round trips")
         return torch.cat([model.round_trip(part, factor, generator=generator).cpu() for part in self._chunks(x)])
 
     def beyond_float32(self, n: int) -> tuple[Tensor, str]:
-        model, generator = _with_inverse(self.model), self._generator("samples")
+        model, generator = with_inverse(self.model), self._generator("samples")
         made = [model.beyond_float32(min(CHUNK, n - done), generator=generator) for done in range(0, n, CHUNK)]
         return torch.cat([beyond for beyond, _ in made]).cpu(), next((where for _, where in made if where), "")
 
@@ -140,7 +145,7 @@ class TrainedModel(Subject):
         return torch.stack(rows)
 
     def class_log_weights(self, x: Tensor, draws: int, report: Report = silent) -> Tensor:
-        model = _with_classes(self.model)
+        model = with_classes(self.model)
         assert isinstance(model, HasLikelihood)
         generator, draws = self._generator("class_log_weight"), _enough(model, draws)
         made: list[Tensor] = []
@@ -159,12 +164,12 @@ class TrainedModel(Subject):
 
     @torch.no_grad()
     def codes(self, x: Tensor) -> Tensor:
-        model, generator = _with_codes(self.model), self._generator("codes")
+        model, generator = with_codes(self.model), self._generator("codes")
         return torch.cat([model.encode(part, generator=generator).cpu() for part in self._chunks(x)])
 
     @torch.no_grad()
     def reconstructions(self, x: Tensor, report: Report = silent) -> Tensor:
-        model, generator = _decoding(self.model), self._generator("codes")
+        model, generator = decoding(self.model), self._generator("codes")
         made: list[Tensor] = []
         for part in self._chunks(x):
             report("reconstruction", CHUNK * len(made), len(x))
@@ -173,7 +178,7 @@ class TrainedModel(Subject):
 
     @torch.no_grad()
     def elbo_terms(self, x: Tensor, draws: int, report: Report = silent) -> tuple[Tensor, Tensor, Tensor]:
-        model, generator = _with_posterior(self.model), self._generator("elbo")
+        model, generator = with_posterior(self.model), self._generator("elbo")
         made: list[list[Tensor]] = []
         for draw in range(draws):
             report("ELBO", draw, draws)
@@ -188,10 +193,10 @@ class TrainedModel(Subject):
         return [score for _, score in self.progress.history]
 
     def latent_dim(self) -> int:
-        return _with_decoder(self.model).latent_dim
+        return with_decoder(self.model).latent_dim
 
     def decoder(self) -> Decoder:
-        model = _with_decoder(self.model)
+        model = with_decoder(self.model)
         if model.cannot_decode:
             raise UnavailableError(f"the model cannot decode: {model.cannot_decode}")
         return Decoder(model.latent_dim, lambda z: model.decoder_mean(z.to(self.model.device)).to(z.device))
@@ -272,11 +277,11 @@ class FailedModel(Subject):
         self.relation = model.relation if isinstance(model, HasLikelihood) else ""
         self.likelihood_of = model.likelihood_of if isinstance(model, HasLikelihood) else ""
         self.solves_ode = isinstance(model, SolvesODE)
-        self.cost_names = _counted(model)
+        self.cost_names = counted(model)
 
     @property
     def shown_relation(self) -> str:
-        return _shown(self.model, self.relation)
+        return shown(self.model, self.relation)
 
     def samples(self, n: int, report: Report = silent) -> Tensor:
         if self.model.cannot_sample and not isinstance(self.model, SamplesGiven):
@@ -284,19 +289,19 @@ class FailedModel(Subject):
         raise BrokenError(self.reason)
 
     def class_samples(self, y: Tensor, report: Report = silent) -> Tensor:
-        _of_classes(self.model)
+        of_classes(self.model)
         raise BrokenError(self.reason)
 
     def outside(self, n: int, report: Report = silent) -> Tensor:
-        _clipping(self.model)
+        clipping(self.model)
         raise BrokenError(self.reason)
 
     def round_trips(self, x: Tensor, factor: float) -> Tensor:
-        _with_inverse(self.model)
+        with_inverse(self.model)
         raise BrokenError(self.reason)
 
     def beyond_float32(self, n: int) -> tuple[Tensor, str]:
-        _with_inverse(self.model)
+        with_inverse(self.model)
         raise BrokenError(self.reason)
 
     def log_weights(self, x: Tensor, draws: int, report: Report = silent) -> Tensor:
@@ -305,7 +310,7 @@ class FailedModel(Subject):
         raise BrokenError(self.reason)
 
     def class_log_weights(self, x: Tensor, draws: int, report: Report = silent) -> Tensor:
-        _with_classes(self.model)
+        with_classes(self.model)
         raise BrokenError(self.reason)
 
     def ode_changes(self, x: Tensor) -> Tensor:
@@ -314,25 +319,25 @@ class FailedModel(Subject):
         raise BrokenError(self.reason)
 
     def codes(self, x: Tensor) -> Tensor:
-        _with_codes(self.model)
+        with_codes(self.model)
         raise BrokenError(self.reason)
 
     def reconstructions(self, x: Tensor, report: Report = silent) -> Tensor:
-        _decoding(self.model)
+        decoding(self.model)
         raise BrokenError(self.reason)
 
     def elbo_terms(self, x: Tensor, draws: int, report: Report = silent) -> tuple[Tensor, Tensor, Tensor]:
-        _with_posterior(self.model)
+        with_posterior(self.model)
         raise BrokenError(self.reason)
 
     def scores(self) -> list[float]:
         raise BrokenError(self.reason)
 
     def latent_dim(self) -> int:
-        return _with_decoder(self.model).latent_dim
+        return with_decoder(self.model).latent_dim
 
     def decoder(self) -> Decoder:
-        _with_decoder(self.model)
+        with_decoder(self.model)
         raise BrokenError(self.reason)
 
     def try_on(self, data: Data) -> None:
@@ -340,12 +345,6 @@ class FailedModel(Subject):
 
     def costs(self, x: Tensor, n: int) -> dict[str, float]:
         raise BrokenError(self.reason)
-
-
-def _counted(model: GenerativeModel) -> tuple[str, ...]:
-    """Return what is counted of a model besides the costs that every model has."""
-    own = model.cost_names if isinstance(model, ReportsCost) else ()
-    return (*own, *(("discriminator_parameters",) if isinstance(model, HasDiscriminator) else ()))
 
 
 def _trainable(network: nn.Module) -> int:
@@ -356,101 +355,3 @@ def _trainable(network: nn.Module) -> int:
 def _enough(model: HasLikelihood, draws: int) -> int:
     """How many draws of log w are taken of those asked for."""
     return 1 if model.relation == "exact" else min(draws, model.enough_draws or draws)
-
-
-def _with_classes(model: GenerativeModel) -> ClassConditional:
-    """Return the model itself.
-
-    Raises:
-        UnavailableError: It has no likelihood given a class.
-    """
-    if not isinstance(model, ClassConditional) or model.classes == 0:
-        raise UnavailableError("the model has no likelihood given a class")
-    return model
-
-
-def _of_classes(model: GenerativeModel) -> SamplesClasses:
-    """Return the model itself.
-
-    Raises:
-        UnavailableError: It cannot be sampled, or is not class-conditional.
-    """
-    if model.cannot_sample:
-        raise UnavailableError(f"the model cannot be sampled: {model.cannot_sample}")
-    if not isinstance(model, SamplesClasses) or model.classes == 0:
-        raise UnavailableError("the model is not class-conditional: its samples have no labels")
-    return model
-
-
-def _clipping(model: GenerativeModel) -> ClipsSamples:
-    """Return the model itself.
-
-    Raises:
-        UnavailableError: It cannot be sampled, or does not say which of its samples it clips.
-    """
-    if model.cannot_sample:
-        raise UnavailableError(f"the model cannot be sampled: {model.cannot_sample}")
-    if not isinstance(model, ClipsSamples) or not model.clips_samples:
-        raise UnavailableError("the model does not report samples outside the data's range")
-    return model
-
-
-def _with_inverse(model: GenerativeModel) -> ChecksInverse:
-    """Return the model itself.
-
-    Raises:
-        UnavailableError: It is no flow, or its transform has no inverse.
-    """
-    if not isinstance(model, ChecksInverse):
-        raise UnavailableError("the model is no flow")
-    if model.cannot_sample:
-        raise UnavailableError(model.cannot_sample)
-    return model
-
-
-def _with_codes(model: GenerativeModel) -> Autoencodes:
-    """Return the model itself.
-
-    Raises:
-        UnavailableError: It has no codes.
-    """
-    if not isinstance(model, Autoencodes):
-        raise UnavailableError("the model has no latent codes")
-    return model
-
-
-def _decoding(model: GenerativeModel) -> Autoencodes:
-    """Return the model itself.
-
-    Raises:
-        UnavailableError: It has no codes, or cannot decode them.
-    """
-    if isinstance(model, Autoencodes) and model.cannot_sample:
-        raise UnavailableError(f"the model cannot decode: {model.cannot_sample}")
-    return _with_codes(model)
-
-
-def _with_posterior(model: GenerativeModel) -> HasPosterior:
-    """Return the model itself.
-
-    Raises:
-        UnavailableError: It has no approximate posterior.
-    """
-    if not isinstance(model, HasPosterior):
-        raise UnavailableError("the model has no approximate posterior")
-    return model
-
-
-def _with_decoder(model: GenerativeModel) -> HasDecoder:
-    """Return the model itself.
-
-    Raises:
-        UnavailableError: It has no decoder of codes alone.
-    """
-    if not isinstance(model, HasDecoder):
-        raise UnavailableError("the model has no decoder of standard normal codes")
-    return model
-
-
-def _shown(model: GenerativeModel, relation: str) -> str:
-    return model.shown_relation if isinstance(model, SolvesODE) else relation
