@@ -1,8 +1,8 @@
 """Examples pass through a model in chunks: that bounds the memory and changes no number.
 
 What is drawn is drawn 250 examples at a time on every device, so that the numbers drawn are those of the seed and not
-of the device's memory. A chunk can be replayed from a graph (``Replays``). What draws nothing takes more examples at once
-on a GPU.
+of the device's memory. A chunk can be replayed from a graph (``Replays``). What draws nothing takes more examples on
+a GPU.
 """
 
 import logging
