@@ -46,7 +46,7 @@ def put(path: Path, state: object, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def count(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = DataFile(S14.file.name, sha256(path), path.stat().st_size)
-    monkeypatch.setattr(dinov2, "S14", replace(S14, file=file, width=WIDTH, depth=DEPTH, heads=HEADS))
+    monkeypatch.setattr(ViTS14, "published", replace(S14, file=file, width=WIDTH, depth=DEPTH, heads=HEADS))
 
 
 @pytest.fixture

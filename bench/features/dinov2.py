@@ -15,6 +15,7 @@ Decoded pictures between levels (float32), along which ``path_length`` takes sma
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ from bench.features.pinned import PinnedNetwork, pinned
 from bench.features.script import extract
 from bench.features.vit import VisionTransformer
 
-__all__ = ["ViTL14", "ViTS14", "DINOv2Extractor", "Published", "prepared", "resized"]
+__all__ = ["DINOv2", "ViTL14", "ViTS14", "DINOv2Extractor", "Published", "prepared", "resized"]
 
 SIDE = 224
 VERSION = 1  # increase it when the same pictures get other features
@@ -118,42 +119,34 @@ class DINOv2Extractor(Extractor):
             return extract(self.name, self._network, self._prepare, x, self._note)
 
 
-class ViTS14(PinnedNetwork):
-    """Recipe of DINOv2's ViT-S/14: ``conf/features/dinov2_vits14.yaml``.
+class DINOv2(PinnedNetwork):
+    """What the recipes share. They are subclasses that name their network.
 
     Arguments:
-        weights: The file ``dinov2_vits14_pretrain.pth`` or its folder; None: the cache, then a download.
+        weights: The file or its folder; None: the cache, then a download.
 
     Raises:
         UserError: In ``extractor``: no source has the weights, or the file holds something else.
     """
 
-    label = S14.name
+    published: ClassVar[Published]
 
     def extractor(self, data: Data, note: Note | None = None) -> DINOv2Extractor:
-        return _extractor(S14, self._weights, data, note)
+        assert data.spec.levels is not None
+        path = pinned(self.published.name, self.published.file, [self.published.source], self._weights)
+        return DINOv2Extractor(self.published, _restored(path, self.published), data.spec.levels, note)
 
 
-class ViTL14(PinnedNetwork):
-    """Recipe of DINOv2's ViT-L/14: ``conf/features/dinov2_vitl14.yaml``.
+class ViTS14(DINOv2):
+    """Recipe of DINOv2's ViT-S/14, the file ``dinov2_vits14_pretrain.pth``: ``conf/features/dinov2_vits14.yaml``."""
 
-    Arguments:
-        weights: The file ``dinov2_vitl14_pretrain.pth`` or its folder; None: the cache, then a download.
-
-    Raises:
-        UserError: In ``extractor``: no source has the weights, or the file holds something else.
-    """
-
-    label = L14.name
-
-    def extractor(self, data: Data, note: Note | None = None) -> DINOv2Extractor:
-        return _extractor(L14, self._weights, data, note)
+    published, label = S14, S14.name
 
 
-def _extractor(published: Published, weights: str | None, data: Data, note: Note | None) -> DINOv2Extractor:
-    assert data.spec.levels is not None
-    path = pinned(published.name, published.file, [published.source], weights)
-    return DINOv2Extractor(published, _restored(path, published), data.spec.levels, note)
+class ViTL14(DINOv2):
+    """Recipe of DINOv2's ViT-L/14, the file ``dinov2_vitl14_pretrain.pth``: ``conf/features/dinov2_vitl14.yaml``."""
+
+    published, label = L14, L14.name
 
 
 def _restored(path: Path, published: Published) -> VisionTransformer:
