@@ -6,7 +6,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -106,13 +106,17 @@ def resized(png: bytes, width: int, height: int) -> bytes:
     return png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]
 
 
-def tarball(path: Path, members: dict[str, bytes], mode: str = "w:gz") -> str:
-    """Write a tar archive; its hash."""
+def tarball(path: Path, members: Mapping[str, bytes | str], mode: str = "w:gz") -> str:
+    """Write a tar archive of files (bytes) and symbolic links (text); its hash."""
     with tarfile.open(path, mode) as archive:
         for name, content in members.items():
             info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
+            if isinstance(content, str):
+                info.type, info.linkname = tarfile.SYMTYPE, content
+                archive.addfile(info)
+            else:
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
     return sha256(path)
 
 
