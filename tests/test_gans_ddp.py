@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from helpers_gans import GANS, SGD, seeded
 from pytorch_lightning import Trainer
 from pytorch_lightning.strategies import DDPStrategy
-from test_gans import GANS, SGD, seeded
 from torch import Tensor, nn
 
 from models.base import Batch
