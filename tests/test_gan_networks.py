@@ -1,6 +1,5 @@
 """Networks of GANs: sizes and initial weights of the papers, maxout, packing, and settings that are refused."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,6 @@ from bench.config.compose import compose_runs
 from models.gans.adversarial import pack
 from models.nn.dcgan import discriminator_network, generator_network
 from models.nn.dense_gan import Maxout
-
-# Lightning's own loader code, with torch 2.13.
-pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(("shape", "smallest"), [((1, 28, 28), 7), ((3, 32, 32), 4), ((3, 64, 64), 4), ((1, 6, 6), 3)])

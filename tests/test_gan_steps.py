@@ -1,7 +1,6 @@
 """A training step of each GAN against the published losses and algorithms, written out by hand."""
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,17 +11,6 @@ from torch.nn import functional
 
 from models.gans.adversarial import Adversarial
 from models.gans.objectives import OBJECTIVES
-
-# Lightning's own loader code, with torch 2.13.
-pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def replay_noise(model: Adversarial, seed: int, draws: int, size: int = 4) -> list[Tensor]:

@@ -19,12 +19,8 @@ from models.gans import adversarial
 from models.gans.adversarial import Adversarial
 from models.gans.schedule import _over_processes
 
-pytestmark = [
-    # Lightning's own loader code, with torch 2.13.
-    pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning"),
-    # They are frozen on purpose.
-    pytest.mark.filterwarnings("ignore:Found . module.s. in eval mode"),
-]
+# They are frozen on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore:Found . module.s. in eval mode")
 
 SIZE = 8  # of the joined batch
 PROCESSES = 2
