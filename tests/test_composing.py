@@ -44,3 +44,14 @@ def test_twenty_runs_are_composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(calls) == 1
     assert [(run["model"]["shrinkage"], run["seed"]) for run in made[:3]] == [(0.01, 0), (0.01, 1), (0.02, 0)]
     assert made[0]["model"] is not made[1]["model"]
+
+
+def test_seeds_are_composed_as_each_alone_would_be() -> None:
+    sweep = ["model=vae,linear", "data=two_moons", "seed=0,7", "metric=[fid,likelihood]"]
+    alone = [compose_runs([f"model={model}", sweep[1], f"seed={seed}", sweep[3]])[0]
+             for model in ("vae", "linear") for seed in (0, 7)]  # fmt: skip
+    assert compose_runs(sweep, multirun=True) == alone
+    interpolated = [*sweep, "name='of ${seed}'"]
+    assert [run["name"] for run in compose_runs(interpolated, multirun=True)] == ["of 0", "of 7", "of 0", "of 7"]
+    ranged = compose_runs(["model=vae", "data=two_moons", "seed=range(3)"], multirun=True)
+    assert [run["seed"] for run in ranged] == [0, 1, 2]

@@ -18,6 +18,8 @@ from bench.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("cache")
 
+# The published protocols, against the published steps written out with pandas
+
 
 def same(data: Data, *parts: np.ndarray) -> None:
     for split, part in zip((data.train, data.val, data.test), parts, strict=True):
@@ -151,6 +153,9 @@ def test_missing_files_say_where_to_get_them(tmp_path: Path, name: str) -> None:
             getattr(uci, name)(path)
         assert "\n" not in str(caught.value)
     assert len(PUBLISHED) == 5
+
+
+# What is wrong with a file: nothing there, nothing in it, a folder in its place, cut short, another shape, no numbers
 
 
 @pytest.mark.parametrize(

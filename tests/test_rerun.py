@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers_runs import the_run
 
 from bench.checkpoint import load_checkpoint, save_checkpoint
 from bench.cli.main import main
 from bench.rows.store import read_rows
+from bench.runs.folder import Ended, RunFolder
 
 QUICK = ["metric=[likelihood]", "train.examples=640", "train.batch_size=32", "train.validate_every=320",
          "evaluate.n_samples=16"]  # fmt: skip
@@ -19,11 +21,6 @@ TOY = ["run", "model=linear", "data=two_moons", "data.n_train=512", "data.n_val=
 def table(path: Path, seed: int) -> None:
     values = np.random.default_rng(seed).normal(size=(200, 3))
     path.write_text("a,b,c\n" + "\n".join(",".join(f"{cell:.6f}" for cell in row) for row in values) + "\n")
-
-
-def the_run(workplace: Path) -> Path:
-    (folder,) = [path.parent for path in workplace.glob("runs/*/*/config.json")]
-    return folder
 
 
 def likelihood(folder: Path) -> tuple[float | None, str]:
@@ -179,3 +176,10 @@ def test_a_metric_it_was_not_trained_with_can_be_measured_later(workplace: Path)
     assert "parameters" in {row.metric for row in read_rows(workplace / "later.jsonl")}
     assert main(["evaluate", best, "--metric", "costs"]) == 2
     assert main(["evaluate", best, "--out", "nowhere/later.jsonl"]) == 2
+
+
+def test_a_killed_run_says_so(tmp_path: Path) -> None:
+    outcome = RunFolder(tmp_path).outcome("some-run")
+    assert outcome.ended is Ended.KILLED
+    assert "ended without a word" in outcome.reason
+    assert [ended.exit_code for ended in (Ended.OK, Ended.DIVERGED, Ended.REFUSED, Ended.INTERRUPTED)] == [0, 1, 2, 130]

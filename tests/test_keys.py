@@ -1,0 +1,38 @@
+"""The keys that name a training and a measurement: what they depend on, and what they do not."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.config.compose import compose_runs
+from bench.config.spec import Measurement, RunSpec
+
+
+def spec(*overrides: str) -> RunSpec:
+    return RunSpec.parse(compose_runs(["model=vae", "data=two_moons", *overrides])[0])
+
+
+@pytest.mark.parametrize(
+    "same", ["evaluate.n_samples=7", "metric=[cost]", "name=x", "runs_dir=y", "logger=csv", "probe=[gradient_norm]",
+             "rerun=true", "train.batch_size=64", "trust=[a]"],
+)  # fmt: skip
+def test_what_is_measured_and_kept_is_no_part_of_the_training_key(same: str) -> None:
+    assert spec(same).training_key == spec().training_key
+
+
+@pytest.mark.parametrize(
+    "other", ["seed=1", "model.hidden=7", "data.n_train=7", "train.examples=7", "trainer.precision=bf16-mixed",
+              "train.ema_decay=0.9"],
+)  # fmt: skip
+def test_what_training_depends_on_is(other: str) -> None:
+    assert spec(other).training_key != spec().training_key
+    assert (spec(other).group == spec().group) == (other == "seed=1")
+
+
+def test_another_file_of_weights_is_another_measurement(tmp_path: Path) -> None:
+    weights = tmp_path / "w.pt"
+    weights.write_bytes(b"one")
+    node = {"features": {"weights": str(weights)}}
+    before = Measurement("fid", node, "best").key
+    weights.write_bytes(b"two, longer")
+    assert Measurement("fid", node, "best").key != before
