@@ -34,7 +34,7 @@ from bench.subjects.trained import TrainedModel
 
 # 110 and 139 MB to fetch, 3 GB to decode: once in a while is enough.
 LARGE = {"cifar10", "moses", "qm9", "dsprites", "mnist_binarized"}
-# Files that only the user can bring, or many gigabytes: tests/test_data_celeba.py and test_data_imagenet.py have small ones.
+# Files that only the user can bring, or many gigabytes: test_data_celeba.py and test_data_imagenet.py have small ones.
 BROUGHT = {"celeba", "imagenet32", "imagenet64", "imagenet32_chrabaszcz", "imagenet64_chrabaszcz", "zinc250k"}
 
 # Networks that lie elsewhere: tests/test_inception.py, test_dinov2.py and test_networks.py have small ones instead.
