@@ -1,4 +1,4 @@
-"""A run of seconds from the command line, and what it leaves: its folder, rows, checkpoints and lines in the table."""
+"""Runs of seconds from the command line, and what one leaves: its folder, rows, checkpoints and lines in the table."""
 
 from pathlib import Path
 from typing import Any
@@ -6,10 +6,12 @@ from typing import Any
 from bench.rows.store import read_rows
 from bench.schema import ResultRow
 
-__all__ = ["RUN", "lines", "raising", "rows_of", "the_run", "trained_files"]
+__all__ = ["RUN", "TINY", "lines", "raising", "rows_of", "the_run", "trained_files"]
 
 RUN = ["run", "model=linear", "data=two_moons", "data.n_train=512", "data.n_val=64", "data.n_test=64",
        "train.examples=640", "train.batch_size=32", "train.validate_every=320", "evaluate.n_samples=60"]  # fmt: skip
+TINY = ["data=two_moons", "data.n_train=512", "data.n_val=64", "data.n_test=64", "metric=[likelihood,cost]",
+        "train.examples=640", "train.validate_every=320", "evaluate.n_samples=32"]  # fmt: skip
 
 
 def the_run(workplace: Path) -> Path:

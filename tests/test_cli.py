@@ -10,15 +10,13 @@ import pytest
 import torch
 from helpers_cli import genbench
 from helpers_models import names
+from helpers_runs import TINY
 
 from bench.checkpoint import save_checkpoint
 from bench.cli.main import main
 from bench.config.compose import compose_runs
 from bench.rows.store import read_rows
 from bench.schema import Status
-
-TINY = ["data=two_moons", "data.n_train=512", "data.n_val=64", "data.n_test=64", "metric=[likelihood,cost]",
-        "train.examples=640", "train.validate_every=320", "evaluate.n_samples=32"]  # fmt: skip
 
 
 def one_run(folder: Path, name: str = "two_moons") -> Path:
