@@ -30,8 +30,8 @@ __all__ = [
     "CountsTraining",
     "ElboTerms",
     "GenerativeModel",
-    "HasDiscriminator",
     "HasDecoder",
+    "HasDiscriminator",
     "HasLikelihood",
     "HasPosterior",
     "LostSamples",
@@ -175,11 +175,7 @@ class SettlesSamples(GenerativeModel):
 
     @abstractmethod
     def settle(self, *drawn: Tensor) -> Tensor:
-        """Samples ``(n, *shape)`` of what ``draw`` returned.
-
-        Raises:
-            LostSamples: Some of them left the range of floating-point numbers.
-        """
+        """Samples ``(n, *shape)`` of what ``draw`` returned; raises LostSamples as ``sample`` does."""
 
 
 class HasLikelihood(ABC):
@@ -232,20 +228,17 @@ class Unnormalized(HasLikelihood):
 
 
 class ClassConditional(ABC):
-    """A model with a likelihood that is a mixture of p(x|y) over classes y, weighted by p(y), where the data have them.
+    """A model whose likelihood is a mixture of p(x|y) over classes y, weighted by p(y).
 
     Attributes:
-        classes: Number of classes; 0 where it was made without any.
+        classes: Number of classes; 0 where it was made without any. Then it is not asked about them.
     """
 
     classes: int
 
     @abstractmethod
     def class_log_weights(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
-        """One draw of log p(x, y) for every class y, ``(B, *shape) -> (B, classes)`` nats; related as ``log_weight``.
-
-        Asked only where there are classes.
-        """
+        """One draw of log p(x, y) for each class y, ``(B, *shape) -> (B, classes)`` nats; related as ``log_weight``."""
 
 
 class Autoencodes(ABC):
@@ -346,17 +339,17 @@ class ChecksInverse(ABC):
 
 
 class SamplesClasses(ABC):
-    """A model that can be sampled from chosen classes, where it was made with some.
+    """A model that can be sampled from chosen classes.
 
     Attributes:
-        classes: Number of classes; 0 where it was made without any.
+        classes: Number of classes; 0 where it was made without any. Then it is not asked for samples of them.
     """
 
     classes: int
 
     @abstractmethod
     def sample_class(self, y: Tensor, *, temperature: float = 1.0, generator: Generator | None = None) -> Tensor:
-        """Draw one example of each of the classes ``(n,)`` int64, ``(n, *shape)``, where there are classes."""
+        """Draw one example of each of the classes ``(n,)`` int64: ``(n, *shape)``, as ``sample`` returns them."""
 
 
 class SamplesGiven(ABC):
