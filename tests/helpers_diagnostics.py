@@ -24,7 +24,7 @@ POINTS = ring8(400, 100, 100)
 
 
 def silent(text: str) -> None:
-    """A line that nobody reads."""
+    """Takes a line of progress and drops it."""
 
 
 def train(

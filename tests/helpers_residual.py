@@ -36,7 +36,7 @@ def mlp(dim: int, hidden: int = 8) -> nn.Module:
 
 
 def ready(module: nn.Module, std: float = 1.0) -> nn.Module:
-    """In float64, with random parameters, as it is evaluated."""
+    """The module with random parameters, in float64 and in evaluation mode."""
     randomize(module, std)
     return module.double().train().eval()
 

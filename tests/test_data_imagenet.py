@@ -251,7 +251,7 @@ def npy(array: np.ndarray) -> bytes:
 
 
 class Trap:
-    """Unpickled, it would speak."""
+    """Unpickling this prints a line."""
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[str, ...]]:
         return print, ("a pickle was opened",)

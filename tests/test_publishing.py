@@ -51,7 +51,7 @@ def test_the_last_of_many_publishers_sees_every_run(workplace: Path, capsys: pyt
 def test_a_publisher_waits_for_the_one_before_and_then_gathers(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The window in which a later run was lost: it ends after the first publisher gathered and before it wrote."""
+    """A run that ends after another publisher has gathered the rows, and before it has written them, is not lost."""
     assert main(RUN) == 0
     assert main([*RUN, "seed=1"]) == 0
     runs = sorted(path for path in workplace.glob("runs/two_moons/*") if path.is_dir())

@@ -73,7 +73,7 @@ def test_a_truncated_series_has_the_bias_it_states() -> None:
 
 
 def gradient(value: Tensor, module: nn.Module) -> Tensor:
-    """Of a number, with respect to all parameters it depends on."""
+    """The gradient of a number with respect to all parameters of a module, as one vector."""
     found = torch.autograd.grad(value, list(module.parameters()), allow_unused=True)
     return torch.cat([torch.zeros(1) if g is None else g.flatten() for g in found]).double()
 

@@ -5,6 +5,7 @@ import shutil
 import tracemalloc
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,16 @@ from bench.data.formats import samples as module
 from bench.data.formats.samples import read_samples
 
 
+def peak_of(act: Callable[[], object]) -> int:
+    """Most bytes that Python held at a time."""
+    tracemalloc.start()
+    try:
+        act()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
 def test_memory_is_about_twice_the_array(tmp_path: Path) -> None:
     spec = spec_of(1, 64, 64)
     values = noise(256, spec)
@@ -25,27 +36,15 @@ def test_memory_is_about_twice_the_array(tmp_path: Path) -> None:
         np.save(tmp_path / "a.npy", stored)
         np.savez_compressed(tmp_path / "a.npz", stored)
         for name in ("a.npy", "a.npz"):
-            tracemalloc.start()
-            read_samples(tmp_path / name, spec)
-            peak = tracemalloc.get_traced_memory()[1]
-            tracemalloc.stop()
+            peak = peak_of(partial(read_samples, tmp_path / name, spec))
             assert peak < 2.1 * stored.nbytes + (1 << 20), (dtype, channels_last, name)
-
-
-def peak_of(act: Callable[[], object]) -> int:
-    tracemalloc.start()
-    try:
-        act()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
 
 
 def test_pictures_with_channels_last_are_in_memory_once(tmp_path: Path) -> None:
     stored = np.random.default_rng(0).integers(0, 256, (4000, 32, 32, 3), dtype=np.uint8)
     for name in ("a.npy", "a.npz"):
         (np.save if name == "a.npy" else np.savez)(tmp_path / name, stored)
-        peak = peak_of(lambda name=name: read_samples(tmp_path / name, spec_of(3, 32, 32)))  # type: ignore[misc]
+        peak = peak_of(partial(read_samples, tmp_path / name, spec_of(3, 32, 32)))
         assert peak < 1.2 * stored.nbytes, name
 
 
