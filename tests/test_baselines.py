@@ -19,14 +19,6 @@ from models.baselines import Gaussian, Resampler, oracle_approximating_shrinkage
 MODELS = Path(__file__).parent.parent / "conf" / "model"
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def correlated(n: int, dim: int, offset: float = 0.0) -> Tensor:
     generator = Generator().manual_seed(0)
     mixing = torch.randn(dim, dim, generator=generator, dtype=torch.float64)

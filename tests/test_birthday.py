@@ -29,11 +29,6 @@ from bench.metrics.support_size import Support, renyi2_support
 from bench.schema import Relation, Status
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(near_duplicates, "BLOCK", 32)

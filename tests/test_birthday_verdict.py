@@ -30,7 +30,6 @@ def generator(seed: int = 0) -> Generator:
 
 @pytest.fixture(scope="module")
 def data() -> Data:
-    torch.set_num_threads(1)
     return mnist5k()
 
 

@@ -25,11 +25,7 @@ from bench.errors import UserError
 SIZES = {"colour": 1, "shape": 3, "scale": 2, "orientation": 5, "x": 4, "y": 3}
 N = math.prod(SIZES.values())
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("GENBENCH_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def grid() -> np.ndarray:

@@ -21,12 +21,7 @@ from bench.data import folder as module
 from bench.data.folder import image_folder
 from bench.errors import UserError
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("GENBENCH_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
+pytestmark = pytest.mark.usefixtures("cache")
 
 N = 43
 IMAGES = examples(N, (3, 6, 5), 0)[0]

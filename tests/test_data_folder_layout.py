@@ -19,11 +19,7 @@ from bench.data.formats.samples import read_samples
 from bench.errors import UserError
 from bench.schema import DataSpec
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GENBENCH_CACHE", str(tmp_path / "cache"))
-
+pytestmark = pytest.mark.usefixtures("cache")
 
 IMAGES = examples(90, (3, 6, 5), 0)[0]
 FILES = [encoded(image) for image in IMAGES]

@@ -3,7 +3,7 @@
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,14 +22,6 @@ NAMES = ("two_moons", "eight_gaussians", "grid25", "ring8", "pinwheel", "checker
 MIXTURES = ("eight_gaussians", "grid25", "ring8")
 SMALL = {"n_train": 200, "n_val": 100, "n_test": 150}
 LogDensity = Callable[[torch.Tensor], torch.Tensor]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -26,14 +26,6 @@ ADAM = functools.partial(torch.optim.Adam, lr=1e-3)
 SHAPES = [((1,), None), ((3,), None), ((2, 4, 4), None), ((1,), 4), ((3,), 4), ((1, 1, 2), 4), ((3, 8, 8), 256)]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def small(shape: tuple[int, ...], levels: int | None, alpha: float = 1e-6) -> RealNVP:
     return RealNVP(shape, levels, ADAM, couplings=4, hidden=16, depth=1, channels=8, blocks=1, alpha=alpha)
 

@@ -13,9 +13,6 @@ from models.base import Batch
 from models.gans import implicit
 from models.gans.implicit import ImplicitModel
 
-# Lightning's own loader code, with torch 2.13.
-pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")
-
 
 def seeded(seed: int) -> Generator:
     return Generator().manual_seed(seed)

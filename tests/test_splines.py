@@ -19,14 +19,6 @@ from models.transforms.spline import RationalQuadraticSpline
 Spline = RationalQuadraticSpline
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def knots_of(spline: Spline, raw: Tensor) -> tuple[list[float], list[float], list[float]]:
     """Abscissas, ordinates and slopes of one entry, from the formulas of the docstring and one raw vector (P,)."""
     k, m, b = spline.bins, spline.min_bin, spline.bound

@@ -25,14 +25,6 @@ parity = st.integers(0, 1)
 channels = st.sampled_from([1, 3])
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def vector_coupling(dim: int, parity: int, n_context: int = 0, **network: bool) -> Coupling:
     kept, moved = alternating(dim, parity)
     conditioner = MLP(len(kept), 2 * len(moved), hidden=8, depth=1, n_context=n_context, **network)
