@@ -64,3 +64,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of this test's own."""
     monkeypatch.setenv("GENBENCH_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def fixed_seed() -> Iterator[None]:
+    """Torch's global generator begins at 0, and is afterwards what it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield

@@ -1,4 +1,4 @@
-"""Oracles for densities: what a probability must sum or integrate to, whatever the model."""
+"""Oracles for densities: what a probability must sum or integrate to, whatever the model; and random examples."""
 
 import itertools
 import math
@@ -16,9 +16,17 @@ from bench.training.fit import fit
 from models.base import ClipsSamples, GenerativeModel, HasLikelihood
 
 __all__ = [
-    "all_examples", "all_graphs", "discrete_mass", "quadrature", "randomize", "resumed_to_the_same_bits",
+    "all_examples", "all_graphs", "discrete_mass", "examples", "quadrature", "randomize", "resumed_to_the_same_bits",
     "sampler_p_value", "share_outside",
 ]  # fmt: skip
+
+
+def examples(shape: tuple[int, ...], levels: int | None, n: int, seed: int = 0) -> Tensor:
+    """Random examples ``(n, *shape)``: levels that are equally likely, or standard normal reals."""
+    generator = Generator().manual_seed(seed)
+    if levels is None:
+        return torch.randn(n, *shape, generator=generator)
+    return torch.randint(levels, (n, *shape), generator=generator).to(torch.uint8)
 
 
 def all_examples(shape: tuple[int, ...], levels: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Small Glows, examples for them, and runs of a few steps."""
+"""Small Glows, and runs of a few steps."""
 
 import functools
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from helpers_density import randomize
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from bench.checkpoint import load_checkpoint
 from bench.config.spec import Hardware, Schedule
@@ -19,7 +19,7 @@ from models.transforms.actnorm import ActNorm
 from models.transforms.base import Chain
 from models.transforms.multiscale import MultiScale
 
-__all__ = ["ADAM", "SPACES", "body_of", "examples", "final", "glow", "run", "same", "settle"]
+__all__ = ["ADAM", "SPACES", "body_of", "final", "glow", "run", "same", "settle"]
 
 ADAM = functools.partial(torch.optim.Adam, lr=1e-3)
 SPACES = [
@@ -32,13 +32,6 @@ def glow(shape: tuple[int, ...], levels: int | None, **changes: Any) -> Glow:
     sizes: dict[str, Any] = {"steps": 2, "scales": 2, "channels": 8, "hidden": 16, "depth": 1}
     torch.manual_seed(0)
     return Glow(shape, levels, ADAM, **(sizes | changes))
-
-
-def examples(shape: tuple[int, ...], levels: int | None, n: int, seed: int = 0) -> Tensor:
-    generator = Generator().manual_seed(seed)
-    if levels is None:
-        return torch.randn(n, *shape, generator=generator)
-    return torch.randint(levels, (n, *shape), generator=generator).to(torch.uint8)
 
 
 def body_of(flow: Flow) -> Chain | MultiScale:

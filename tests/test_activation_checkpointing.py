@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_glow import ADAM, examples, final, glow, run, same
+from helpers_density import examples
+from helpers_glow import ADAM, final, glow, run, same
 from helpers_models import new_model, small_data
 from torch import Generator, Tensor, nn
 

@@ -35,12 +35,7 @@ odeint = pytest.importorskip("torchdiffeq").odeint
 ADAM = functools.partial(torch.optim.Adam, lr=1e-2)
 LOOSE, FINE, TIGHT = Tolerance(1e-5, 1e-5), Tolerance(1e-10, 1e-10), Tolerance(1e-12, 1e-12)
 
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("fixed_seed")
 
 
 class Linear(nn.Module):

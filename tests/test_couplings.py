@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_density import discrete_mass, quadrature, randomize
+from helpers_density import discrete_mass, examples, quadrature, randomize
 from helpers_transforms import check_bijection, few, normal, prepared
 from hydra.utils import instantiate
 from hypothesis import given
@@ -51,13 +51,6 @@ def nsf(shape: tuple[int, ...], levels: int | None = None, **settings: int | boo
 
 def elementwise(shape: tuple[int, ...], levels: int | None = None) -> ElementwiseFlow:
     return ElementwiseFlow(shape, levels, ADAM)
-
-
-def examples(shape: tuple[int, ...], levels: int | None, n: int, seed: int = 0) -> Tensor:
-    generator = Generator().manual_seed(seed)
-    if levels is None:
-        return torch.randn(n, *shape, generator=generator)
-    return torch.randint(levels, (n, *shape), generator=generator).to(torch.uint8)
 
 
 def random(flow: Flow, std: float, seed: int = 0) -> Flow:

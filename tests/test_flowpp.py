@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_density import discrete_mass, quadrature, randomize
+from helpers_density import discrete_mass, examples, quadrature, randomize
 from helpers_transforms import check_bijection, few, normal, prepared
 from hydra.utils import instantiate
 from hypothesis import given
@@ -38,13 +38,6 @@ def small(shape: tuple[int, ...], levels: int | None, alpha: float = 0.05, class
         shape, levels, ADAM, components=2, couplings=4, hidden=8, depth=1, channels=8, blocks=1, heads=2, alpha=alpha,
         classes=classes, conditional=classes is not None,
     ).eval()  # fmt: skip
-
-
-def examples(shape: tuple[int, ...], levels: int | None, n: int, seed: int = 0) -> Tensor:
-    generator = Generator().manual_seed(seed)
-    if levels is None:
-        return torch.randn(n, *shape, generator=generator)
-    return torch.randint(levels, (n, *shape), generator=generator).to(torch.uint8)
 
 
 def network(n_in: int, n_out: int, h: int, w: int, n_context: int = 0, heads: int = 2) -> GatedConvNet:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_density import discrete_mass, quadrature, randomize
+from helpers_density import discrete_mass, examples, quadrature, randomize
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from pytorch_lightning import Trainer
-from torch import Generator, Tensor
+from torch import Generator
 from torch.utils.data import DataLoader, TensorDataset
 
 from models.flows.base import Flow
@@ -28,13 +28,6 @@ SHAPES = [((1,), None), ((3,), None), ((2, 4, 4), None), ((1,), 4), ((3,), 4), (
 
 def small(shape: tuple[int, ...], levels: int | None, alpha: float = 1e-6) -> RealNVP:
     return RealNVP(shape, levels, ADAM, couplings=4, hidden=16, depth=1, channels=8, blocks=1, alpha=alpha)
-
-
-def examples(shape: tuple[int, ...], levels: int | None, n: int, seed: int = 0) -> Tensor:
-    generator = Generator().manual_seed(seed)
-    if levels is None:
-        return torch.randn(n, *shape, generator=generator)
-    return torch.randint(levels, (n, *shape), generator=generator).to(torch.uint8)
 
 
 @pytest.mark.parametrize("shape", [(1,), (1, 1, 1)])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_density import discrete_mass, quadrature, randomize
+from helpers_density import discrete_mass, examples, quadrature, randomize
 from helpers_transforms import check_bijection, few, normal, prepared
 from hydra.utils import instantiate
 from hypothesis import given
@@ -38,13 +38,6 @@ def randomized(flow: Gaussianization, std: float, seed: int = 0) -> Gaussianizat
             randomize(module, std, seed)
             seed += 1
     return flow
-
-
-def examples(shape: tuple[int, ...], levels: int | None, n: int, seed: int = 0) -> Tensor:
-    generator = Generator().manual_seed(seed)
-    if levels is None:
-        return torch.randn(n, *shape, generator=generator)
-    return torch.randint(levels, (n, *shape), generator=generator).to(torch.uint8)
 
 
 @few

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_density import quadrature
-from helpers_glow import ADAM, SPACES, body_of, examples, glow, settle
+from helpers_density import examples, quadrature
+from helpers_glow import ADAM, SPACES, body_of, glow, settle
 from helpers_transforms import check_bijection, few, normal
 from hydra.utils import instantiate
 from hypothesis import given

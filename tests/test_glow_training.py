@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_glow import ADAM, SPACES, body_of, examples, final, glow, run, same, settle
+from helpers_density import examples
+from helpers_glow import ADAM, SPACES, body_of, final, glow, run, same, settle
 from helpers_models import new_model, small_data
 from torch import Generator, nn
 

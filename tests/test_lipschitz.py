@@ -30,12 +30,7 @@ from models.nn.lipschitz import (
 # What is left of the error of sigma when a layer goes to evaluation.
 SLACK = 1e-3
 
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("fixed_seed")
 
 
 def operator_norm(f: Callable[[Tensor], Tensor], *shape: int) -> float:

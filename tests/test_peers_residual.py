@@ -13,12 +13,7 @@ from models.nn.lipschitz import CLipSwish, LipSwish, lipschitz_mlp
 from models.transforms.continuous import Continuous, Tolerance
 from models.transforms.residual import Residual, Roulette, Truncated
 
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("fixed_seed")
 
 
 def branch() -> nn.Module:

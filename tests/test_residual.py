@@ -14,12 +14,7 @@ from torch import Generator, nn
 
 from models.nn.lipschitz import LipschitzDenseNet, LipSwish, lipschitz_convnet, lipschitz_mlp
 
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("fixed_seed")
 
 
 # The log-determinant where it is exact.

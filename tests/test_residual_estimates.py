@@ -12,12 +12,7 @@ from torch import Generator, Tensor, nn
 from models.transforms.jacobian import jacobian
 from models.transforms.residual import Residual, Roulette, Series, Truncated
 
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("fixed_seed")
 
 
 def draws(residual: Residual, x: Tensor, calls: int) -> Tensor:

@@ -24,12 +24,7 @@ from models.nn.lipschitz import LipschitzLayer
 from models.transforms.base import checkpoint_activations
 from models.transforms.residual import Residual
 
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("fixed_seed")
 
 
 @pytest.mark.parametrize("name", FLOWS)

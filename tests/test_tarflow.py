@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_density import discrete_mass, quadrature, randomize
+from helpers_density import discrete_mass, examples, quadrature, randomize
 from helpers_transforms import check_bijection, few, normal, prepared
 from hydra.utils import instantiate
 from hypothesis import given
@@ -40,13 +40,6 @@ def layer(length: int, n_in: int, n_context: int = 0) -> TokenAutoregressive:
 def small(shape: tuple[int, ...], levels: int | None, classes: int | None = None, **sizes: int) -> TarFlow:
     sizes = {"patch": 2, "blocks": 2, "layers": 1, "channels": 8, "heads": 2, **sizes}
     return TarFlow(shape, levels, ADAM, **sizes, classes=classes, conditional=classes is not None)  # type: ignore[arg-type]
-
-
-def examples(shape: tuple[int, ...], levels: int | None, n: int, seed: int = 0) -> Tensor:
-    generator = Generator().manual_seed(seed)
-    if levels is None:
-        return torch.randn(n, *shape, generator=generator)
-    return torch.randint(levels, (n, *shape), generator=generator).to(torch.uint8)
 
 
 def naive_inverse(transform: TokenAutoregressive, z: Tensor, context: Tensor | None = None) -> Tensor:
