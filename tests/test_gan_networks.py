@@ -15,6 +15,8 @@ from models.gans.adversarial import pack
 from models.nn.dcgan import discriminator_network, generator_network
 from models.nn.dense_gan import Maxout
 
+CONF = Path(__file__).parents[1] / "conf" / "model"
+
 
 @pytest.mark.parametrize(("shape", "smallest"), [((1, 28, 28), 7), ((3, 32, 32), 4), ((3, 64, 64), 4), ((1, 6, 6), 3)])
 def test_networks_start_from_the_smallest_picture(shape: tuple[int, ...], smallest: int) -> None:
@@ -93,9 +95,6 @@ def test_yaml_builds_the_paper_model(name: str) -> None:
         assert {key: list(value) if key == "betas" else value for key, value in defaults.items()} == settings
     assert {key: getattr(model, key) for key in attributes} == attributes
     assert [model.kind_of_step(t) for t in range(5)] == ([0, 0, 0, 0, 1] if name in CRITICS else [1] * 5)
-
-
-CONF = Path(__file__).parents[1] / "conf" / "model"
 
 
 def test_pacgan_has_the_sizes_of_the_paper() -> None:
