@@ -11,6 +11,16 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.nn import functional
 
+SHAPES: list[tuple[tuple[int, ...], int | None]] = [
+    ((1, 28, 28), 256),
+    ((3, 32, 32), 32),
+    ((2, 12, 8), None),
+    ((1, 1, 2), 4),
+    ((1, 7, 5), 2),
+    ((2,), None),
+    ((3,), 8),
+]
+
 
 def test_dcgan_steps_both_networks_on_every_batch() -> None:
     model = dcgan()
@@ -68,17 +78,6 @@ def test_generator_step_leaves_no_gradient_in_the_adversary(name: str, monkeypat
     fit(model, 0, 2)
     assert changes == [(False, True), (True, False)] * 2
     assert all(p.requires_grad for p in model.parameters())
-
-
-SHAPES: list[tuple[tuple[int, ...], int | None]] = [
-    ((1, 28, 28), 256),
-    ((3, 32, 32), 32),
-    ((2, 12, 8), None),
-    ((1, 1, 2), 4),
-    ((1, 7, 5), 2),
-    ((2,), None),
-    ((3,), 8),
-]
 
 
 @pytest.mark.parametrize(("shape", "levels"), SHAPES)

@@ -25,6 +25,8 @@ from models.transforms.logit import Logit
 from models.transforms.multiscale import MultiScale
 from models.transforms.scale import Scale
 
+MODELS = Path(__file__).parent.parent / "conf" / "model"
+
 
 @few
 @given(c=st.sampled_from([1, 2, 3]), h=st.integers(1, 4), w=st.integers(1, 4), fresh=st.booleans())
@@ -140,9 +142,6 @@ def test_scales_and_steps_follow_from_the_shape(
     sizes = [len(module.matrix.entries) for module in flow.modules() if isinstance(module, Conv1x1)]
     assert sizes == [c for c in convolutions for _ in range(4)]
     assert sum(isinstance(module, MaskedCoupling) for module in flow.modules()) == checkerboards
-
-
-MODELS = Path(__file__).parent.parent / "conf" / "model"
 
 
 def test_its_yaml_makes_the_papers_model() -> None:
