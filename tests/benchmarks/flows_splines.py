@@ -11,8 +11,8 @@ from paired import Ratio, measure
 from torch import Generator, Tensor, nn
 
 from models.flows.realnvp import RealNVP
-from models.nn.resnet import ResNet
 from models.nn.mlp import MLP
+from models.nn.resnet import ResNet
 from models.transforms.coupling import Coupling, MaskedCoupling, alternating
 from models.transforms.multiscale import MultiScale
 from models.transforms.spline import RationalQuadraticSpline
