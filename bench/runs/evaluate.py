@@ -38,7 +38,8 @@ from bench.regular import read_regular
 from bench.rng import seeded
 from bench.runs.controls import measure_controls
 from bench.runs.folder import Ended, Outcome, RunFolder
-from bench.runs.run import logged, measure_checkpoint, no_tf32
+from bench.runs.process import set_up_process
+from bench.runs.run import logged, measure_checkpoint
 from bench.schema import ResultRow
 from bench.seeds import derive_seed
 from bench.subjects.base import Subject
@@ -141,7 +142,7 @@ def evaluate_run(target: Target, asked: Asked) -> tuple[list[ResultRow], RunSpec
     node = {**spec.data, **asked.data}
     check_arguments({**spec.config, "data": node})
     look_here_too(spec.trust)
-    no_tf32()
+    set_up_process()
     if target.path is not None and not RunFolder(target.path).complete:
         raise UserError(
             f"{target.path}: is not trained to its end; `genbench run` goes on, or name one of its .ckpt files"
@@ -433,7 +434,7 @@ def subject_of_run(target: Target, asked: Asked) -> tuple[TrainedModel, Data, Ru
     node = {**spec.data, **asked.data}
     check_arguments({**spec.config, "data": node})
     look_here_too(spec.trust)
-    no_tf32()
+    set_up_process()
     if target.path is not None and not RunFolder(target.path).complete:
         raise UserError(
             f"{target.path}: is not trained to its end; `genbench run` goes on, or name one of its .ckpt files"

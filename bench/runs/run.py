@@ -35,6 +35,7 @@ from bench.runs.controls import measure_controls
 from bench.runs.ddp import run_workers
 from bench.runs.folder import Ended, Outcome, RunFolder
 from bench.runs.log import RunLog
+from bench.runs.process import set_up_process
 from bench.runs.sweep import Stage
 from bench.schema import ResultRow, Status
 from bench.seeds import derive_seed, sampling_seed_of
@@ -49,7 +50,7 @@ from bench.training.select import validation_score
 from bench.training.trackers import Forgiving
 from models.base import GenerativeModel
 
-__all__ = ["execute", "logged", "measure_checkpoint", "no_tf32", "note_end"]
+__all__ = ["execute", "logged", "measure_checkpoint", "note_end"]
 
 log = logging.getLogger("genbench")
 
@@ -130,7 +131,7 @@ def _guarded(spec: RunSpec, folder: RunFolder, say: Reporter) -> Outcome:
 
 
 def _run(spec: RunSpec, folder: RunFolder, say: Reporter) -> Outcome:
-    no_tf32()
+    set_up_process()
     data = build_data(spec.data)
     if not _is_follower():
         for note in data.notes:
@@ -311,17 +312,6 @@ def _write_failure(spec: RunSpec, folder: RunFolder, reason: str, *, with_data: 
         folder.add_rows(rows, alone=not trained)
     except Exception:
         log.exception("no rows for the failure either")
-
-
-def no_tf32() -> None:
-    """Compute convolutions and products in float32, by algorithms that give the same bits every time.
-
-    cuDNN's default reads 10 bits of mantissa, too few to invert a flow, and may sum gradients in any order, so that a
-    resumed run would not equal one that was never interrupted. An environment may set the same for products.
-    """
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.deterministic = True
 
 
 def _is_follower() -> bool:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from ..transforms.actnorm import ActNorm
 from .context import as_pictures, needed
+from .layout import channels_last_on_cpu
 
 __all__ = ["ConvNet", "ZeroConv"]
 
@@ -53,14 +54,14 @@ class ConvNet(nn.Module):
         self.n_context = n_context
         self.layers = nn.Sequential(
             _NormalizedConv(max(1, n_in + n_context), channels, 3),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             _NormalizedConv(channels, channels, 1),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             ZeroConv(channels, n_out),
         )
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.layers(_with_context(x, context, self.n_context))
+        return self.layers(channels_last_on_cpu(_with_context(x, context, self.n_context)))
 
 
 class _NormalizedConv(nn.Module):

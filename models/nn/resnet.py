@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from .context import as_pictures, needed
+from .layout import channels_last_on_cpu
 
 __all__ = ["ResNet"]
 
@@ -40,7 +41,7 @@ class ResNet(nn.Module):
         self.layers = nn.Sequential(
             *[_Block(channels) for _ in range(blocks)],
             nn.GroupNorm(1, channels),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             last,
         )
 
@@ -48,7 +49,7 @@ class ResNet(nn.Module):
         h = self.first(x.new_ones(len(x), 1, *x.shape[2:]) if self.constant_input else x)
         if self.n_context > 0:
             h = h + self.project(as_pictures(needed(context, self.n_context), x))
-        return self.layers(h)
+        return self.layers(channels_last_on_cpu(h))
 
 
 class _Block(nn.Module):
@@ -58,10 +59,10 @@ class _Block(nn.Module):
         super().__init__()
         self.residual = nn.Sequential(
             nn.GroupNorm(1, channels),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(channels, channels, 3, padding=1, bias=False),
             nn.GroupNorm(1, channels),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(channels, channels, 3, padding=1),
         )
 

@@ -48,7 +48,8 @@ from bench.cli.main import main as genbench
 from bench.errors import UserError
 from bench.rows.store import collect, read_rows, write_rows
 from bench.runs.folder import RunFolder
-from bench.runs.run import no_tf32  # and with it torch and Lightning, so that forked processes start at once
+from bench.runs.process import set_up_process
+from bench.runs.run import execute  # noqa: F401  # torch and Lightning, so that forked processes start at once
 from bench.schema import ResultRow, Source, Status
 
 DATA = ["data=two_moons", "data.n_train=64", "data.n_val=16", "data.n_test=16", "metric=[likelihood,cost]",
@@ -313,7 +314,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    no_tf32()
+    set_up_process()
     step = options.step or (61 if options.short else 1)
     writers, rounds, kills = (4, 10, 6) if options.short else (16, 500, 100)
     results: list[Result] = []

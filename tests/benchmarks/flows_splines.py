@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 
 from models.flows.realnvp import RealNVP
 from models.nn.mlp import MLP
+from models.nn.resnet import ResNet
 from models.transforms.coupling import Coupling, MaskedCoupling, alternating
 from models.transforms.multiscale import MultiScale
 from models.transforms.spline import RationalQuadraticSpline
@@ -115,11 +116,14 @@ class PeerRealNVP(nn.Module):
 
 
 class ShiftAndLogScale(nn.Module):
-    """Our conditioner with log-scales clamped as in our flow; returns (shift, log-scale)."""
+    """Our conditioner with log-scales clamped as in our flow; returns (shift, log-scale).
 
-    def __init__(self, network: nn.Module) -> None:
+    Its layers alone are taken, so pictures lie in memory as torch and normflows have them.
+    """
+
+    def __init__(self, network: ResNet) -> None:
         super().__init__()
-        self.network = network
+        self.network = nn.Sequential(network.first, network.layers)
         self.bound = Affine().bound
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

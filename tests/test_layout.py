@@ -1,0 +1,61 @@
+"""Convolutional networks of flows keep the channels of a pixel side by side on a CPU, and give the same numbers."""
+
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.nn import convnet, resnet
+from models.nn.convnet import ConvNet
+from models.nn.layout import channels_last_on_cpu
+from models.nn.resnet import ResNet
+
+CASES = [pytest.param(ResNet, resnet, 3, id="ResNet"), pytest.param(ResNet, resnet, 1, id="ResNet, one channel"),
+         pytest.param(ConvNet, convnet, 3, id="ConvNet")]  # fmt: skip
+
+
+def made(kind: type[nn.Module], n_in: int) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    network = kind(n_in, 4, channels=8, blocks=2) if kind is ResNet else kind(n_in, 4, channels=8)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return network.double(), torch.randn(5, n_in, 7, 6, dtype=torch.float64, requires_grad=True)
+
+
+def numbers(network: nn.Module, x: Tensor) -> list[Tensor]:
+    """The output, and the gradients of a function of it with regard to input and parameters."""
+    y = network(x)
+    loss = (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype).reshape(y.shape)).sum()
+    return [y, *torch.autograd.grad(loss, [x, *network.parameters()])]
+
+
+@pytest.mark.parametrize(("kind", "module", "n_in"), CASES)
+def test_the_layout_changes_no_number(
+    kind: type[nn.Module], module: ModuleType, n_in: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, x = made(kind, n_in)
+    found = numbers(network, x)
+    monkeypatch.setattr(module, "channels_last_on_cpu", lambda x: x)
+    torch.testing.assert_close(found, numbers(network, x), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("kind", "module", "n_in"), CASES)
+def test_convolutions_of_several_channels_see_channels_last(
+    kind: type[nn.Module], module: ModuleType, n_in: int
+) -> None:
+    network, x = made(kind, n_in)
+    seen = []
+    for layer in network.modules():
+        if isinstance(layer, nn.ReLU):
+            layer.register_forward_hook(
+                lambda layer, given, y: seen.append(y.is_contiguous(memory_format=torch.channels_last))
+            )
+    network(x)
+    assert len(seen) > 1
+    assert all(seen)
+
+
+def test_other_devices_keep_their_layout() -> None:
+    x = torch.empty(2, 3, 4, 4, device="meta")
+    assert channels_last_on_cpu(x) is x
