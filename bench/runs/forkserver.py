@@ -22,6 +22,7 @@ import select
 import signal
 import sys
 import time
+import warnings
 from typing import Any, NoReturn
 
 from bench.errors import BusyError, UserError
@@ -101,7 +102,11 @@ def main() -> int:
                 for process in [process for process, job in jobs.items() if job == request["job"]]:
                     os.kill(process, signal.SIGKILL)
                 continue
-            process = os.fork()
+            with (
+                warnings.catch_warnings()
+            ):  # of Python 3.12: threads of OpenBLAS are counted that take no lock with them
+                warnings.simplefilter("ignore", DeprecationWarning)
+                process = os.fork()
             if process == 0:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)

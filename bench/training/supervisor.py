@@ -27,6 +27,7 @@ from bench.rng import rng_state, seeded, set_rng_state
 from bench.seeds import derive_seed
 from bench.training.diagnostics import untouched
 from bench.training.ema import EMA
+from bench.training.fused import fuse
 from models.base import GenerativeModel
 
 __all__ = ["BEST", "FINAL", "LAST", "Score", "Supervisor", "check_finite", "scored"]
@@ -111,6 +112,8 @@ class Supervisor(Callback):
         self._generator.manual_seed(derive_seed(self.seed, "train", trainer.global_rank))
         model.train_generator = self._generator
         model.clip_norm = self.schedule.clip_norm
+        if module.device.type == "cpu":
+            fuse(trainer.optimizers)
         if self.schedule.ema_decay is not None:
             self._ema = EMA(model.averaged(), trainer.optimizers, self.schedule.ema_decay, capturable=self.capturable)
         if self._restored is not None:

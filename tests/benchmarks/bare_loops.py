@@ -2,6 +2,7 @@
 
 Each takes a new model, the training examples, a batch size and a number of steps, and returns CPU seconds of this
 process. Losses of models that are trained by one optimizer are the models' own; those of GANs are written out here.
+Adam is fused as in a run.
 """
 
 import time
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from bench.training.fused import fuse
 from models.base import GenerativeModel
 from models.distributions import bounded_log_scale
 from models.gans.adversarial import Adversarial
@@ -47,6 +49,7 @@ def _batches(x: Tensor, size: int, steps: int) -> Iterator[Tensor]:
 
 def _one_optimizer(model: GenerativeModel) -> Callable[[Tensor, int], None]:
     optimizer = model.configure_optimizers()
+    fuse([optimizer])  # type: ignore[list-item]
     model.train_generator = torch.Generator().manual_seed(0)
 
     def step(batch: Tensor, number: int) -> None:
@@ -63,6 +66,7 @@ def _adversarial(model: Adversarial) -> Callable[[Tensor, int], None]:
     generator, discriminator, pack = model.generator, model.discriminator, model.packing
     optimizer = model.generator_optimizer(generator.parameters())
     of_discriminator = model.discriminator_optimizer(discriminator.parameters())
+    fuse([optimizer, of_discriminator])
 
     def generated(n: int) -> Tensor:
         fake: Tensor = generator(torch.randn(n, model.latent_dim))
@@ -97,6 +101,7 @@ def _bidirectional(model: BiGAN) -> Callable[[Tensor, int], None]:
     discriminator = model.discriminator
     optimizer = model.generator_optimizer([*model.generator.parameters(), *model.encoder.parameters()])
     of_discriminator = model.discriminator_optimizer(discriminator.parameters())
+    fuse([optimizer, of_discriminator])
 
     def step(batch: Tensor, number: int) -> None:
         real = 2 * batch.float() / ((model.levels or 2) - 1) - 1
