@@ -102,10 +102,8 @@ def main() -> int:
                 for process in [process for process, job in jobs.items() if job == request["job"]]:
                     os.kill(process, signal.SIGKILL)
                 continue
-            with (
-                warnings.catch_warnings()
-            ):  # of Python 3.12: threads of OpenBLAS are counted that take no lock with them
-                warnings.simplefilter("ignore", DeprecationWarning)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 counts the threads of OpenBLAS
                 process = os.fork()
             if process == 0:
                 signal.set_wakeup_fd(-1)
