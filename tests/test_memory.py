@@ -3,8 +3,11 @@
 import ctypes
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+
+from bench.memory import keep_freed_memory
 
 CHILD = """
 import resource, sys
@@ -38,3 +41,24 @@ def test_equal_steps_take_their_memory_from_what_the_last_one_freed() -> None:
     fewest = 3 * 5 * 10_000_000 * 4 // (2 << 20)  # pages are of 2 MiB at most
     assert faults("default") > fewest / 2
     assert faults("keep") < fewest / 10
+
+
+@pytest.mark.parametrize(
+    ("largest", "set_to"),
+    [(1 << 40, [(-3, 1 << 30), (-1, 1 << 30)]), (1 << 25, [(-3, 1 << 25), (-1, 1 << 30)]), (0, [])],
+)
+def test_a_glibc_that_refuses_large_blocks_is_never_slowed_down(
+    largest: int, set_to: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once anything is set, glibc leaves the size from which blocks get pages of their own at 128 KiB."""
+    accepted: list[tuple[int, int]] = []
+
+    def mallopt(parameter: int, value: int) -> int:
+        if parameter == -3 and value > largest:
+            return 0
+        accepted.append((parameter, value))
+        return 1
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=mallopt))
+    keep_freed_memory()
+    assert accepted == set_to
