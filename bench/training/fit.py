@@ -128,6 +128,8 @@ def fit(
         checkpoint_activations(model)
     if hardware.compile:
         supervisor.to_compile = list(model.children())
+    if resume is not None:  # Lightning loads weights before it makes them float64, and would round them
+        trainer.precision_plugin.convert_module(model)
     _capture(hardware, trainer, supervisor, batches)
     try:
         with _quiet_lightning(), seeded(derive_seed(seed, "train")):
