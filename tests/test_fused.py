@@ -98,7 +98,7 @@ def test_a_run_on_a_cpu_is_fused(tmp_path: Path) -> None:
     made: list[Optimizer] = []
 
     def adam(*given: Any) -> Optimizer:
-        made.append(Adam(*given, lr=1e-3))
+        made.append(Adam(given[0], lr=1e-3))
         return made[-1]
 
     data = two_moons(n_train=64, n_val=8, n_test=8)
