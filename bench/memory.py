@@ -9,6 +9,7 @@ __all__ = ["allocated", "forget_peak", "keep_freed_memory", "peak_memory", "room
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt."""
 KEPT = 1 << 30  # bytes
+KEPT_BY_OLD_ONES = 1 << 25  # the largest block that old glibcs accept
 
 
 def allocated(device: torch.device) -> int:
@@ -37,15 +38,18 @@ def room_for_twice(device: torch.device) -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep memory that is freed, up to 1 GiB, for the next tensors (with glibc; elsewhere do nothing).
+    """Let this process keep freed memory for the next tensors, up to 1 GiB at the end of the heap, and all before it.
 
-    Each training step asks for the same tensors again. glibc gives blocks back to the kernel when 64 MiB at the end of
-    the heap are free, and each page that comes back costs a fault and is filled with zeros: up to a quarter of a step.
-    No number changes by a bit.
+    Works with glibc; elsewhere does nothing. Each training step asks for the same tensors again. glibc gives blocks
+    back to the kernel when 64 MiB at the end of the heap are free, and each page that comes back costs a fault and is
+    filled with zeros: up to a quarter of a step. No number changes by a bit.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # no glibc
         return
-    mallopt(M_MMAP_THRESHOLD, KEPT)  # what is larger has pages of its own, which go back when it is freed
-    mallopt(M_TRIM_THRESHOLD, KEPT)
+    for size in (KEPT, KEPT_BY_OLD_ONES):  # what is larger has pages of its own, which go back when it is freed
+        if mallopt(M_MMAP_THRESHOLD, size):
+            # Alone it would slow steps down: glibc then no longer raises the first threshold, which starts at 128 KiB.
+            mallopt(M_TRIM_THRESHOLD, KEPT)
+            return

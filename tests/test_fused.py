@@ -51,11 +51,54 @@ def test_who_was_told_how_to_compute_stays(kind: type[Optimizer], told: dict[str
     assert optimizer.param_groups[0]["fused"] is before
 
 
+def slices() -> nn.Parameter:
+    return nn.Parameter(torch.linalg.qr(torch.randn(8, 8)).Q[:4])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(slices, id="with gaps"),
+        pytest.param(lambda: nn.Parameter(torch.randn(4, 3, dtype=torch.complex64)), id="complex"),
+        pytest.param(lambda: nn.Parameter(torch.randn(4, 3).t()), id="transposed"),
+        pytest.param(lambda: nn.Parameter(torch.randn(0, 3)), id="empty"),
+    ],
+)
+def test_parameters_of_any_layout_take_the_steps_of_plain_adam(make: Callable[[], nn.Parameter]) -> None:
+    weights = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        parameter = make()
+        optimizer = Adam([parameter], lr=1e-2)
+        if fused:
+            fuse([optimizer])
+        for _ in range(5):
+            optimizer.zero_grad()
+            (parameter - torch.arange(parameter.numel()).view(parameter.shape)).abs().square().sum().backward()
+            optimizer.step()
+        weights.append(parameter.detach())
+    torch.testing.assert_close(weights[1], weights[0])
+
+
+def test_gradients_that_a_model_sets_itself_may_have_other_strides() -> None:
+    weights = []
+    for fused in (False, True):
+        parameter = nn.Parameter(torch.zeros(4, 3))
+        optimizer = Adam([parameter], lr=1e-2)
+        if fused:
+            fuse([optimizer])
+        for _ in range(2):
+            parameter.grad = torch.linspace(-1, 1, 12).view(3, 4).t()
+            optimizer.step()
+        weights.append(parameter.detach())
+    torch.testing.assert_close(weights[1], weights[0])
+
+
 def test_a_run_on_a_cpu_is_fused(tmp_path: Path) -> None:
     made: list[Optimizer] = []
 
     def adam(*given: Any) -> Optimizer:
-        made.append(Adam(*given, lr=1e-3))
+        made.append(Adam(given[0], lr=1e-3))
         return made[-1]
 
     data = two_moons(n_train=64, n_val=8, n_test=8)

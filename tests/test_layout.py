@@ -4,8 +4,10 @@ from types import ModuleType
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.autograd import forward_ad
 
+from bench.training.fit import _quiet_lightning
 from models.nn import convnet, resnet
 from models.nn.convnet import ConvNet
 from models.nn.layout import channels_last_on_cpu
@@ -54,6 +56,43 @@ def test_convolutions_of_several_channels_see_channels_last(
     network(x)
     assert len(seen) > 1
     assert all(seen)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # torch's own use of it
+@pytest.mark.parametrize(("kind", "module", "n_in"), CASES)
+def test_transforms_of_functions_give_the_jacobian(kind: type[nn.Module], module: ModuleType, n_in: int) -> None:
+    network, given = made(kind, n_in)
+    network(given)  # layers set themselves from the first batch
+    x = given.detach()[:2, :, :3, :2].contiguous()
+
+    def one(x: Tensor) -> Tensor:
+        y: Tensor = network(x[None])[0]
+        return y
+
+    expected = torch.stack([torch.autograd.functional.jacobian(one, example) for example in x])
+    for transform in (torch.func.jacrev, torch.func.jacfwd):
+        torch.testing.assert_close(torch.func.vmap(transform(one))(x), expected)
+    with forward_ad.dual_level():
+        moved = forward_ad.unpack_dual(network(forward_ad.make_dual(x, torch.ones_like(x)))).tangent
+    torch.testing.assert_close(moved, expected.sum((-3, -2, -1)))
+
+
+def test_training_in_several_processes_is_silent_about_layouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    network = made(ConvNet, 3)[0].float()
+    x = torch.randn(32, 3, 16, 16)  # of smaller ones torch computes the gradients in another way
+    torch.set_warn_always(True)
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        parallel = nn.parallel.DistributedDataParallel(network)
+        with _quiet_lightning():
+            parallel(x).sum().backward()
+        network.zero_grad()
+        with pytest.warns(UserWarning, match="Grad strides do not match"):  # unless it is silenced
+            parallel(x).sum().backward()
+    finally:
+        distributed.destroy_process_group()
+        torch.set_warn_always(False)
 
 
 def test_other_devices_keep_their_layout() -> None:

@@ -24,7 +24,9 @@ class StoppedError(Exception):
     """The run is interrupted."""
 
 
-def train(folder: Path, name: str = "vae", stop: int | None = None, ema: float | None = 0.9) -> list[str]:
+def train(
+    folder: Path, name: str = "vae", stop: int | None = None, ema: float | None = 0.9, precision: str = "32-true"
+) -> list[str]:
     """Train to the end, or to an interruption after ``stop`` validations; return the lines said."""
     said: list[str] = []
     left = iter(range(100 if stop is None else stop))
@@ -36,8 +38,8 @@ def train(folder: Path, name: str = "vae", stop: int | None = None, ema: float |
 
     schedule = Schedule(examples=320, batch_size=16, validate_every=64, ema_decay=ema)
     fit(
-        new_model(name, DATA.spec), DATA, schedule, Hardware(), seed=5, folder=folder, config={"a": 1},
-        validate=validate, say=said.append,
+        new_model(name, DATA.spec), DATA, schedule, Hardware(precision=precision), seed=5, folder=folder,
+        config={"a": 1}, validate=validate, say=said.append,
     )  # fmt: skip
     return said
 
@@ -144,6 +146,16 @@ def test_a_sound_checkpoint_is_gone_on_from(tmp_path: Path, peace: dict[str, Any
         train(tmp_path / "run", stop=2)
     assert train(tmp_path / "run", stop=1) == [], "of five validations four were made before"
     assert same(load_checkpoint(tmp_path / "run" / "final.ckpt")["state_dict"], peace)
+
+
+def test_weights_of_double_precision_are_gone_on_from_unrounded(tmp_path: Path) -> None:
+    (tmp_path / "peace").mkdir()
+    train(tmp_path / "peace", precision="64-true")
+    interrupted(tmp_path / "run", precision="64-true")
+    assert train(tmp_path / "run", precision="64-true") == []
+    ended = [load_checkpoint(tmp_path / name / "final.ckpt")["state_dict"] for name in ("run", "peace")]
+    assert same(*ended)
+    assert all(weight.dtype == torch.float64 for weight in ended[0].values() if weight.is_floating_point())
 
 
 def test_a_last_checkpoint_that_cannot_be_removed_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,6 +128,8 @@ def fit(
         checkpoint_activations(model)
     if hardware.compile:
         supervisor.to_compile = list(model.children())
+    if resume is not None:  # Lightning loads weights before it makes them float64, and would round them
+        trainer.precision_plugin.convert_module(model)
     _capture(hardware, trainer, supervisor, batches)
     try:
         with _quiet_lightning(), seeded(derive_seed(seed, "train")):
@@ -191,6 +193,8 @@ def _quiet_lightning() -> Iterator[None]:
         warnings.filterwarnings("ignore", module="pytorch_lightning")
         warnings.filterwarnings("ignore", module="lightning_fabric")
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
+        # Of 1x1 convolutions with channels last; the strides that differ are those of axes of length 1.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         try:
             yield
         finally:
