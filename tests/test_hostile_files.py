@@ -79,7 +79,7 @@ def refuses_in_two_lines(path: Path) -> None:
 
 
 def fills_memory(path: Path) -> int:
-    return int(torch.ones(2**20 * 200).sum())
+    return int(torch.ones(2**20 * 300).sum())  # more than a process keeps of what earlier tests have freed
 
 
 @pytest.mark.parametrize(
