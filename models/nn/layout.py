@@ -10,8 +10,8 @@ __all__ = ["channels_last_on_cpu"]
 def channels_last_on_cpu(x: Tensor) -> Tensor:
     """Pictures ``(B, C, H, W)`` with the channels of a pixel side by side, on a CPU; on other devices as they are.
 
-    Convolutions of such pictures give such pictures. On a CPU, training steps of Glow and of wide RealNVPs take 5 to 8 %
-    less time so. On a GPU in float32 the deterministic convolutions take longer. Of one channel both orders are the
+    Convolutions of such pictures give such pictures. On a CPU, training steps of Glow and of wide RealNVPs take 5 to
+    8 % less time so. On a GPU in float32 the deterministic convolutions take longer. Of one channel both orders are the
     same, so convert what has several.
 
     Under ``vmap``, ``jvp`` and the other transforms of torch.func, pictures stay as they are: torch 2.13 has no rules
