@@ -42,7 +42,7 @@ def keep_freed_memory() -> None:
 
     Works with glibc; elsewhere does nothing. Each training step asks for the same tensors again. glibc gives blocks
     back to the kernel when 64 MiB at the end of the heap are free, and each page that comes back costs a fault and is
-    filled with zeros: 2 to 28 % of a step (results/benchmarks/allocator.csv). No number changes by a bit.
+    filled with zeros: 0 to 28 % of a step (results/benchmarks/allocator.csv). No number changes by a bit.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
