@@ -1,6 +1,7 @@
 """Memory of tensors: how much they take on a CUDA device, and what the CPU does with what is freed."""
 
 import ctypes
+import os
 
 import torch
 
@@ -8,6 +9,8 @@ __all__ = ["allocated", "forget_peak", "keep_freed_memory", "peak_memory", "room
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt."""
+THRESHOLDS = ("trim_threshold", "mmap_threshold")
+"""Their names in the environment: MALLOC_TRIM_THRESHOLD_, or glibc.malloc.trim_threshold in GLIBC_TUNABLES."""
 KEPT = 1 << 30  # bytes
 KEPT_BY_OLD_ONES = 1 << 25  # the largest block that old glibcs accept
 
@@ -42,8 +45,12 @@ def keep_freed_memory() -> None:
 
     Works with glibc; elsewhere does nothing. Each training step asks for the same tensors again. glibc gives blocks
     back to the kernel when 64 MiB at the end of the heap are free, and each page that comes back costs a fault and is
-    filled with zeros: 0 to 28 % of a step (results/benchmarks/allocator.csv). No number changes by a bit.
+    filled with zeros: 0 to 28 % of a step (results/benchmarks/allocator.csv). No number changes by a bit. Thresholds
+    that the environment sets stay.
     """
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    if any(f"MALLOC_{name.upper()}_" in os.environ or f"glibc.malloc.{name}=" in tunables for name in THRESHOLDS):
+        return
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # no glibc

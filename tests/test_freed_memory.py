@@ -1,6 +1,7 @@
 """Freed memory is kept for the next tensors."""
 
 import ctypes
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -32,7 +33,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def faults(how: str) -> int:
-    done = subprocess.run([sys.executable, "-c", CHILD, how], check=True, stdout=subprocess.PIPE, text=True)
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    command = [sys.executable, "-c", CHILD, how]
+    done = subprocess.run(command, env=ours, check=True, stdout=subprocess.PIPE, text=True)
     return int(done.stdout)
 
 
@@ -51,6 +54,8 @@ def test_a_glibc_that_refuses_large_blocks_is_never_slowed_down(
     largest: int, set_to: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once anything is set, glibc leaves the size from which blocks get pages of their own at 128 KiB."""
+    for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"):
+        monkeypatch.delenv(name, raising=False)
     accepted: list[tuple[int, int]] = []
 
     def mallopt(parameter: int, value: int) -> int:
@@ -62,3 +67,17 @@ def test_a_glibc_that_refuses_large_blocks_is_never_slowed_down(
     monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=mallopt))
     keep_freed_memory()
     assert accepted == set_to
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MALLOC_TRIM_THRESHOLD_", "131072"),
+        ("MALLOC_MMAP_THRESHOLD_", "131072"),
+        ("GLIBC_TUNABLES", "glibc.rtld.nns=4:glibc.malloc.mmap_threshold=131072"),
+    ],
+)
+def test_thresholds_of_the_environment_stay(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: pytest.fail("mallopt was asked for"))
+    keep_freed_memory()
