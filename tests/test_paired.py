@@ -172,6 +172,18 @@ def test_the_command_pairs_examples_and_gathers_seeds(workplace: Path, capsys: p
     assert "these runs are of 1" in said(maf, capsys)
 
 
+def test_what_a_reader_of_a_likelihood_must_know_stands_below_it(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = np.random.default_rng(0).normal(size=9)
+    caveat = "log Z is estimated by AIS: the likelihood is biased upwards"
+    rbms = [run_folder(workplace / "runs", "rbm", seed, values, "estimate", reason=caveat) for seed in (0, 1)]
+    maf = run_folder(workplace / "runs", "maf", 0, values - 1)
+    lines = said([*rbms, maf], capsys).splitlines()
+    assert [line.split()[0] for line in lines[1:5]] == ["A", "log", "B", "A"]
+    assert lines[2].strip() == caveat
+
+
 def test_what_cannot_be_compared_says_why(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(size=30)

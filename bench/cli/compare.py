@@ -60,6 +60,7 @@ def _described(a: "Side", b: "Side", difference: "Difference") -> list[str]:
             f"  {name}      {side.rows[0].model:<{width}}  {side.relation.symbol} {side.items.mean():.{digits}f}  "
             f"({side.relation.replace('_', ' ')}{of_draws}; seed{'s' * (len(side.rows) > 1)} {seeds})"
         )
+        lines += [f"         {said}" for said in sorted({one.reason for one in side.rows if one.reason})]
     lines.append(
         f"  A - B  {difference.value:+.{digits}f} ± {difference.stderr:.{digits}f}, 95 % interval "
         f"{difference.low:+.{digits}f} to {difference.high:+.{digits}f}"
