@@ -42,6 +42,7 @@ from gpu_peers import PEERS, compiled, eager, ours_of_glow
 from gpu_training import agreement, divergence, failed_recording, fallback, low_precision, resume, step_times
 
 FIELDS = ("device", "torch", "model", "what", "value", "unit", "status", "note")
+QUICKSTARTS = ("trainer=auto", "trainer=auto jobs=4 jobs_per_gpu=4")
 FLOWS = {*PLANE, "realnvp_small", "glow_small"}
 
 LATEST = 0.95
@@ -62,7 +63,7 @@ def plan(names: list[str]) -> list[Planned]:
     checks += [("glow", "glow", ours_of_glow, LATEST)]
     checks += [(name, name, check, LATEST) for name, check in whole]
     if HERE.is_cuda:
-        checks += [("quickstart", "", quickstart, LATEST)]
+        checks += [("quickstart", settings, quickstart, LATEST) for settings in QUICKSTARTS]
     checks += [("metrics", "", check, LATEST) for check in METRICS]
     checks += [(name, name, replayed, LATEST) for name in SAMPLED if HERE.is_cuda or name in names]
     checks += [(name, name, low_precision, LATEST) for name in names if name == "realnvp_small"]

@@ -204,10 +204,10 @@ def tarflow(_: str) -> Iterator[Row]:
             raise AssertionError(f"samples differ by {error:.3g}")
 
 
-def quickstart(_: str) -> Iterator[Row]:
-    """Seconds of the whole quickstart with trainer=auto, in a process of its own."""
+def quickstart(settings: str) -> Iterator[Row]:
+    """Seconds of the whole quickstart with these settings of the command line, in a process of its own."""
     with tempfile.TemporaryDirectory() as made:
-        command = [sys.executable, "-m", "bench", "run", "experiment=quickstart", "trainer=auto"]
+        command = [sys.executable, "-m", "bench", "run", "experiment=quickstart", *settings.split()]
         places = [f"runs_dir={made}/runs", f"results_dir={made}/results"]
         environment = {**os.environ, "GENBENCH_CACHE": os.environ.get("GENBENCH_CACHE", f"{made}/cache")}
         synchronize()
@@ -222,4 +222,4 @@ def quickstart(_: str) -> Iterator[Row]:
         seconds = time.perf_counter() - start
     if ended.returncode != 0:
         raise AssertionError(f"exit code {ended.returncode}: {' '.join(ended.stderr.split())[-200:]}")
-    yield "quickstart, trainer=auto", seconds, "s", ""
+    yield f"quickstart, {settings}", seconds, "s", ""
