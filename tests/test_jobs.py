@@ -15,6 +15,7 @@ from helpers_sweep import at_work, children
 from rich.console import Console
 
 from bench.cli import run
+from bench.config.compose import compose_runs
 from bench.config.launching import Launching
 from bench.config.spec import RunSpec
 from bench.errors import UserError
@@ -317,6 +318,25 @@ def test_the_board_tells_how_it_goes(terminal: bool) -> None:
     assert any(f"run 3 of 4: {specs[2].run_id}: timed out after 0 s: too long (3 of 4 done" in line for line in lines)
     assert terminal or lines[0] == f"run 2 of 4: {specs[1].run_id}: starts"
     assert terminal or len(lines) == 6
+
+
+def test_the_board_tells_no_time_of_runs_whose_like_have_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three Gaussians of a second say nothing of three flows of a hundred."""
+    now = [0.0]
+    monkeypatch.setattr("bench.runs.board.time.monotonic", lambda: now[0])
+    runs = compose_runs(["model=gaussian,realnvp_small", "seed=0,1,2"], multirun=True)
+    specs = [RunSpec.parse(config) for config in runs]
+    told = []
+    with Board(specs, specs, 1, Console(file=StringIO())) as board:
+        for spec in specs:
+            board.begin(spec)
+            now[0] += 100.0 if spec.choices["model"] == "realnvp_small" else 1.0
+            board.end(spec, Outcome("", Ended.OK))
+            told.append(board.state)
+    assert told == [
+        "1 of 6 done, at least 2 s left", "2 of 6 done, at least 1 s left", "3 of 6 done",
+        "4 of 6 done, about 3 min 20 s left", "5 of 6 done, about 1 min 40 s left", "6 of 6 done",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

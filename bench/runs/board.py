@@ -21,7 +21,8 @@ __all__ = ["Board"]
 class Board:
     """Counts the runs of a sweep that has several at a time, and shows them. Use it as a context manager.
 
-    The time that is left is estimated from the runs that have ended, those of the same model and data set first.
+    A run is expected to take what those of its model and data set took. As long as none of them has ended, its time is
+    left out, and the sum is said to be the least: what a Gaussian took says nothing of a flow.
 
     Arguments:
         specs: Every run of the command, in order.
@@ -94,20 +95,17 @@ class Board:
         parts = [f"{self._ended} of {self._total} done"]
         parts += [f"{len(self._running)} running"] if self._running else []
         parts += [f"{self._failed} failed"] if self._failed else []
-        left = self._seconds_left()
-        return ", ".join(parts + ([] if not left else [f"about {duration(left)} left"]))
+        left, is_all = self._seconds_left()
+        return ", ".join(parts + ([f"{'about' if is_all else 'at least'} {duration(left)} left"] if left else []))
 
-    def _seconds_left(self) -> float | None:
-        if not self._took:
-            return None
+    def _seconds_left(self) -> tuple[float, bool]:
+        """Seconds that the runs whose like have ended will take, and whether these are all."""
         now, means = time.monotonic(), self._means()
-        mean = sum(seconds for _, seconds in self._took) / len(self._took)
-        waiting = [means.get(kind_of(spec), mean) for spec in self._waiting.values()]
-        running = [
-            max(0.0, means.get(kind_of(spec), mean) - (now - start)) for spec, start, _ in self._running.values()
-        ]
+        running = {id(spec): now - start for spec, start, _ in self._running.values()}
+        specs = [*self._waiting.values(), *(spec for spec, *_ in self._running.values())]
+        each = [max(0.0, means[kind_of(spec)] - running.get(id(spec), 0.0)) for spec in specs if kind_of(spec) in means]
         # Not sooner than the longest of them, nor than all slots at work until the end.
-        return max([sum(waiting + running) / self._jobs, *running, *waiting])
+        return max([sum(each) / self._jobs, *each], default=0.0), len(each) == len(specs)
 
     def _means(self) -> dict[tuple[str, str], float]:
         took = defaultdict(list)
