@@ -95,3 +95,22 @@ def test_too_few_examples() -> None:
         "it"
     ]
     assert "at least 40" in row.reason
+
+
+def test_a_centre_without_examples_stays_where_it_is() -> None:
+    """Two different examples and four centres: of equal centres the first takes all."""
+    x = torch.tensor([[5.0, 5.0]] * 10 + [[7.0, 8.0]] * 10, dtype=torch.float64)
+    found = k_means(x, 4, generator())
+    assert float(torch.cdist(found, x).amin(1).max()) == 0
+
+
+def test_cells_are_those_of_the_training_split_whatever_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, real, fake = randn(900, 3, seed=1), randn(500, 3, seed=2), 0.4 + randn(500, 3, seed=3)
+    made, seen = [], []
+    monkeypatch.setattr("bench.metrics.bins.k_means", lambda x, k, g: seen.append(len(x)) or k_means(x, k, g))
+    for seed in (0, 7):
+        context = examples(spec(3), real=real, samples=fake, seed=seed)
+        context.data = Data(spec(3), Split(train), Split(real[:0]), Split(real))
+        made.append([one.value for one in evaluate(context, {"it": NDB(FakeRecipe(), ALL)})["it"]])
+    assert made[0] == made[1], "cells are part of the metric, not of the run"
+    assert seen == [900, 900], "from the test split, cells would fit it better than any samples"
