@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from helpers_metrics import ALL, FakeRecipe, examples, spec
+from scipy import stats
 from torch import Generator, Tensor
 
 from bench.data.base import Data, Split
@@ -46,6 +47,12 @@ def test_the_test_and_the_divergence_by_hand() -> None:
     assert different_bins(x, 3 * x).divergence == pytest.approx(0, abs=1e-12)
     apart = different_bins(torch.tensor([90, 0]), torch.tensor([0, 70]))
     assert (apart.share, apart.divergence) == (1.0, pytest.approx(math.log(2)))
+
+
+@pytest.mark.parametrize(("x", "y"), [((20, 980), (2, 18)), ((500, 500), (8, 32)), ((3, 37), (200, 800))])
+def test_the_test_of_a_cell_is_the_chi_square_test_whatever_the_sizes(x: tuple[int, int], y: tuple[int, int]) -> None:
+    differs = bool(stats.chi2_contingency([x, y], correction=False).pvalue < 0.05)
+    assert different_bins(torch.tensor(x), torch.tensor(y)).share == differs
 
 
 def test_the_divergences_errors_are_those_of_fresh_counts() -> None:
