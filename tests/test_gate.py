@@ -372,6 +372,13 @@ def test_seeds_are_asked_for_in_turn() -> None:
     assert (bad.seeds, bad.wanted, exit_code(bad.findings)) == (3, {}, 1)
 
 
+def test_the_seeds_to_run_next_are_those_of_the_baseline() -> None:
+    """Only the same seeds can be compared in pairs; where the baseline has no more of them, any are taken."""
+    base = items_of(board(1, 4, start=10), "BASE")
+    wanted = [in_turn(base, items_of(board(1, n, start=10, stream=1), "NEW")).wanted for n in (1, 3)]
+    assert wanted == [{"mnist5k": {"model0": [11, 12]}}, {"mnist5k": {"model0": [0, 13]}}]
+
+
 # Planted regressions
 
 
