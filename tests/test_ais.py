@@ -199,3 +199,13 @@ def test_a_table_shows_what_a_reader_must_know_and_ranks_no_such_value() -> None
     assert MISLEADS in of_caveats
     assert ("x", True) in best
     assert not any(cell.best for cell in section.cells.values() if cell.caveat)
+
+
+def test_the_error_has_its_part_from_chains_and_its_part_from_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Linear(3, 2, 0.5)
+    data = data_of(model.draw(6, 0.3)[0])
+    alike = torch.arange(6.0, dtype=torch.float64).expand(8, 6)
+    monkeypatch.setattr(DecoderAIS, "_run", lambda *_: alike)
+    value, *_ = run(model, data)
+    assert value.stderr_draws == pytest.approx(0, abs=1e-9)
+    assert value.stderr_test == value.stderr == pytest.approx(math.sqrt(3.5 / 6))

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from helpers_metrics import ALL, FakeRecipe, examples, spec
+from scipy import stats
 from torch import Generator, Tensor
 
 from bench.data.base import Data, Split
@@ -46,6 +47,12 @@ def test_the_test_and_the_divergence_by_hand() -> None:
     assert different_bins(x, 3 * x).divergence == pytest.approx(0, abs=1e-12)
     apart = different_bins(torch.tensor([90, 0]), torch.tensor([0, 70]))
     assert (apart.share, apart.divergence) == (1.0, pytest.approx(math.log(2)))
+
+
+@pytest.mark.parametrize(("x", "y"), [((20, 980), (2, 18)), ((500, 500), (8, 32)), ((3, 37), (200, 800))])
+def test_the_test_of_a_cell_is_the_chi_square_test_whatever_the_sizes(x: tuple[int, int], y: tuple[int, int]) -> None:
+    differs = bool(stats.chi2_contingency([x, y], correction=False).pvalue < 0.05)
+    assert different_bins(torch.tensor(x), torch.tensor(y)).share == differs
 
 
 def test_the_divergences_errors_are_those_of_fresh_counts() -> None:
@@ -95,3 +102,22 @@ def test_too_few_examples() -> None:
         "it"
     ]
     assert "at least 40" in row.reason
+
+
+def test_a_centre_without_examples_stays_where_it_is() -> None:
+    """Two different examples and four centres: of equal centres the first takes all."""
+    x = torch.tensor([[5.0, 5.0]] * 10 + [[7.0, 8.0]] * 10, dtype=torch.float64)
+    found = k_means(x, 4, generator())
+    assert float(torch.cdist(found, x).amin(1).max()) == 0
+
+
+def test_cells_are_those_of_the_training_split_whatever_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, real, fake = randn(900, 3, seed=1), randn(500, 3, seed=2), 0.4 + randn(500, 3, seed=3)
+    made, seen = [], []
+    monkeypatch.setattr("bench.metrics.bins.k_means", lambda x, k, g: seen.append(len(x)) or k_means(x, k, g))
+    for seed in (0, 7):
+        context = examples(spec(3), real=real, samples=fake, seed=seed)
+        context.data = Data(spec(3), Split(train), Split(real[:0]), Split(real))
+        made.append([one.value for one in evaluate(context, {"it": NDB(FakeRecipe(), ALL)})["it"]])
+    assert made[0] == made[1], "cells are part of the metric, not of the run"
+    assert seen == [900, 900], "from the test split, cells would fit it better than any samples"

@@ -11,7 +11,7 @@ from scipy import stats
 from bench.birthday.agreement import cohens_kappa
 from bench.birthday.judge import Copies, Tally, Verdict, both, called_same, can_tell, copies, support, tally
 from bench.birthday.record import Answer, Key, Kind, Shown, sealed
-from bench.metrics.support_size import pair_limits
+from bench.metrics.support_size import _variance, pair_limits
 
 
 def key_of(pairs: Sequence[tuple[Kind, int, int]], samples: int = 1000) -> Key:
@@ -233,3 +233,21 @@ def test_kappa_of_full_agreement_and_of_one_answer() -> None:
     assert (one_sided.value, one_sided.low) == (0.0, None)  # they agree as often as by chance
     never = cohens_kappa("ynyn", "nyny")
     assert (never.value, never.low) == (-1.0, -1.0)
+
+
+def test_pairs_of_a_group_count_with_the_variance_of_a_group() -> None:
+    """Five samples that are all copies of each other: each is in four pairs, which makes six pairs of pairs."""
+    clique: list[tuple[Kind, int, int]] = [("candidate", i, j) for i in range(5) for j in range(i)]
+    others: list[tuple[Kind, int, int]] = [("candidate", 2 * k, 2 * k + 1) for k in range(10, 40)]
+    key = key_of([*clique, *others, *[("same", 0, 0)] * 50, *[("different", 0, 1)] * 50])
+    answers: dict[str, Answer] = {
+        pair.hash: "y" if pair.kind == "same" or k < 10 else "n" for k, pair in enumerate(key.pairs)
+    }
+    _, found, read = support(key, answers)
+    assert found is not None
+    degrees = torch.zeros(1000, dtype=torch.int64)
+    degrees[:5] = 4
+    _, grouped = _variance(degrees)  # as the metric computes it from the samples themselves
+    assert grouped == pytest.approx(2 * 5 * 6, rel=0.01)
+    for limit, count, end in ((read.low, found.high, 1), (read.high, found.low, 0)):
+        assert limit == 499500 / pair_limits(count, count * (1 - count / 499500), 60, 499500)[end]

@@ -237,3 +237,13 @@ def test_what_cannot_be_judged_is_refused(digits: Data) -> None:
         chosen_of(torch.zeros(100, 2), Data(DataSpec("toy", "r", (2,), None, 100, 100, 100), points, points, points))
     with pytest.raises(UserError, match=r"49 samples and 1000 different held-out examples; at least 50"):
         chosen_of(digits.test.x[:49], digits)
+
+
+def test_copies_that_decoys_show_are_no_farther_apart_than_different_examples(digits: Data) -> None:
+    """Samples without copies are far apart: the closest of them too far for a decoy of one example."""
+    chosen = chosen_of(digits.train.x[:300], digits)
+    held = torch.cat([digits.val.x, digits.test.x]).double()
+    apart = [float((held[one.first] - held[one.second]).norm()) for one in chosen.shown if one.kind == "different"]
+    same = [one.distance for one in chosen.shown if one.kind == "same"]
+    assert len(same) == 20
+    assert max(same) <= min(apart) * (1 + 1e-9)

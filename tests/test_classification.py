@@ -96,3 +96,15 @@ def test_autoregressive_models_sample_chosen_classes() -> None:
     model._context = lambda labels: seen.append(labels) or type(model)._context(model, labels)  # type: ignore[method-assign, func-returns-value, attr-defined]
     subject.class_samples(y)
     assert torch.equal(torch.cat(seen), y)
+
+
+def test_an_answer_depends_on_its_example_alone_and_no_chance() -> None:
+    """Dropout and batch normalization are those of a network that is asked, not trained."""
+    spec = DataSpec("bars", "0", (1, 8, 8), 256, 64, 10, 64, 2)
+    generator = Generator().manual_seed(0)
+    x, y = torch.randint(0, 256, (60, 1, 8, 8), generator=generator).to(torch.uint8), torch.arange(60) % 2
+    before = torch.get_rng_state()
+    whole = right_answers(x[:30], y[:30], x[30:], y[30:], spec, 20, 0)
+    few = right_answers(x[:30], y[:30], x[30:34], y[30:34], spec, 20, 0)
+    assert torch.equal(few, whole[:4])
+    assert torch.equal(before, torch.get_rng_state())

@@ -269,3 +269,11 @@ def test_a_last_batch_of_one_is_left_out(tmp_path: Path) -> None:
     assert data.train.y is not None
     data = dataclasses.replace(data, train=Split(data.train.x[:257], data.train.y[:257]))
     assert load_or_train(data, tmp_path).accuracy > 0.9
+
+
+def test_the_accuracy_of_another_test_split_is_not_taken_from_the_cache(tmp_path: Path) -> None:
+    data = toy()
+    assert data.test.y is not None
+    assert load_or_train(data, tmp_path).accuracy > 0.9
+    wrong = dataclasses.replace(data, test=Split(data.test.x, 1 - data.test.y))
+    assert load_or_train(wrong, tmp_path).accuracy < 0.1

@@ -187,6 +187,16 @@ def test_csv_gives_the_rows_back_and_no_cell_is_a_formula(tmp_path: Path, texts:
             assert name == "value" or not cell.lstrip().startswith(tuple("=+-@＝"))
 
 
+def test_csv_keeps_every_configuration_of_a_group(tmp_path: Path) -> None:
+    """A later version adds a key to the configuration, and the group, a hash of what was changed, stays the same."""
+    path = tmp_path / "base.csv"
+    configs = ["", "a", "a", "b", "a", "a", "", "", "b", "'"]
+    rows = [row for seed, config in enumerate(configs) for row in rows_of([1.0], [seed], config=config)]
+    path.write_text(to_csv(rows))
+    assert from_csv(path) == rows
+    assert to_csv(rows_of([1.0, 2.0, 3.0], config="a long one")).count("a long one") == 1
+
+
 def test_a_csv_of_before_a_field_was_added_is_read_and_one_with_foreign_fields_is_not(tmp_path: Path) -> None:
     rows = rows_of([1.0, 2.0], load=None)
     header, *lines = csv.reader(io.StringIO(to_csv(rows)))

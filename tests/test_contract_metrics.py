@@ -10,6 +10,7 @@ import importlib
 import pkgutil
 import random
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,10 +28,17 @@ from bench.errors import UserError
 from bench.evaluation.evaluate import evaluate
 from bench.features.base import Classifier
 from bench.metrics.base import Metric
+from bench.metrics.bins import NDB
+from bench.metrics.critic_distance import NeuralNetDistance
+from bench.metrics.frechet import FID, FIDInfinity
+from bench.metrics.kernel_distance import KID, MMD
+from bench.metrics.low_level import LowLevel
+from bench.metrics.sliced import MIND
+from bench.metrics.two_sample_test import C2ST
 from bench.schema import DataSpec, Estimate, Status
 from bench.subjects.examples import Examples
 
-N = 240
+N, FEW = 240, 60
 IN_BLOCKS = {"BLOCK": 37, "PIECE": 4000, "PAIRS": 3000}  # constants of metrics that bound their memory
 # These need a model, a second data set, molecules, points of the plane, or more examples of each class;
 # tests/test_contract_conf.py gives them that.
@@ -168,6 +176,31 @@ def test_order_moves_no_value_beyond_its_error(named: tuple[str, Metric]) -> Non
     assert list(before) == list(after)
     for number, one in before.items():
         assert after[number].value == pytest.approx(one.value, rel=1e-9, abs=3 * (one.stderr or 0.0) + 1e-9), number
+
+
+@pytest.mark.parametrize("kind", [C2ST, FID, FIDInfinity, KID, LowLevel, MIND, MMD, NDB, NeuralNetDistance])
+def test_the_side_with_fewer_examples_has_the_larger_part_of_the_error(
+    kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seeds share the part of the test examples, so a table that is told the wrong one is too sure or too unsure."""
+    for module in ("critic_distance", "two_sample_test"):
+        monkeypatch.setattr(f"bench.metrics.{module}.STEPS", 30)
+    metric = kind(N) if kind is LowLevel else kind(FakeRecipe(Quarters()), N)
+    of = data()
+    few = replace(of, test=Split(of.test.x[:FEW]))
+    of_few_samples = both_parts(measured(metric, draw(N, 4)[0][:FEW], of))
+    of_few_examples = both_parts(measured(metric, draw(N, 4)[0], few))
+    assert of_few_samples
+    assert of_few_samples.keys() == of_few_examples.keys()
+    for number, (test, draws) in of_few_samples.items():
+        assert test < draws, number
+        assert of_few_examples[number][0] > of_few_examples[number][1], number
+
+
+def both_parts(estimates: list[Estimate]) -> dict[str, tuple[float, float]]:
+    """The parts of each error that has two."""
+    return {one.info.name: (one.stderr_test, one.stderr_draws) for one in estimates
+            if one.stderr_test and one.stderr_draws}  # fmt: skip
 
 
 def test_blocks_move_no_value(named: tuple[str, Metric], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,12 @@ import math
 
 import pytest
 import torch
+from helpers_metrics import ALL, FakeRecipe, examples, spec
 from torch import Generator, Tensor
 
-from bench.metrics.copying import authentic, copies, copying_statistic, nearest
+from bench.data.base import Data, Split
+from bench.evaluation.evaluate import evaluate
+from bench.metrics.copying import Copying, authentic, copies, copying_statistic, nearest
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -107,3 +110,24 @@ def test_copies_behind_noise_pass_the_statistic_and_are_counted_all_the_same() -
     of_samples, of_real = distances(y)
     assert copying_statistic(of_samples, of_real) > 3
     assert copies(of_samples, of_real)[0] == pytest.approx(0.1, abs=0.02)
+
+
+def test_what_lies_as_near_is_not_authentic() -> None:
+    """Training examples that stand twice, and a sample in the middle of two neighbours' distance."""
+    train = torch.tensor([[0.0], [0.0], [10.0], [11.0]])
+    samples = torch.tensor([[0.0], [9.0], [8.5]])  # a copy; as near to 10 as 11 is; farther
+    assert authentic(nearest(samples, train), train).tolist() == [False, False, True]
+
+
+def test_rows_of_copies_and_of_samples_far_away() -> None:
+    found = {}
+    for name, samples in {"copies": TRAIN[:200], "far": 9 + FRESH}.items():
+        context = examples(spec(5), real=REAL, samples=samples)
+        context.data = Data(spec(5), Split(TRAIN), Split(REAL[:0]), Split(REAL))
+        rows = evaluate(context, {"it": Copying(FakeRecipe(), ALL)})["it"]
+        found[name] = {one.info.name.partition("[")[0]: one for one in rows}
+    copied, far = found["copies"], found["far"]
+    assert (copied["authenticity"].value, far["authenticity"].value) == (0, 1)
+    assert (copied["copying_statistic"].value or 0) < -10 < 10 < (far["copying_statistic"].value or 0)
+    assert copied["copies"].value == pytest.approx(0.99, abs=0.005)
+    assert (copied["copies"].n_real, copied["copies"].n_fake) == (400, 200)

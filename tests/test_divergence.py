@@ -18,7 +18,7 @@ from bench.data.toy import checkerboard, eight_gaussians
 from bench.errors import BrokenError, UnavailableError
 from bench.evaluation.evaluate import evaluate
 from bench.metrics.divergence import KLDivergence, kl_on_grid, square_grid
-from bench.metrics.wasserstein import Wasserstein, potentials, wasserstein
+from bench.metrics.wasserstein import Distance, Wasserstein, potentials, wasserstein
 from bench.schema import Estimate, Relation, Status
 from bench.subjects.density import KnownDensity
 from bench.subjects.examples import Examples
@@ -200,3 +200,19 @@ def test_the_floor_is_what_two_real_sets_differ_by() -> None:
         Wasserstein(9).compute(examples(spec(3), samples=torch.zeros(9, 3)))
     with pytest.raises(BrokenError, match="at least 2 samples"):
         measured(torch.zeros(1, 2))
+
+
+def test_the_two_real_sets_have_no_example_in_common(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def watched(x: Tensor, y: Tensor, order: int) -> Distance:
+        seen.append((x, y))
+        return wasserstein(x, y, order)
+
+    monkeypatch.setattr("bench.metrics.wasserstein.wasserstein", watched)
+    held = torch.randperm(41).float()[:, None]
+    context = examples(spec(1), real=held[21:], held_out=held[:21], samples=torch.randn(30, 1))
+    evaluate(context, {"it": Wasserstein(30)})
+    (ours, _), (one, other), *_ = seen
+    assert torch.equal(ours, one)
+    assert len(torch.cat([one, other]).unique()) == 40

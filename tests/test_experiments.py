@@ -14,6 +14,10 @@ from torch import nn
 from bench.experiments import bilinear, vanishing_gradients
 from bench.experiments.bilinear import METHODS, exact_radii, iterates
 from bench.experiments.vanishing_gradients import LOSSES, gradient_norm
+from bench.rng import seeded
+from bench.seeds import derive_seed
+from models.distributions import standard_normal
+from models.nn.dcgan import discriminator_network, generator_network
 
 
 def columns(path: Path) -> dict[str, list[float]]:
@@ -126,3 +130,38 @@ def test_the_same_seed_gives_the_same_curve_and_touches_no_global_generator() ->
     assert torch.equal(before, torch.get_rng_state())
     assert first == again
     assert first != other
+
+
+@pytest.mark.parametrize(("shape", "levels"), [((16,), None), ((1, 8, 8), 256)])
+def test_each_gradient_is_that_of_its_own_network(shape: tuple[int, ...], levels: int | None) -> None:
+    """At step 0, where the networks are those of the seed: the generator as it is used, one batch of noise for all."""
+    data = small_data(shape, levels, n=256)
+    (first,) = vanishing_gradients.vanishing_gradients(data, warm_up=0, steps=0, every=1, seed=3)
+    with seeded(derive_seed(3, "init")):
+        generator = generator_network(shape, 8, 32, bounded=levels is not None).eval()
+        _, fresh, critic = (discriminator_network(shape, 32, batch_norm=False) for _ in range(3))
+    noise = torch.Generator().manual_seed(derive_seed(3, "noise"))
+    made = generator(standard_normal((512, 8), next(generator.parameters()), noise))
+    for name, loss in LOSSES.items():
+        network = critic if name == "wasserstein" else fresh
+        assert first[name] == pytest.approx(gradient_norm(loss(network(made)), generator), rel=1e-5)
+
+
+def test_the_penalty_holds_the_critic_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = small_data((3,), None, n=256)
+    curves = []
+    for penalty in (0.0, 1000.0):
+        monkeypatch.setattr(vanishing_gradients, "PENALTY", penalty)
+        curves.append(vanishing_gradients.vanishing_gradients(data, warm_up=0, steps=30, every=30)[-1])
+    without, held = curves
+    assert held["wasserstein"] != pytest.approx(without["wasserstein"], rel=0.01)
+    assert (held["saturating"], held["discriminator_loss"]) == (without["saturating"], without["discriminator_loss"])
+
+
+def test_the_command_passes_on_what_it_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, object] = {}
+    monkeypatch.setattr(vanishing_gradients, "run", lambda folder, data, **settings: given.update(settings))
+    monkeypatch.setitem(vanishing_gradients.DATA, "ring8", lambda: small_data((2,), None))
+    options = ["--data", "ring8", "--warm-up", "3", "--steps", "80", "--seed", "5"]
+    assert vanishing_gradients.main(["--out", str(tmp_path), *options]) == 0
+    assert given == {"warm_up": 3, "steps": 80, "every": 2, "seed": 5}

@@ -16,6 +16,7 @@ from bench.metrics.frechet import (
     frechet_stderr,
 )
 from bench.schema import Status
+from bench.seeds import derive_seed
 
 
 def gaussians(n: int, m: int, dim: int, seed: int, shift: float = 0.5, spread: float = 0.1) -> tuple[Tensor, Tensor]:
@@ -90,3 +91,13 @@ def test_too_few_examples_for_a_line_are_skipped_with_the_number() -> None:
     assert row.reason.startswith(
         "needs at least 16 real examples and samples, 4 for each of 4 features, not 100 and 15"
     )
+
+
+def test_the_rows_parts_are_those_of_the_estimate_and_make_up_the_whole() -> None:
+    x, y = (side.float() for side in gaussians(40, 60, 3, seed=1, shift=0.0))
+    (row,) = evaluate(examples(spec(3), real=x, samples=y, seed=5), {"it": FIDInfinity(FakeRecipe(), ALL)})["it"]
+    found = frechet_infinity(x, y, Generator().manual_seed(derive_seed(5, "fid_infinity")))
+    assert found.stderr_second > 0.1 * found.stderr_y
+    assert row.stderr_test == pytest.approx(found.stderr_x)
+    assert row.stderr_draws == pytest.approx(math.hypot(found.stderr_y, found.stderr_second))
+    assert row.stderr == pytest.approx(found.stderr)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from bench.gate.report import exit_code
 from bench.gate.selftest import calibrate, false_alarms_and_power
 from bench.gate.sequential import LOOKS, in_turn, spent
 from bench.gate.verdict import seeds_needed
-from bench.schema import Relation, Source, Status
+from bench.schema import Relation, ResultRow, Source, Status
 
 BASE = [20.1, 19.4, 20.8, 19.9, 20.3]
 SAME = [19.8, 20.2, 20.5, 19.6, 20.4]
@@ -371,6 +372,13 @@ def test_seeds_are_asked_for_in_turn() -> None:
     assert (bad.seeds, bad.wanted, exit_code(bad.findings)) == (3, {}, 1)
 
 
+def test_the_seeds_to_run_next_are_those_of_the_baseline() -> None:
+    """Only the same seeds can be compared in pairs; where the baseline has no more of them, any are taken."""
+    base = items_of(board(1, 4, start=10), "BASE")
+    wanted = [in_turn(base, items_of(board(1, n, start=10, stream=1), "NEW")).wanted for n in (1, 3)]
+    assert wanted == [{"mnist5k": {"model0": [11, 12]}}, {"mnist5k": {"model0": [0, 13]}}]
+
+
 # Planted regressions
 
 
@@ -388,3 +396,25 @@ def test_a_worse_learning_rate_is_caught_among_many_models() -> None:
     assert caught == [("model2", "log_likelihood")]
     assert exit_code(findings) == 1
     assert exit_code(judged(base, new)) == 0
+
+
+def test_draws_of_a_training_make_its_mean_surer() -> None:
+    """Four draws with an error of 1 each: a training's mean has 1/2, and that of three trainings 1/2 / sqrt 3."""
+
+    def rows(value: float, seeds: range) -> list[ResultRow]:
+        panel = [rows_of([value] * 3, seeds, measuring_key=f"m{draw}", stderr_draws=1.0) for draw in range(4)]
+        return [row for draw in panel for row in draw]
+
+    found = one_of(judged(rows(20.0, range(3)), rows(20.5, range(3, 6))))
+    assert found.stderr == pytest.approx(math.sqrt(2 / 3) / 2)
+
+
+def test_what_a_sampling_seed_does_to_all_trainings_is_in_the_error() -> None:
+    """v = a + b: three trainings of variance 1, two draws of variance 2 that all trainings share."""
+
+    def rows(shift: float, seeds: range) -> list[ResultRow]:
+        panel = [rows_of([20 + shift + a + b for a in (0.0, 1.0, 2.0)], seeds, measuring_key=f"m{b}") for b in (-1, 1)]
+        return [row for draw in panel for row in draw]
+
+    found = one_of(judged(rows(0.0, range(3)), rows(0.1, range(3, 6))))
+    assert found.stderr == pytest.approx(math.sqrt(2 * 1 / 3 + 2 * 2 / 2))

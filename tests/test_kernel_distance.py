@@ -1,6 +1,7 @@
 """Kernel distance: enumeration of all pairs, a peer, no bias, and its standard error against simulation."""
 
 import math
+from dataclasses import astuple
 from functools import partial
 
 import pytest
@@ -116,3 +117,18 @@ def test_mmd_does_not_depend_on_unit_or_place() -> None:
     assert rows[0].value == pytest.approx(rows[1].value, rel=1e-3)
     (row,) = evaluate(examples(spec(4), real=x[:1].expand(60, 4), samples=y), {"it": MMD(FakeRecipe(), ALL)})["it"]
     assert "there is no width" in row.reason
+
+
+@pytest.mark.parametrize("at_once", [1, 30])
+def test_blocks_move_no_error(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = randn(12, 3, seed=1), 1 + randn(9, 3, seed=2)
+    whole = kernel_distance(x, y)
+    monkeypatch.setattr(pairs.blocks, "__defaults__", (at_once,))
+    assert astuple(kernel_distance(x, y)) == pytest.approx(astuple(whole), rel=1e-9)
+
+
+def test_the_width_of_the_kernel_is_that_of_the_data() -> None:
+    x, y = randn(60, 4, seed=1).float(), 3 * randn(50, 4, seed=2).float()
+    (row,) = evaluate(examples(spec(4), real=x, samples=y), {"it": MMD(FakeRecipe(), ALL)})["it"]
+    sigma = float(torch.pdist(x.double()).median())
+    assert row.value == pytest.approx(1000 * kernel_distance(x, y, partial(gaussian, sigma=sigma)).value, rel=1e-6)

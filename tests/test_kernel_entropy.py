@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from helpers_metrics import ALL, FakeRecipe, examples, spec
 from torch import Generator, Tensor
 
-from bench.metrics.kernel_entropy import bandwidth, rke, vendi
+from bench.evaluation.evaluate import evaluate
+from bench.metrics.kernel_entropy import KernelEntropy, bandwidth, rke, vendi
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -44,3 +46,26 @@ def test_the_error_is_that_of_fresh_samples() -> None:
 def test_the_bandwidth_is_a_quarter_of_the_median_distance() -> None:
     x = torch.tensor([[0.0], [1.0], [3.0]])  # distances 1, 2, 3
     assert bandwidth(x, Generator().manual_seed(0)) == pytest.approx(0.5)
+
+
+def test_as_many_real_examples_as_samples_by_a_quarter_of_the_median_distance() -> None:
+    """Corners of a simplex, all at one distance d: K^2 = exp(-(d / (d / 4))^2) between different ones."""
+    corners = torch.eye(90)
+    context = examples(spec(90), real=corners, samples=corners[:30])
+    of_fake, of_vendi, real = evaluate(context, {"it": KernelEntropy(FakeRecipe(), ALL)})["it"]
+    expected = 30 / (1 + 29 * math.exp(-16))
+    assert of_fake.value == pytest.approx(expected)
+    assert real.value == pytest.approx(expected), "of 30, not of 90"
+    assert of_vendi.value == pytest.approx(30, rel=0.01)
+    assert (of_fake.n_fake, real.n_fake) == (30, 30)
+
+
+def test_the_error_of_the_real_examples_is_that_of_fresh_ones_bandwidth_included() -> None:
+    samples = randn(120, 8, seed=1).float()
+    found = []
+    for seed in range(80):
+        context = examples(spec(8), real=randn(120, 8, seed=100 + seed).float(), samples=samples)
+        (*_, real) = evaluate(context, {"it": KernelEntropy(FakeRecipe(), ALL)})["it"]
+        found.append((real.value or 0.0, real.stderr or 0.0))
+    values, errors = torch.tensor(found, dtype=torch.float64).T
+    assert float(errors.mean() / values.std()) == pytest.approx(1, abs=0.35)

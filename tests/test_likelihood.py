@@ -1,14 +1,16 @@
 """Likelihood: K-draw bounds against an exact linear-Gaussian model; cost rows."""
 
 import math
+from itertools import pairwise
 from statistics import stdev
 
 import pytest
 import torch
-from helpers_metrics import ALL, examples, spec
+from helpers_metrics import ALL, FakeSubject, examples, spec
 from torch import Generator, Tensor
 from torch.distributions import MultivariateNormal, Normal
 
+from bench.metrics.certificate import CHECKED, ode_change
 from bench.metrics.cost import Cost
 from bench.metrics.likelihood import (
     LogLikelihood,
@@ -229,3 +231,24 @@ def test_errors_of_a_bound_whose_other_weights_are_all_zero_are_not_split() -> N
     (nats, _) = LogLikelihood(4).compute(examples(spec(2, 4), log_weights=log_w, relation="lower_bound"))
     assert nats.stderr is not None
     assert (nats.stderr_test, nats.stderr_draws) == (None, None)
+
+
+class Recorded(FakeSubject):
+    """Tells which examples its solver was asked for again."""
+
+    def ode_changes(self, x: Tensor) -> Tensor:
+        self.given["asked"] = x[:, 0].tolist()
+        return x[:, 0]
+
+
+@pytest.mark.parametrize(("n", "gaps"), [(250, {2, 3}), (100, {1}), (7, {1})])
+def test_the_examples_that_are_computed_again_are_of_the_whole_split(n: int, gaps: set[int]) -> None:
+    """A split may be sorted by class, and its beginning would be one class."""
+    subject = Recorded({})
+    context = examples(spec(1), real=torch.arange(float(n))[:, None])
+    context.subject = subject
+    change = ode_change(context)
+    asked = subject.given["asked"]
+    assert (asked[0], asked[-1], len(asked)) == (0, n - 1, min(n, CHECKED))
+    assert {b - a for a, b in pairwise(asked)} == gaps
+    assert change == pytest.approx(sum(asked) / len(asked))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers_rows import FAILED, make_row
+from scipy import stats
 
 from bench.cli import lottery as command
 from bench.cli.main import main
@@ -184,3 +185,9 @@ def test_no_spread_at_all_is_shown_as_none(tmp_path: Path) -> None:
     panels: list[Panel] = panels_of(to_frame(rows_of(np.ones((3, 2)))))
     assert (panels[0].retraining, panels[0].resampling) == (0, 0)
     assert "0 (none seen)" in to_markdown(panels)
+
+
+def test_the_interval_of_the_mean_is_students_at_95_percent() -> None:
+    (panel,) = panels_of(to_frame(rows_of(VALUES)))
+    parts = panel.components
+    assert panel.half_width == pytest.approx(stats.t.ppf(0.975, parts.df_of_mean) * parts.variance_of_mean**0.5)

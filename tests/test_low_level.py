@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from helpers_metrics import ALL, examples, spec
@@ -70,3 +71,15 @@ def test_rows() -> None:
     plain = torch.zeros(9, 1, 16, 16, dtype=torch.uint8)
     (row, *_) = evaluate(examples(PICTURES, real=plain, samples=x), {"it": LowLevel(ALL)})["it"]
     assert "the same brightness" in row.reason
+
+
+def test_the_slope_is_the_least_squares_line_through_rings_by_their_size() -> None:
+    x = noise(1, -1.5, 4, size=16)
+    grey = x[0, 0].double().numpy() / 255
+    power = np.abs(np.fft.fft2(grey - grey.mean())) ** 2 / 256 + 1 / (12 * 255**2)
+    axis = np.fft.fftfreq(16, 1 / 16)
+    radius = np.hypot(axis[:, None], axis)
+    rings = [np.round(radius) == ring for ring in range(1, 9)]
+    t, y = ([np.mean(np.log(radius[ring])) for ring in rings], [np.log(power[ring].mean()) for ring in rings])
+    slope = np.polyfit(t, y, 1, w=np.sqrt([ring.sum() for ring in rings]))[0]
+    assert low_level_statistics(x, 256)[0, 3].item() == pytest.approx(slope, rel=1e-9)

@@ -23,6 +23,7 @@ from bench.evaluation.molecule_controls import controls
 from bench.features.chemnet import NAME, ChemNet, Network, tokens
 from bench.metrics.base import Metric
 from bench.metrics.fcd import FCD
+from bench.metrics.frechet import frechet_stderr
 from bench.metrics.library_size import LibrarySize
 from bench.metrics.molecule_sets import (
     cosine,
@@ -289,3 +290,33 @@ def test_wrong_arguments_for_quoted_rows_are_told(tmp_path: Path, capsys: pytest
     said = capsys.readouterr().err
     assert "usage: python -m bench.rows.quoted SOURCE FILE.csv ROWS.jsonl" in said
     assert "none.csv: cannot be read" in said
+
+
+def test_blocks_of_fingerprints_move_no_similarity(monkeypatch: pytest.MonkeyPatch) -> None:
+    bits = (torch.rand(9, 30, generator=torch.Generator().manual_seed(0)) < 0.3).float()
+    whole, diversity = nearest_similarity(bits[:4], bits[4:]), internal_diversity(bits)
+    monkeypatch.setattr("bench.metrics.molecule_sets._BLOCK", 2)
+    assert torch.equal(nearest_similarity(bits[:4], bits[4:]), whole)
+    assert internal_diversity(bits) == pytest.approx(diversity)
+
+
+def test_numbers_over_n_are_of_the_first_n_samples_refused_ones_included(data: Data) -> None:
+    lines = [line for pair in zip(TEST[:12], ["C("] * 12, strict=True) for line in pair]
+    lines += TRAIN[:16]
+    subject = GivenMolecules(lines, 0, ORIGIN)
+    estimates = found(LibrarySize(40, 1000), subject, data)
+    for n in (10, 20):
+        alone = found(Molecules(n, 1000), subject, data) | found(FCD(n, 1000), subject, data)
+        assert 0 < (alone["validity"].value or 0) < 1
+        for name in ("uniqueness", "valid_unique_novel", "internal_diversity", "fragment_similarity"):
+            assert estimates[f"{name}[{n}]"].value == pytest.approx(alone[name].value)
+        assert estimates[f"fcd[{n}]"].value == pytest.approx(alone[f"fcd[{n}]"].value)
+
+
+def test_the_error_of_fcd_has_its_part_from_test_molecules_and_its_part_from_samples(data: Data) -> None:
+    subject = GivenMolecules(TRAIN[:14], 0, ORIGIN)
+    (one,) = found(FCD(14, 1000), subject, data).values()
+    network, context = SmallChemNet(), Examples(subject, data, seed=0)
+    real, made = (network.features(side.smiles) for side in (context.real_molecules(1000), context.molecules(14)))
+    assert (one.stderr_test, one.stderr_draws) == pytest.approx(frechet_stderr(real, made))
+    assert one.stderr_test != pytest.approx(one.stderr_draws)

@@ -51,6 +51,13 @@ def test_a_linear_decoder_has_the_closed_form(levels: int | None, step: float) -
     assert found.stderr < 0.03 * expected
 
 
+def test_pictures_are_measured_in_levels_from_the_lowest_to_the_highest() -> None:
+    """The same paths of the same decoder, whose -1 .. 1 stand for 0 .. L - 1."""
+    a = torch.randn(CODES, DIM, generator=Generator().manual_seed(0)) / 10
+    plain, levels = (measured(lambda z: z @ a, spec(DIM, levels), n=300, step=0.25) for levels in (None, 4))
+    assert (levels.value, levels.stderr) == pytest.approx((1.5**2 * plain.value, 1.5**2 * plain.stderr), rel=1e-4)  # type: ignore[operator]
+
+
 def test_the_error_is_the_spread_over_other_paths() -> None:
     a = torch.randn(CODES, DIM, generator=Generator().manual_seed(0))
     speeds = (math.pi / 2 * torch.randn(4000, CODES, generator=Generator().manual_seed(1)) @ a).square().sum(1)

@@ -138,3 +138,8 @@ def test_the_command_draws_a_panel_for_each_metric_and_data_set(
     assert main([*asked, "--out", str(tmp_path / "size.pdf")]) == 2
     assert "ends in .png" in capsys.readouterr().err
     assert main(["plot", str(tmp_path), "--x", "seed", "--y", "modes", "--out", str(tmp_path / "a.jsonl")]) == 2
+
+
+def test_the_line_joins_the_medians_of_the_seeds() -> None:
+    line = [Point(x, seed, value) for x, seed, value in ((4, 0, 1.0), (4, 1, 2.0), (4, 2, 90.0), (9, 0, 5.0))]
+    assert plots._medians([*line, Point(16, 0, None)]) == [(4, 2.0), (9, 5.0)]

@@ -130,3 +130,18 @@ def test_latent_codes_and_encoders_are_asked_of_the_model(name: str, share: floa
     subject = TrainedModel(new_model(name, replace(data.spec, classes=3), *size), None, 0, ORIGIN)
     found = evaluate(Examples(subject, data, seed=0), {"it": Structure()})["it"]
     assert [one.value for one in found] == [share, encoder]
+
+
+def test_a_model_is_fast_beside_the_models_of_its_own_device(tmp_path: Path) -> None:
+    gpu = [replace(r, device="NVIDIA H100", load=None) for r in rows_of("dcgan", "gan", 0, samples_per_second=1e6)]
+    rows = [
+        *gpu, *rows_of("nsf", "flow", 0, samples_per_second=1e3), *rows_of("maf", "flow", 0, samples_per_second=40.0)
+    ]  # fmt: skip
+    one = found(rows, tmp_path)
+    assert (one["dcgan"].fast, one["nsf"].fast, one["maf"].fast) == (True, True, False)
+
+
+def test_collapses_are_counted_only_where_all_trainings_say(tmp_path: Path) -> None:
+    rows = [*rows_of("gan", "gan", 0, collapsed=0.0, modes=8.0), *rows_of("gan", "gan", 1, modes=1.0)]
+    one = found(rows, tmp_path)["gan"]
+    assert (one.trainings, one.collapsed, one.disagreements) == (2, None, [])

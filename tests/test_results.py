@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from bench.errors import UserError
 from bench.files import durable_write, sweep_orphans
+from bench.rows.frame import read_frame
 from bench.rows.store import collect, read_rows, write_rows
 from bench.schema import Relation, ResultRow, Status
 
@@ -191,6 +192,7 @@ def test_one_training_under_two_models_names_is_kept_under_both(tmp_path: Path) 
         (tmp_path / row.model).mkdir()
         write_rows(tmp_path / row.model / "rows.jsonl", [row])
     assert sorted(row.model for row in collect([tmp_path])) == ["mine", "wgan"]
+    assert sorted(read_frame([tmp_path])["model"]) == ["mine", "wgan"], "genbench table reads a frame"
 
 
 def test_the_last_row_of_a_run_wins(tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ from bench.birthday.row import row_of
 from bench.data.base import Data, Split
 from bench.data.digits import mnist5k
 from bench.errors import UnavailableError, UserError
+from bench.features.base import Recipe
 from bench.features.classifier import InDomainClassifier
 from bench.features.pixels import Pixels
 from bench.metrics.support_by_class import SupportByClass
-from bench.schema import Relation, Source, Status
+from bench.schema import Estimate, MetricInfo, Relation, Source, Status
 from bench.subjects.examples import Examples
 
 
@@ -89,6 +90,27 @@ def test_features_of_a_classifier_are_those_of_all_classes(two_digits: Data) -> 
     metric.compute(Examples(FakeSubject({"samples": samples[:200]}), two_digits, seed=0))
     assert seen
     assert all(data is two_digits for data in seen)
+
+
+def test_each_class_is_calibrated_on_its_own_examples(two_digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Examples, int]] = []
+
+    def watched(part: Examples, recipe: Recipe, n: int, false_pairs: int, info: MetricInfo) -> Estimate:
+        seen.append((part, n))
+        return Estimate(info, 1.0)
+
+    monkeypatch.setattr("bench.metrics.support_by_class.measured_support", watched)
+    samples = two_digits.train.x[:150]
+    metric = SupportByClass(Pixels(), FakeRecipe(Corner()), 150)
+    metric.compute(Examples(FakeSubject({"samples": samples}), two_digits, seed=0))
+    for c, (part, n) in enumerate(seen):
+        drawn, data = part.samples(n), part.data
+        assert len(drawn) == n == int((samples[:, 0, 0, 0] == c).sum())
+        for whole, x in zip((samples, *(one.x for one in (two_digits.train, two_digits.val, two_digits.test))),
+                            (drawn, data.train.x, data.val.x, data.test.x), strict=True):  # fmt: skip
+            assert len(x) == int((whole[:, 0, 0, 0] == c).sum()) > 20
+            assert x[:, 0, 0, 0].unique().tolist() == [c]
+    assert len(seen) == 2
 
 
 def test_data_without_labels_have_no_classes() -> None:

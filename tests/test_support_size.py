@@ -239,3 +239,11 @@ def test_without_a_duplicate_there_is_no_number_that_needs_one() -> None:
 def test_options_are_checked() -> None:
     with pytest.raises(UserError, match="at least 1"):
         SupportSize(Pixels(), ALL, false_pairs=0)
+
+
+def test_pairs_at_a_wide_threshold_are_as_many_as_chance_gives() -> None:
+    """Samples of the data's own distribution: 64 close pairs are no copies where 64 real ones are that close."""
+    g = generator(3)
+    asked = examples(spec(6), held_out=torch.randn(300, 6, generator=g), samples=torch.randn(300, 6, generator=g))
+    found = [one for one in SupportSize(Pixels(), ALL).compute(asked) if one.info.name.startswith("support@")]
+    assert [one.relation for one in found] == [Relation.LOWER_BOUND] * 4

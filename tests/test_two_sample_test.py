@@ -8,7 +8,8 @@ from helpers_metrics import ALL, FakeRecipe, examples, spec
 from torch import Generator, Tensor
 
 from bench.evaluation.evaluate import evaluate
-from bench.metrics.two_sample_test import C2ST, held_out_answers
+from bench.metrics.intervals import proportion_error
+from bench.metrics.two_sample_test import C2ST, _chosen, held_out_answers
 from bench.schema import Status
 
 
@@ -57,3 +58,26 @@ def test_rows() -> None:
     assert torch.equal(before, torch.get_rng_state())
     (row,) = evaluate(examples(spec(4), real=x, samples=x[:39]), {"it": C2ST(FakeRecipe(), ALL)})["it"]
     assert "needs at least 40" in row.reason
+
+
+def test_the_accuracy_is_the_mean_of_both_sides_whatever_their_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = torch.ones(20, dtype=torch.bool), torch.arange(80) < 40
+    monkeypatch.setattr("bench.metrics.two_sample_test.held_out_answers", lambda *_: answers)
+    (row,) = evaluate(examples(spec(4), real=randn(40, 4), samples=randn(160, 4)), {"it": C2ST(FakeRecipe(), ALL)})[
+        "it"
+    ]
+    assert row.value == 0.75
+    assert row.stderr_test == proportion_error(1.0, 20) / 2
+    assert row.stderr_draws == proportion_error(0.5, 80) / 2
+
+
+def test_the_classifier_is_chosen_by_examples_that_it_was_not_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One classifier knows the training examples and is wrong beside them, the other is right there."""
+    monkeypatch.setattr(
+        "bench.metrics.two_sample_test._trained", lambda x, y, hidden, g: lambda z: (9 if hidden else -9) * z[:, 0]
+    )
+    left, right = torch.tensor([[-1.0]] * 8), torch.tensor([[1.0]] * 8)
+    for side, fake in ((1, right), (-1, left)):
+        real = -fake
+        logit = _chosen([real, fake], [fake, real], Generator())
+        assert float(logit(torch.tensor([[1.0]])).sign()) == -side, "as the second part has it, not the first"

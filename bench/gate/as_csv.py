@@ -1,6 +1,6 @@
 """Rows as CSV and back: every field that is stored, texts that a spreadsheet would run as formulas behind ``'``.
 
-The configuration, which is long, stands in the first row of its group only.
+The configuration, which is long, stands in a row only where it is not that of the group's row before.
 """
 
 import csv
@@ -30,11 +30,12 @@ def to_csv(rows: Iterable[ResultRow]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(STORED)
-    known: set[tuple[str, str]] = set()
+    configs: dict[str, str] = {}
     for row in rows:
-        repeated = (row.group, row.config) in known
-        known.add((row.group, row.config))
-        writer.writerow(["" if name == "config" and repeated else _entry(getattr(row, name)) for name in STORED])
+        before = configs.get(row.group, "")
+        configs[row.group] = row.config
+        config = "" if row.config == before else _entry(row.config) or "'"  # a quote alone is an empty text
+        writer.writerow([config if name == "config" else _entry(getattr(row, name)) for name in STORED])
     return file.getvalue()
 
 
@@ -60,8 +61,9 @@ def from_csv(path: Path) -> list[ResultRow]:
             if len(line) != len(names) or max(map(len, line)) > _LONGEST:
                 raise ValueError(f"{len(line)} fields, and {len(names)} are needed")
             record = {name: _value(name, text) for name, text in zip(names, line, strict=True)}
-            record["config"] = record["config"] or configs.get(record["group"], "")
-            configs.setdefault(record["group"], record["config"])
+            if line[names.index("config")] == "":
+                record["config"] = configs.get(record["group"], "")
+            configs[record["group"]] = record["config"]
             rows.append(to_row(decode(json.dumps(record, ensure_ascii=False).encode())))
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: record {number}: {error}; mend it or write the baseline again") from error

@@ -145,7 +145,7 @@ def _without_repetitions(frame: pd.DataFrame) -> pd.DataFrame:
     """Of the rows that are the same number, the last."""
     named = frame["measuring_key"].to_numpy() != ""
     rest = frame[~named]
-    of_measuring = frame.loc[named, ["training_key", "checkpoint", "measuring_key", "metric"]]
+    of_measuring = frame.loc[named, ["training_key", "model", "checkpoint", "measuring_key", "metric"]]
     of_run = protocol_of(rest).assign(run_id=rest["run_id"], checkpoint=rest["checkpoint"])
     is_last = np.empty(len(frame), bool)
     is_last[named] = ~of_measuring.duplicated(keep="last")
