@@ -8,7 +8,7 @@ from helpers_metrics import ALL, FakeRecipe, examples, spec
 from torch import Generator, Tensor
 
 from bench.evaluation.evaluate import evaluate
-from bench.metrics.kernel_entropy import KernelEntropy, bandwidth, rke, vendi
+from bench.metrics.kernel_entropy import KernelEntropy, rke, vendi
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -41,11 +41,6 @@ def test_the_error_is_that_of_fresh_samples() -> None:
     found = [rke(randn(200, 2, seed=s), 1.0) for s in range(200)]
     values, errors = torch.tensor([v for v, _ in found]), torch.tensor([e for _, e in found])
     assert float(errors.mean() / values.std()) == pytest.approx(1, abs=0.2)
-
-
-def test_the_bandwidth_is_a_quarter_of_the_median_distance() -> None:
-    x = torch.tensor([[0.0], [1.0], [3.0]])  # distances 1, 2, 3
-    assert bandwidth(x, Generator().manual_seed(0)) == pytest.approx(0.5)
 
 
 def test_as_many_real_examples_as_samples_by_a_quarter_of_the_median_distance() -> None:

@@ -35,7 +35,7 @@ from bench.schema import Estimate, MetricInfo, Relation
 from bench.seeds import derive_seed
 from bench.subjects.examples import Examples
 
-__all__ = ["KernelEntropy", "bandwidth", "rke", "vendi"]
+__all__ = ["KernelEntropy", "rke", "vendi"]
 
 SHARE = 0.25
 """Of the median distance between real examples."""
@@ -74,11 +74,6 @@ def vendi(x: Tensor, sigma: float) -> float:
     kernel = (-squared_distances(x, x) / (2 * sigma**2)).exp()
     values = torch.linalg.eigvalsh(kernel / len(x)).clamp_min(0)
     return math.exp(-float(torch.xlogy(values, values).sum()))
-
-
-def bandwidth(real: Tensor, generator: Generator) -> float:
-    """A quarter of the median distance between two of at most 2000 random examples of ``(N, D)``."""
-    return SHARE * median_distance(real[some(len(real), generator)])[0]
 
 
 class KernelEntropy(Metric):
