@@ -208,6 +208,20 @@ def test_ddim_draws_nothing_but_the_first_noise_and_comes_near_the_data() -> Non
     assert ancestral.sample(3, temperature=0.0).unique().numel() == 1
 
 
+@pytest.mark.parametrize("levels", [None, 16])
+def test_foreseen_integers_lie_within_their_interval(levels: int | None) -> None:
+    model = DDPM((2,), levels, ADAM, hidden=2, depth=0, steps=50, sampling_steps=50)
+    with torch.no_grad():
+        start = model._start(3 * torch.randn(100, 2, generator=Generator().manual_seed(0)), 50)
+    assert (start.abs().max() <= 1) == (levels is not None)
+
+
+def test_variance_is_by_default_that_of_the_posterior_for_integers_and_of_the_noise_for_reals() -> None:
+    integers, reals = (DDPM((2,), levels, ADAM, steps=50, sampling_steps=50) for levels in (4, None))
+    assert integers.scale(30, 29) == integers.posterior(30, 29)[2]
+    assert reals.scale(30, 29) == pytest.approx(math.sqrt(1 - reals.share[30] / reals.share[29]))
+
+
 def test_the_known_denoiser_has_the_least_loss() -> None:
     model = gaussian_model(steps=100, sampling_steps=10)
     share = torch.tensor(model.share[1:]).double()

@@ -192,6 +192,14 @@ def test_temperature_zero_gives_one_sample_and_chunks_do_not_show(name: str) -> 
         torch.testing.assert_close(x, model.generator(z))
 
 
+@pytest.mark.parametrize("levels", [None, 256])
+@pytest.mark.parametrize("name", list(GANS))
+def test_reals_may_lie_anywhere_and_integers_in_their_interval(name: str, levels: int | None) -> None:
+    model = GANS[name]((1, 8, 8), levels).eval()
+    made = model.generator(1e6 * torch.randn(8, model.latent_dim + model.classes, generator=seeded(0)))
+    assert (made.abs().max() <= 1) == (levels is not None)
+
+
 def test_a_batch_that_packing_does_not_divide_is_refused_at_the_first_step() -> None:
     model = gan(packing=3)
     before = copy.deepcopy(model.state_dict())
