@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers_models import new_model, small_graphs
 from torch import Generator, Tensor
+from torch.distributions import Normal
 
 from bench.data.base import Data
 from bench.data.sets import set_shuffling
@@ -14,7 +15,10 @@ from models.base import GenerativeModel, HasLikelihood
 from models.distributions import standard_normal
 from models.graph.base import GraphModel
 from models.graph.graphaf import GraphAF
+from models.graph.graphnvp import GraphNVP
 from models.graph.rvae import RVAE
+from models.nn.graph_networks import RelationalGNN
+from models.transforms.argmax import argmax_dequantized, log_argmax_density
 
 LN2 = math.log(2)
 GRAPHS = small_graphs(GraphSpec(4, 2, 2), Kind.GRAPHS)
@@ -116,6 +120,26 @@ def test_the_loss_of_graphaf_is_the_density_of_noisy_indicators_where_something_
     expected = (n * nats(2) + n * (n - 1) / 2 * nats(3)).mean().item() / (model.dim * LN2)
     with torch.no_grad():
         assert loss_of(model, x) == pytest.approx(expected, rel=5e-3)
+
+
+def test_the_loss_of_graphnvp_is_the_bound_of_its_noise() -> None:
+    """Of flows that do nothing: log q - log N of each category, and nothing where nothing is."""
+    model, x = new_model("graphnvp", GRAPHS.spec).eval(), GRAPHS.train.x.repeat(100, 1)
+    assert isinstance(model, GraphNVP)
+    n = (x[:, :4] > 0).sum(1).double()
+
+    def nats(categories: int) -> float:
+        one = torch.eye(categories)[:1].expand(1, 100_000, -1)
+        v = argmax_dequantized(one, model.noise, seeded(1))
+        return (log_argmax_density(v, one, model.noise) - Normal(0, 1).log_prob(v).sum(2)).mean().item()
+
+    expected = (n * nats(2) + n * (n - 1) / 2 * nats(3)).mean().item() / (model.dim * LN2)
+    with torch.no_grad():
+        for part in model.node_flow.modules():
+            if isinstance(part, RelationalGNN):
+                for parameter in part.last.parameters():
+                    parameter.zero_()
+        assert loss_of(model, x) == pytest.approx(expected, rel=1e-2)
 
 
 @pytest.mark.parametrize("name", ["graphcnf", "rvae"])
