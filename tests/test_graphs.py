@@ -111,6 +111,11 @@ def test_the_baselines_masses_sum_to_one_over_graphs_and_over_all_vectors_and_it
     assert sampler_p_value(model, 20_000, x=every) > 1e-3
 
 
+def test_parameters_are_the_free_frequencies() -> None:
+    """Of 0 to 3 nodes, of two types of nodes, and of an edge or none."""
+    assert new_model("graph_independent", data_of("three nodes").spec).n_parameters == 3 + 1 + 1
+
+
 def test_no_order_of_the_nodes_is_likelier_than_another() -> None:
     x = stochastic_blocks(4, 3, n_train=300, n_val=1, n_test=1).train.x
     x = x[x[:, 3] > 0]
