@@ -95,6 +95,13 @@ def test_schedules_go_from_the_data_to_noise(schedule: str, steps: int) -> None:
         assert share[500].item() == pytest.approx(math.cos((0.508 / 1.008) * math.pi / 2) ** 2, rel=1e-3)
 
 
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_model_has_the_schedule_it_is_asked_for(schedule: str) -> None:
+    assert (
+        DDPM((2,), None, ADAM, steps=50, sampling_steps=5, schedule=schedule).share == remaining(schedule, 50).tolist()
+    )
+
+
 def test_the_posterior_is_that_of_the_joint_normal() -> None:
     """From q(x_s|x_0) and q(x_t|x_s), by conditioning."""
     model = gaussian_model(steps=50, sampling_steps=50)
