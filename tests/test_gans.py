@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_gans import ADAM, CRITICS, GANS, dcgan, fit, gan, seeded, wgan
+from helpers_gans import ADAM, CRITICS, GANS, dcgan, fit, gan, seeded, wgan, wgan_gp
 from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.nn import functional
@@ -201,6 +201,12 @@ def test_reals_may_lie_anywhere_and_integers_in_their_interval(name: str, levels
     model = GANS[name]((1, 8, 8), levels).eval()
     made = model.generator(1e6 * torch.randn(8, model.latent_dim + model.classes, generator=seeded(0)))
     assert (made.abs().max() <= 1) == (levels is not None)
+
+
+def test_the_penalized_critic_judges_each_example_alone() -> None:
+    critic = wgan_gp((1, 16, 16)).train().discriminator
+    x = torch.rand(4, 1, 16, 16, generator=seeded(0))
+    torch.testing.assert_close(critic(x)[:1], critic(x[:1]))
 
 
 @pytest.mark.parametrize("objective", list(OBJECTIVES))
