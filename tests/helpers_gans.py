@@ -19,6 +19,7 @@ from models.gans.wgan import WGAN
 from models.gans.wgan_gp import WGANGP
 
 __all__ = [
+    "ADAM",
     "Batches",
     "CRITICS",
     "GANS",

@@ -106,6 +106,15 @@ def test_the_moments_of_the_codes_are_weighted_as_the_formula_says() -> None:
     torch.testing.assert_close(model.code_covariance, (share[:, None] * (codes - mean)).T @ (codes - mean))
 
 
+@pytest.mark.parametrize(("levels", "expected"), [(None, (1 + 9 + 25) / 3), (5, (1 + 0.25 + 1) / 3)])
+def test_the_loss_is_the_mean_square_of_what_is_missed(levels: int | None, expected: float) -> None:
+    model = Autoencoder((3,), levels, ADAM, latent_dim=2, depth=0)
+    for parameter in model.decoder.parameters():
+        nn.init.zeros_(parameter)
+    x = torch.tensor([[1.0, -3.0, 5.0]]) if levels is None else torch.tensor([[0, 3, 4]], dtype=torch.uint8)
+    assert model.training_step((x, None), 0).item() == pytest.approx(expected)
+
+
 def test_samples_are_decoded_from_the_gaussian_of_the_codes() -> None:
     model = Autoencoder((2,), None, ADAM, latent_dim=2, depth=0)
     covariance = torch.tensor([[2.0, -0.9], [-0.9, 0.5]])

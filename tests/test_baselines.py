@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers_density import all_examples, discrete_mass, quadrature
+from helpers_density import all_examples, discrete_mass, quadrature, sampler_p_value
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from scipy.stats import multivariate_normal
 from torch import Generator, Tensor
 
 from models.base import HasLikelihood
-from models.baselines import Gaussian, Resampler, oracle_approximating_shrinkage
+from models.baselines import Gaussian, Independent, Resampler, oracle_approximating_shrinkage
 
 MODELS = Path(__file__).parent.parent / "conf" / "model"
 
@@ -167,6 +167,25 @@ def test_a_fresh_resampler_loads_any_number_of_examples() -> None:
     assert torch.equal(nested["model"].examples, model.examples)
     with pytest.raises(RuntimeError, match="examples"):
         fresh.load_state_dict({})
+
+
+def test_independent_entries_have_the_frequencies_of_all_training_examples() -> None:
+    x = torch.tensor([[0, 2], [0, 1], [1, 2], [0, 2], [2, 2]], dtype=torch.uint8)
+    for sizes in ([5], [2, 1, 2]):
+        model = Independent((2,), 3, smoothing=0.5)
+        model.fit(x.split(sizes))
+        p = torch.tensor([[3.5, 1.5, 1.5], [0.5, 1.5, 4.5]], dtype=torch.float64) / 6.5
+        every = all_examples((2,), 3)
+        torch.testing.assert_close(model.log_weight(every).exp(), torch.outer(*p).flatten())
+        assert sampler_p_value(model, 20_000) > 1e-3
+
+
+def test_parameters_are_the_free_numbers_of_a_fit() -> None:
+    assert Gaussian((3,), None).n_parameters == 3 + 6  # a mean and a symmetric matrix
+    assert Independent((1, 2, 2), 3).n_parameters == 4 * 2
+    resampler = Resampler((3,), None)
+    resampler.fit([torch.zeros(4, 3), torch.zeros(2, 3)])
+    assert resampler.n_parameters == 18
 
 
 def test_their_yamls() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import test_captured as captured
 import torch
+from helpers_gans import fit as fit_by_lightning
 from helpers_graphs import TapeGraphs
 from helpers_models import small_data
 from torch import Generator, Tensor, nn
@@ -227,6 +228,36 @@ def test_replayed_steps_give_the_numbers_of_eager_ones(name: str, tmp_path: Path
     captured.train(captured.model_of(name), tmp_path / "captured", graphs)
     assert graphs.replays > 15
     assert captured.same(captured.weights(tmp_path / "eager"), captured.weights(tmp_path / "captured"))
+
+
+def test_training_draws_from_the_train_generator_alone() -> None:
+    found = []
+    for seed in (0, 1):
+        model = bigan(VECTORS, stochastic=True)
+        model.train_generator = seeded(0)
+        torch.manual_seed(seed)
+        state = torch.get_rng_state()
+        fit_by_lightning(model, 0, 2)  # type: ignore[arg-type]
+        assert torch.equal(torch.get_rng_state(), state)
+        found.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("data", [IMAGES, VECTORS])
+def test_reals_may_lie_anywhere_and_integers_in_their_interval(data: Data) -> None:
+    made = bigan(data).eval().decoder_mean(1e6 * torch.randn(8, 6, generator=seeded(0)))
+    assert (made.abs().max() <= 1) == (data.spec.levels is not None)
+
+
+def test_clip_norm_bounds_the_step_of_generator_and_encoder_together() -> None:
+    model = bigan(optimizer=functools.partial(torch.optim.SGD, lr=1.0))
+    before = dict(copy.deepcopy(model).named_parameters())
+    model.clip_norm = 1e-3
+    fit_by_lightning(model, 0, 1)  # type: ignore[arg-type]
+    moves = {name: (parameter - before[name]).detach().flatten() for name, parameter in model.named_parameters()}
+    for networks in (("generator.", "encoder."), ("discriminator.",)):
+        together = torch.cat([move for name, move in moves.items() if name.startswith(networks)])
+        assert together.norm().item() == pytest.approx(1e-3, rel=0.02)
 
 
 def test_averaging_covers_generator_and_encoder_alone() -> None:

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers_data import check_data, of_bytes
 from helpers_metrics import FakeSubject
 from numpy.random import RandomState
 from numpy.typing import NDArray
@@ -99,6 +100,9 @@ def test_the_data_are_colourings_and_the_same_again() -> None:
     for split in (data.train, data.val, data.test):
         assert data.valid(split.x).all()
     assert set(data.variables(data.train.x).tolist()) == {5, 6, 7, 8, 9}
+    check_data(graph_colouring(12, 14, n_train=200, n_val=100, n_test=100), "graph_colouring")  # no graph in two splits
+    made = graph_colouring(5, 9, degree=2.5, n_train=50, n_val=20, n_test=30)
+    assert of_bytes(made) == ("1ae492b9b77a4357", "d2848758f0ca1128"), "other bytes need another _VERSION"
     again = graph_colouring(5, 9, n_train=200, n_val=20, n_test=50, degree=2.5)
     assert torch.equal(data.test.x, again.test.x)
     assert again.spec.revision == data.spec.revision

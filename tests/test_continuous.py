@@ -247,6 +247,15 @@ def test_training_and_evaluation_have_tolerances_of_their_own() -> None:
     assert counts[1] > 2 * counts[0]
 
 
+def test_vectors_and_images_are_evaluated_with_tolerances_of_their_own() -> None:
+    asked = {"train_tolerance": (1e-3, 2e-3), "vector_tolerance": (1e-8, 2e-8), "image_tolerance": (1e-5, 2e-5)}
+    for shape, tolerance in (((2,), Tolerance(1e-8, 2e-8)), ((1, 4, 4), Tolerance(1e-5, 2e-5))):
+        parts = [part for part in FFJORD(shape, None, ADAM, **asked).modules() if isinstance(part, Continuous)]
+        assert {(part.train_tolerance, part.eval_tolerance) for part in parts} == {(Tolerance(1e-3, 2e-3), tolerance)}
+    (part,) = (part for part in FFJORD((2,), None, ADAM, noise="gaussian").modules() if isinstance(part, Continuous))
+    assert part.noise == "gaussian"
+
+
 @pytest.mark.parametrize("std", [0.5, 3.0])
 def test_float32_at_the_published_tolerance(std: float) -> None:
     """Rounding is no stiffness: as many evaluations as in float64, and the same numbers."""

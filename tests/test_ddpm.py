@@ -95,6 +95,13 @@ def test_schedules_go_from_the_data_to_noise(schedule: str, steps: int) -> None:
         assert share[500].item() == pytest.approx(math.cos((0.508 / 1.008) * math.pi / 2) ** 2, rel=1e-3)
 
 
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_model_has_the_schedule_it_is_asked_for(schedule: str) -> None:
+    assert (
+        DDPM((2,), None, ADAM, steps=50, sampling_steps=5, schedule=schedule).share == remaining(schedule, 50).tolist()
+    )
+
+
 def test_the_posterior_is_that_of_the_joint_normal() -> None:
     """From q(x_s|x_0) and q(x_t|x_s), by conditioning."""
     model = gaussian_model(steps=50, sampling_steps=50)
@@ -206,6 +213,20 @@ def test_ddim_draws_nothing_but_the_first_noise_and_comes_near_the_data() -> Non
     assert model.sample(3, temperature=0.0).unique().numel() == 1
     ancestral = gaussian_model(steps=100, sampling_steps=10)
     assert ancestral.sample(3, temperature=0.0).unique().numel() == 1
+
+
+@pytest.mark.parametrize("levels", [None, 16])
+def test_foreseen_integers_lie_within_their_interval(levels: int | None) -> None:
+    model = DDPM((2,), levels, ADAM, hidden=2, depth=0, steps=50, sampling_steps=50)
+    with torch.no_grad():
+        start = model._start(3 * torch.randn(100, 2, generator=Generator().manual_seed(0)), 50)
+    assert (start.abs().max() <= 1) == (levels is not None)
+
+
+def test_variance_is_by_default_that_of_the_posterior_for_integers_and_of_the_noise_for_reals() -> None:
+    integers, reals = (DDPM((2,), levels, ADAM, steps=50, sampling_steps=50) for levels in (4, None))
+    assert integers.scale(30, 29) == integers.posterior(30, 29)[2]
+    assert reals.scale(30, 29) == pytest.approx(math.sqrt(1 - reals.share[30] / reals.share[29]))
 
 
 def test_the_known_denoiser_has_the_least_loss() -> None:

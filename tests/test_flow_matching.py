@@ -241,6 +241,17 @@ def test_the_path_ends_at_the_noise_and_begins_within_sigma_of_the_data() -> Non
         assert loss.mean().item() == pytest.approx((1 - sigma) ** 2 + 25, rel=0.01)
 
 
+def test_integers_are_learned_on_the_interval_that_the_flow_begins_with() -> None:
+    """Level 3 of 4 is uniform on (1/2, 1) of (-1, 1); nothing is foreseen, so the loss is E (z - y)^2."""
+    flow = FlowMatching((2,), 4, ADAM, hidden=2, depth=0, coupling="independent")
+    for parameter in flow.parameters():
+        torch.nn.init.zeros_(parameter)
+    x = torch.full((50_000, 2), 3, dtype=torch.uint8)
+    with torch.no_grad():
+        loss = flow.validation_loss(x, generator=Generator().manual_seed(0)).mean().item()
+    assert loss == pytest.approx(1 + 7 / 12, rel=0.015)
+
+
 def test_pairs_are_the_best_of_all() -> None:
     x, z = normal(5, 3), normal(5, 3, seed=1)
     best = min(itertools.permutations(range(5)), key=lambda order: (x - z[list(order)]).square().sum().item())

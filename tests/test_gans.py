@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_gans import CRITICS, GANS, dcgan, fit, gan, seeded, wgan
+from helpers_gans import ADAM, CRITICS, GANS, dcgan, fit, gan, seeded, wgan, wgan_gp
 from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.nn import functional
+
+from models.gans.compact import CompactGAN
+from models.gans.objectives import OBJECTIVES
 
 SHAPES: list[tuple[tuple[int, ...], int | None]] = [
     ((1, 28, 28), 256),
@@ -190,6 +193,34 @@ def test_temperature_zero_gives_one_sample_and_chunks_do_not_show(name: str) -> 
         z = torch.cat([z, functional.one_hot(y, 3).float()], 1)
     with torch.no_grad():
         torch.testing.assert_close(x, model.generator(z))
+
+
+@pytest.mark.parametrize("levels", [None, 256])
+@pytest.mark.parametrize("name", list(GANS))
+def test_reals_may_lie_anywhere_and_integers_in_their_interval(name: str, levels: int | None) -> None:
+    model = GANS[name]((1, 8, 8), levels).eval()
+    made = model.generator(1e6 * torch.randn(8, model.latent_dim + model.classes, generator=seeded(0)))
+    assert (made.abs().max() <= 1) == (levels is not None)
+
+
+def test_the_penalized_critic_judges_each_example_alone() -> None:
+    critic = wgan_gp((1, 16, 16)).train().discriminator
+    x = torch.rand(4, 1, 16, 16, generator=seeded(0))
+    torch.testing.assert_close(critic(x)[:1], critic(x[:1]))
+
+
+@pytest.mark.parametrize("objective", list(OBJECTIVES))
+@pytest.mark.parametrize("name", ["gan", "dcgan", "sngan"])
+def test_the_objective_is_the_one_asked_for(name: str, objective: str) -> None:
+    assert GANS[name](objective=objective).objective is OBJECTIVES[objective]
+
+
+def test_objectives_that_cannot_be_chosen_are_those_of_the_papers() -> None:
+    made = {name: GANS[name]().objective for name in GANS}
+    made["compact"] = CompactGAN((1, 8, 8), 256, ADAM, ADAM).objective
+    logits = dict.fromkeys(("gan", "dcgan", "pacgan", "pacdcgan", "conditional", "compact"), "non_saturating")
+    papers = {**logits, "sngan": "hinge", "wgan": "wasserstein", "wgan_gp": "wasserstein"}
+    assert made == {name: OBJECTIVES[objective] for name, objective in papers.items()}
 
 
 def test_a_batch_that_packing_does_not_divide_is_refused_at_the_first_step() -> None:

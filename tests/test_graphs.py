@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from contract import GRAPHS, data_of
+from helpers_data import check_data, of_bytes
 from helpers_density import all_examples, all_graphs, discrete_mass, sampler_p_value
 from helpers_models import new_model, small_data
 from numpy.random import RandomState
@@ -110,6 +111,11 @@ def test_the_baselines_masses_sum_to_one_over_graphs_and_over_all_vectors_and_it
     assert sampler_p_value(model, 20_000, x=every) > 1e-3
 
 
+def test_parameters_are_the_free_frequencies() -> None:
+    """Of 0 to 3 nodes, of two types of nodes, and of an edge or none."""
+    assert new_model("graph_independent", data_of("three nodes").spec).n_parameters == 3 + 1 + 1
+
+
 def test_no_order_of_the_nodes_is_likelier_than_another() -> None:
     x = stochastic_blocks(4, 3, n_train=300, n_val=1, n_test=1).train.x
     x = x[x[:, 3] > 0]
@@ -144,6 +150,12 @@ def test_random_graphs_have_the_density_they_say() -> None:
     place = {tuple(x): k for k, x in enumerate(every.tolist())}
     counts = torch.bincount(torch.tensor([place[tuple(x)] for x in drawn.tolist()]), minlength=len(every))[1:]
     assert chisquare(counts.numpy(), 20_000 * masses[1:].numpy()).pvalue > 1e-3
+
+
+def test_splits_have_streams_of_their_own_and_are_the_same_for_good() -> None:
+    check_data(stochastic_blocks(16, n_train=200, n_val=100, n_test=100, least=12), "stochastic_blocks")
+    made = stochastic_blocks(9, 3, n_train=50, n_val=20, n_test=30, least=4)
+    assert of_bytes(made) == ("326729e4c98c8787", "fd534c2a6390f0fa"), "other bytes need another _VERSION"
 
 
 def test_the_edges_of_many_graphs_are_not_drawn_in_one_piece() -> None:

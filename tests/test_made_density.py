@@ -1,13 +1,14 @@
 """MADE as a density model: its masses, its samples, and what averaging over orderings may not do."""
 
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers_density import all_examples, randomize, resumed_to_the_same_bits, sampler_p_value
+from helpers_density import all_examples, examples, randomize, resumed_to_the_same_bits, sampler_p_value
 from helpers_models import small_data
 from torch import Tensor
 from torch.autograd.functional import jacobian
@@ -84,6 +85,14 @@ def test_inputs_generated_in_an_order_have_the_outputs_of_one_pass(depth: int) -
     x = torch.empty_like(inputs)
     x[:, order] = inputs
     torch.testing.assert_close(torch.stack(seen, 2), network(x, order=order)[:, :, order])
+
+
+@pytest.mark.parametrize("levels", [4, None])
+def test_the_training_loss_is_in_bits_a_dimension_for_integers_and_in_nats_for_reals(levels: int | None) -> None:
+    model, x = random_made((3,), levels), examples((3,), levels, 50)
+    with torch.no_grad():
+        loss, nats = model.training_step((x, None), 0).item(), -model.log_weight(x).mean().item()
+    assert loss == pytest.approx(nats if levels is None else nats / (3 * math.log(2)))
 
 
 def test_training_takes_the_orderings_in_turn() -> None:

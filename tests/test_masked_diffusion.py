@@ -89,13 +89,14 @@ def test_samples_have_the_masses_of_the_likelihood(shape: tuple[int, ...], level
     assert chisquare(observed[keep].numpy(), expected[keep].numpy(), sum_check=False).pvalue > 1e-3
 
 
-def test_the_training_loss_is_the_bound_over_all_orders() -> None:
+@pytest.mark.parametrize(("batch", "seeds"), [(30, 300), (2, 1500)])
+def test_the_training_loss_is_the_bound_over_all_orders(batch: int, seeds: int) -> None:
     model = random_model(D)
     x = all_examples((D,), L)[5:6]
     bound = by_order(model, x).mean()
     with torch.no_grad():
         losses = torch.stack(
-            [model.validation_loss(x.repeat(30, 1), generator=Generator().manual_seed(s)) for s in range(300)]
+            [model.validation_loss(x.repeat(batch, 1), generator=Generator().manual_seed(s)) for s in range(seeds)]
         ).mean(1)
     expected = -bound / (D * math.log(2))
     assert abs(losses.mean() - expected) <= 4 * losses.std() / math.sqrt(len(losses))

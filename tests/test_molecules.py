@@ -161,6 +161,16 @@ def test_a_data_set_counts_what_it_leaves_out() -> None:
     assert len(data.molecules.known) == len(known) == len(set(map(key_of, known)))
 
 
+@pytest.mark.parametrize("n", [2, 7, 40])
+def test_the_control_is_the_half_that_is_not_compared_with(n: int) -> None:
+    data = small_molecules("toy_halves")
+    assert data.molecules is not None
+    one, control = data.molecules.halves(n)
+    assert (len(one), len(control)) == (n // 2, n - n // 2)
+    assert sorted([*one.tolist(), *control.tolist()]) == list(range(n))
+    assert all(np.array_equal(*pair) for pair in zip((one, control), data.molecules.halves(n), strict=True))
+
+
 def test_zinc_is_the_published_file_or_none(tmp_path: Path) -> None:
     request = request_of(lambda: zinc250k(str(tmp_path)))
     assert request is not None

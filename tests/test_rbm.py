@@ -52,8 +52,9 @@ def test_ais_finds_the_normalizer_of_an_enumerable_machine(std: float) -> None:
     assert found == pytest.approx(log_z(model), abs=0.05)
 
 
-def test_weights_of_chains_are_unbiased_with_few_temperatures_and_their_logarithm_is_too_low() -> None:
-    model = random_rbm(1.0, ais_chains=40_000, ais_temperatures=3)
+@pytest.mark.parametrize("temperatures", [1, 3])
+def test_weights_of_chains_are_unbiased_with_few_temperatures_and_their_logarithm_is_too_low(temperatures: int) -> None:
+    model = random_rbm(1.0, ais_chains=40_000, ais_temperatures=temperatures)
     log_w = model.ais(Generator().manual_seed(0)) - log_z(model)
     w = log_w.exp()
     assert abs(float(w.mean()) - 1) < 4 * float(w.std()) / math.sqrt(len(w))
@@ -99,6 +100,32 @@ def test_samples_have_the_masses() -> None:
     masses = (model.log_unnormalized(all_examples((D,), 2)) - log_z(model)).exp().detach()
     error = (masses * (1 - masses) / 20_000).sqrt()
     assert float(((counts / 20_000 - masses) / error).abs().max()) < 5
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_the_base_rate_is_that_of_the_data_seen_in_training(persistent: bool) -> None:
+    model = random_rbm(persistent=persistent, chains=5)
+    model.train_generator = Generator().manual_seed(0)
+    x = all_examples((D,), 2)[40:]
+    for batch in (x[:3], x[3:]):
+        model.training_step((batch, None), 0)
+    assert torch.equal(model.ones, x.double().sum(0))
+    assert model.seen == len(x)
+    expected = (x.double().sum(0) + 1) / (len(x) + 2)
+    torch.testing.assert_close(model._base_rate().sigmoid(), expected)
+
+
+def test_samples_start_at_the_base_rate() -> None:
+    """In a machine whose hidden units copy the visible ones and hold them for ever."""
+    model = RBM((D,), 2, SGD, hidden=D, sample_steps=3).double().eval()
+    with torch.no_grad():
+        model.weight.copy_(80 * torch.eye(D))
+        model.visible_bias.fill_(-40)
+        model.hidden_bias.fill_(-40)
+    model.ones += torch.tensor([0.0, 1, 9, 3, 7, 10], dtype=torch.float64)
+    model.seen += 10
+    found = model.sample(20_000, generator=Generator().manual_seed(0)).double().mean(0)
+    assert (found - (model.ones + 1) / 12).abs().max() < 4 * 0.5 / math.sqrt(20_000)
 
 
 def test_persistent_chains_are_taken_in_turn_and_move() -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from bench.cli.main import main
 from bench.data.formats.moments import holds_moments, read_moments, write_moments
+from bench.data.reference import read_reference
 from bench.data.toy import two_moons
 from bench.errors import UserError
 from bench.metrics.frechet import frechet_distance, frechet_stderr, frechet_to_moments
@@ -117,6 +118,21 @@ def test_a_reference_beside_a_data_set_keeps_its_training_split(workplace: Path)
     assert own["fid[pixels]"].split == "test"
     (section,) = make_table([rows["fid[pixels]"], own["fid[pixels]"]]).sections
     assert len(section.columns) == 2
+
+
+def test_data_with_a_reference_are_a_revision_of_their_own_for_each(tmp_path: Path) -> None:
+    """Rows of two references of one name, and those of the test split, share no cell."""
+    data = two_moons(64, 16, 16)
+    revisions = {data.spec.revision}
+    for seed in range(3):
+        np.save(tmp_path / "real.npy", normal(60, seed=seed))
+        made = read_reference(tmp_path / "real.npy", data.spec, lambda: data.spec).in_place_of_test(data)
+        revisions.add(made.spec.revision)
+        assert (made.spec.n_val, made.spec.n_test, len(made.test), len(made.val)) == (0, 60, 60, 0)
+        assert made.train is data.train
+        assert made.learned is data
+        assert made.log_density is None
+    assert len(revisions) == 4
 
 
 def test_a_run_is_compared_with_a_reference_and_keeps_its_rows(workplace: Path) -> None:

@@ -40,6 +40,19 @@ def test_density_integrates_to_one(name: str, dim: int, half_width: float, point
         assert quadrature(flow, half_width=half_width, points=points) == pytest.approx(1, abs=1e-4)
 
 
+def test_the_roulette_of_evaluation_begins_later_than_that_of_training() -> None:
+    flow, x = FLOWS["residual_flow"]((2,), None, exact_terms=3, eval_terms=15, exact_dim=0), torch.randn(8, 2)
+    blocks = [part for part in flow.modules() if isinstance(part, Residual)]
+    for training, exact in ((True, 3), (False, 15)):
+        flow.train(training)
+        further: list[int] = []
+        for seed in range(40):
+            flow.log_weight(x, generator=Generator().manual_seed(seed))
+            further += [block.terms - exact for block in blocks]
+        assert min(further) == 1
+        assert 1.5 < sum(further) / len(further) < 2.5, "two on average"
+
+
 def test_checkpointed_activations_leave_what_is_drawn_alone() -> None:
     x = torch.randn(8, 2)
     gradients = []

@@ -356,3 +356,11 @@ def test_labels_go_with_their_rows() -> None:
         y = torch.cat([part.y for part in (data.train, data.val, data.test) if part.y is not None])
         for column, high in ((0, y % 2 == 1), (1, y >= 2)):
             assert everything[high, column].min() > everything[~high, column].max()
+
+
+def test_rows_that_repeat_with_another_label_are_no_repetition() -> None:
+    x = RandomState(2).standard_normal((50, 2))
+    x, labels = np.concatenate([x, x, x[:20]]), np.repeat([0, 1, 1], [50, 50, 20])
+    data = prepared("mine", ["a", "b"], x, "", labels=labels, licence="x", source="x")
+    y = torch.cat([part.y for part in (data.train, data.val, data.test) if part.y is not None])
+    assert y.bincount().tolist() == [50, 50]

@@ -162,6 +162,14 @@ def test_kl_warm_up_touches_training_only_and_survives_a_checkpoint() -> None:
     assert torch.equal(model.log_weight(x, generator=seeded(1)), plain.log_weight(x, generator=seeded(1)))
 
 
+def test_kl_warm_up_counts_the_examples_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = VAE((3,), None, ADAM, latent_dim=2, hidden=4, kl_warmup=40)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 4)
+    model.training_step((torch.ones(5, 3), None), 0)
+    assert int(model.examples_trained) == 20
+
+
 @pytest.mark.parametrize("levels", [2, 3])
 def test_samples_follow_the_model_not_its_means(levels: int) -> None:
     model = random_vae((2,), levels, latent_dim=1, seed=6)
