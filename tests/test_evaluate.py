@@ -103,6 +103,20 @@ def test_exact_models_are_evaluated_once_and_bounds_k_times() -> None:
     assert not torch.equal(vae[0], vae[1])
 
 
+def test_every_number_of_draws_has_its_own() -> None:
+    examples = context(new_model("vae", small_data((4,), None).spec))
+    assert [len(examples.log_weights(draws)) for draws in (4, 2, 4)] == [4, 2, 4]
+
+
+def test_lost_samples_are_told_of_the_numbers_that_are_made_of_samples() -> None:
+    examples = context(new_model("vae", small_data((4,), None).spec))
+    examples.subject.lost = "1 of 21 samples are lost"
+    made = flat(evaluate(examples, {"likelihood": LogLikelihood(2), "fid": FID(Pixels(), 20)}))
+    assert {one.info.name: one.reason for one in made if one.status is Status.OK} == {
+        "log_likelihood": "", "fid[pixels]": "1 of 21 samples are lost",
+    }  # fmt: skip
+
+
 def test_one_failure_stays_alone_and_a_missing_capability_is_skipped() -> None:
     model = new_model("dcgan", small_data((4,), None).spec)
     asked = {"broken": Broken(), "likelihood": LogLikelihood(4), "mean": Mean()}
