@@ -1,9 +1,11 @@
 """The evaluator: what is shared is computed once, what cannot apply is skipped, what fails stays alone."""
 
 import logging
+import random
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers_metrics import ORIGIN
@@ -16,6 +18,7 @@ from bench.data.base import Data
 from bench.data.toy import two_moons
 from bench.errors import UnavailableError, UserError
 from bench.evaluation.evaluate import evaluate
+from bench.evaluation.measure import measure
 from bench.evaluation.rows import rows_of
 from bench.features.base import Note
 from bench.features.classifier import InDomainClassifier
@@ -34,7 +37,7 @@ from bench.subjects.examples import Examples
 from bench.subjects.samples import GivenSamples
 from bench.subjects.trained import FailedModel, TrainedModel
 from bench.training.select import validation_score
-from models.base import GenerativeModel
+from models.base import Autoencodes, GenerativeModel
 
 
 class Mean(Metric):
@@ -127,6 +130,26 @@ def test_one_failure_stays_alone_and_a_missing_capability_is_skipped() -> None:
     assert estimates["log_likelihood"].reason == "the model has no likelihood"
     assert estimates["mean"].status is Status.OK
     assert [e.value for e in estimates.values() if e.status is not Status.OK] == [None, None, None]
+
+
+class Careless(Broken):
+    """Draws from the global generators, as a user's own metric may."""
+
+    def compute(self, examples: Examples) -> list[Estimate]:
+        return [Estimate(self.infos(examples)[0], float(torch.rand(())) + random.random() + np.random.rand())]
+
+
+def test_what_a_metric_draws_globally_comes_from_the_seed_and_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = small_data((4,), None)
+    subject = TrainedModel(new_model("vae", data.spec), Progress(), 0, ORIGIN)
+    monkeypatch.setattr("bench.evaluation.measure.build_metrics", lambda nodes: {"careless": Careless()})
+
+    def value(seed: int) -> float | None:
+        return measure(subject, data, [Measurement("careless", {}, "best")], seed=seed)[0][0].value
+
+    before = torch.get_rng_state()
+    assert value(1) == value(1) != value(2)
+    assert torch.equal(before, torch.get_rng_state())
 
 
 @pytest.mark.parametrize("level", [logging.WARNING, logging.INFO])
@@ -294,6 +317,17 @@ def test_codes_are_those_of_the_model() -> None:
         assert torch.equal(subject.codes(data.test.x), model.encode(data.test.x))
     with pytest.raises(UnavailableError, match="no latent codes"):
         TrainedModel(new_model("dcgan", data.spec), Progress(), 0, ORIGIN).codes(data.test.x)
+
+
+def test_reconstructions_are_those_of_the_codes() -> None:
+    """A flow of integers draws noise before it encodes them."""
+    data = small_data((1, 8, 8), 256, held_out=300)
+    subject = TrainedModel(new_model("realnvp_small", data.spec), None, 0, ORIGIN)
+    model, x = subject.model, data.test.x
+    assert isinstance(model, Autoencodes)
+    with torch.no_grad():
+        assert torch.equal(subject.reconstructions(x), model.decode(subject.codes(x)))
+        assert not torch.equal(subject.codes(x), model.encode(x))
 
 
 def test_features_are_computed_once_for_two_metrics_of_one_recipe() -> None:

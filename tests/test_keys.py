@@ -1,5 +1,6 @@
 """The keys that name a training and a measurement: what they depend on, and what they do not."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,9 @@ def test_another_file_of_weights_is_another_measurement(tmp_path: Path) -> None:
     before = Measurement("fid", node, "best").key
     weights.write_bytes(b"two, longer")
     assert Measurement("fid", node, "best").key != before
+
+
+def test_of_equal_measurements_the_first_is_made_in_the_order_of_the_configuration() -> None:
+    one = spec("metric=[likelihood,cost]")
+    metrics = {"a": one.metrics["likelihood"], "b": one.metrics["cost"], "c": one.metrics["likelihood"]}
+    assert [made.name for made in replace(one, metrics=metrics).measurements] == ["a", "b"]

@@ -151,6 +151,15 @@ def test_a_closed_form_is_fitted_to_every_example_once(n: int, tmp_path: Path) -
     torch.testing.assert_close(gaussian.state_dict()["mean"], data.train.x.double().mean(0), rtol=1e-12, atol=1e-12)
 
 
+def test_a_closed_form_is_scored_in_evaluation_mode(tmp_path: Path) -> None:
+    data = unlike()
+    model = new_model("gaussian", data.spec)
+    progress = fit(
+        model, data, Schedule(), Hardware(), seed=0, folder=tmp_path, config={}, validate=lambda it: float(it.training)
+    )
+    assert progress.best_score == 0
+
+
 # The weights.
 
 
