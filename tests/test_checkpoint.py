@@ -157,7 +157,10 @@ def test_lightning_saves_through_us_even_with_a_temporary_folder_elsewhere(
 def test_training_that_began_on_changed_code_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
     progress = Progress()
     for state, expected in (
-        (("a" * 40, False), False), (("a" * 40, True), True), (("a" * 40, False), True), (("b" * 40, False), True),
+        (("a" * 40, False), False),
+        (("a" * 40, True), True),
+        (("a" * 40, False), True),
+        (("b" * 40, False), True),
     ):
         monkeypatch.setattr("bench.checkpoint.git_state", lambda state=state: state)
         progress.made_with("cpu (1 threads)", "r0")

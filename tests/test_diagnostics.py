@@ -53,8 +53,15 @@ def same(a: Any, b: Any) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("name", "data"), [("bigan", IMAGES), ("ali", POINTS), ("wgan", IMAGES), ("dcgan", POINTS), ("vae", VECTORS),
-     ("residual_flow", VECTORS)],
+    ("name", "data"),
+    [
+        ("bigan", IMAGES),
+        ("ali", POINTS),
+        ("wgan", IMAGES),
+        ("dcgan", POINTS),
+        ("vae", VECTORS),
+        ("residual_flow", VECTORS),
+    ],
 )
 def test_all_probes_together_change_no_bit_of_training(name: str, data: Data, tmp_path: Path) -> None:
     diagnosed(new_model(name, data.spec), data, tmp_path / "with", every_probe())

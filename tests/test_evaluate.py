@@ -37,7 +37,7 @@ from bench.subjects.examples import Examples
 from bench.subjects.samples import GivenSamples
 from bench.subjects.trained import FailedModel, TrainedModel
 from bench.training.select import validation_score
-from models.base import Autoencodes, GenerativeModel
+from models.base import GenerativeModel
 
 
 class Mean(Metric):
@@ -317,17 +317,6 @@ def test_codes_are_those_of_the_model() -> None:
         assert torch.equal(subject.codes(data.test.x), model.encode(data.test.x))
     with pytest.raises(UnavailableError, match="no latent codes"):
         TrainedModel(new_model("dcgan", data.spec), Progress(), 0, ORIGIN).codes(data.test.x)
-
-
-def test_reconstructions_are_those_of_the_codes() -> None:
-    """A flow of integers draws noise before it encodes them."""
-    data = small_data((1, 8, 8), 256, held_out=300)
-    subject = TrainedModel(new_model("realnvp_small", data.spec), None, 0, ORIGIN)
-    model, x = subject.model, data.test.x
-    assert isinstance(model, Autoencodes)
-    with torch.no_grad():
-        assert torch.equal(subject.reconstructions(x), model.decode(subject.codes(x)))
-        assert not torch.equal(subject.codes(x), model.encode(x))
 
 
 def test_features_are_computed_once_for_two_metrics_of_one_recipe() -> None:

@@ -212,7 +212,9 @@ def test_all_samples_are_measured_unless_fewer_are_asked_for() -> None:
 
 def test_what_metrics_draw_comes_from_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     seen, compute = [], FID.compute
-    monkeypatch.setattr(FID, "compute", lambda metric, examples: seen.append(examples.seed) or compute(metric, examples))
+    monkeypatch.setattr(
+        FID, "compute", lambda metric, examples: seen.append(examples.seed) or compute(metric, examples)
+    )
     for seed in (0, 5):
         bench.evaluate(normal(20), reference=normal(20, seed=1), metrics="fid", overrides=[PIXELS], seed=seed)
     assert seen == [0, 5]

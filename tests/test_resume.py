@@ -22,6 +22,8 @@ from bench.rng import rng_state, seeded, set_rng_state
 from bench.runs.folder import Ended, Outcome, RunFolder
 from bench.training.fit import fit
 from bench.training.supervisor import Supervisor
+from models.base import Batch
+from models.vaes.vae import VAE
 
 DATA = small_data((4,), None, n=100)
 
@@ -162,6 +164,44 @@ def test_weights_of_double_precision_are_gone_on_from_unrounded(tmp_path: Path) 
     ended = [load_checkpoint(tmp_path / name / "final.ckpt")["state_dict"] for name in ("run", "peace")]
     assert same(*ended)
     assert all(weight.dtype == torch.float64 for weight in ended[0].values() if weight.is_floating_point())
+
+
+def test_a_resumed_run_changes_learning_rates_where_a_whole_one_does(tmp_path: Path) -> None:
+    rates: list[float] = []
+
+    class Scheduled(VAE):
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.01)
+            schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+            every_third = {"scheduler": schedule, "interval": "step", "frequency": 3}
+            return {"optimizer": optimizer, "lr_scheduler": every_third}
+
+        def training_step(self, batch: Batch, batch_idx: int) -> Any:
+            rates.append(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+            return super().training_step(batch, batch_idx)
+
+    def run(folder: Path, stop: bool) -> None:
+        left = iter(range(1 if stop else 100))
+
+        def validate(model: object) -> float:
+            if next(left, None) is None:
+                raise StoppedError
+            return 1.0
+
+        model, schedule = new_model("vae", DATA.spec), Schedule(examples=160, batch_size=16, validate_every=64)
+        model.__class__ = Scheduled
+        folder.mkdir(exist_ok=True)
+        fit(model, DATA, schedule, Hardware(), seed=5, folder=folder, config={}, validate=validate)
+
+    run(tmp_path / "whole", stop=False)
+    expected = list(rates)
+    assert expected == [0.01 * 0.5 ** (step // 3) for step in range(10)]
+    with pytest.raises(StoppedError):
+        run(tmp_path / "parts", stop=True)  # after a checkpoint at step 4
+    rates.clear()
+    run(tmp_path / "parts", stop=False)
+    assert rates == expected[4:]
+    assert same(*(load_checkpoint(tmp_path / name / "final.ckpt")["state_dict"] for name in ("whole", "parts")))
 
 
 def test_a_last_checkpoint_that_cannot_be_removed_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

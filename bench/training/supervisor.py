@@ -134,6 +134,10 @@ class Supervisor(Callback):
 
     # One step
 
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:  # Lightning counts anew in a resumed run; it changes learning rates by this count
+            trainer.fit_loop.epoch_loop.batch_progress.current.ready = self.progress.steps + 1
+
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
