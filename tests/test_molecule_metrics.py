@@ -267,6 +267,9 @@ def test_a_run_has_its_controls_whenever_it_is_measured(tmp_path: Path, monkeypa
     (folder / "done.json").unlink()  # as if the command had been stopped among the controls
     assert run([*command, "metric=[cost,molecules]"]) == 0
     assert controls_there() == 4
+    before = {path: path.read_bytes() for path in tmp_path.glob("runs/it/qm9-*/rows.jsonl") if path.parent != folder}
+    assert run([*command, "metric=[molecules]", "evaluate.sampling_seeds=[0,1]"]) == 0
+    assert {path: path.read_bytes() for path in before} == before, "a control has no sampling seeds"
 
 
 def test_the_committed_quoted_rows_are_made_from_the_published_table() -> None:
