@@ -160,6 +160,13 @@ def test_controls_have_the_values_that_are_known(data: Data) -> None:
     assert values["held_out"]["refused"] == pytest.approx(2 / (half + 2), abs=2 / drawn)
 
 
+def test_held_out_molecules_are_those_that_nothing_is_compared_with(data: Data) -> None:
+    assert data.molecules is not None
+    reference = Examples(FakeSubject({}), data, seed=0).real_molecules(1000).smiles
+    held_out = judged(controls(data)["held_out"](1000), data.molecules.chemistry).smiles
+    assert sorted([*reference, *held_out]) == sorted(judged(data.test.x.numpy(), data.molecules.chemistry).smiles)
+
+
 def test_fcd_of_equal_sets_is_0_and_its_name_has_n(data: Data) -> None:
     real = Examples(FakeSubject({}), data, seed=0).real_molecules(1000).smiles
     (one,) = found(FCD(len(real), 1000), GivenMolecules(real, 0, ORIGIN), data).values()
