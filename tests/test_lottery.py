@@ -179,9 +179,12 @@ def test_metrics_draw_from_the_sampling_seed_as_samples_do(workplace: Path, monk
 
     monkeypatch.setattr(MIND, "compute", watched)
     assert main(["run", "model=gaussian", "seed=7", "data=two_moons", "data.n_train=64", "data.n_val=16",
-                 "data.n_test=16", "evaluate.n_samples=8", "metric=[mind]", "metric.mind.features=pixels",
+                 "data.n_test=16", "evaluate.n_samples=8", "metric=[mind,likelihood]", "metric.mind.features=pixels",
                  "evaluate.sampling_seeds=[0,1]"]) == 0  # fmt: skip
     assert seen == [(seed, seed) for seed in (7, sampling_seed_of(7, 1))]
+    (file,) = workplace.glob("runs/*/*/rows.jsonl")
+    of_density = [row for row in read_rows(file) if row.model == "oracle" and row.metric == "log_likelihood"]
+    assert [row.sampling_seed for row in of_density] == [0], "a density has no samples"
 
 
 def test_samples_of_others_have_no_sampling_seeds(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
