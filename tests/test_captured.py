@@ -341,7 +341,8 @@ def test_the_default_of_capture_leaves_training_keys_alone() -> None:
     assert RunSpec.parse(without).training_key == key
 
 
-def test_a_schedule_of_the_learning_rate_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("frequency", [1, 3])
+def test_a_schedule_of_the_learning_rate_goes_on(frequency: int, tmp_path: Path) -> None:
     class Plain(torch.optim.Optimizer):
         """Gradient descent that takes its learning rate as a tensor."""
 
@@ -360,7 +361,8 @@ def test_a_schedule_of_the_learning_rate_goes_on(tmp_path: Path) -> None:
         def configure_optimizers(self) -> Any:
             optimizer = Plain(self.parameters(), {"lr": 0.01})
             schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.8)
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+            every = {"scheduler": schedule, "interval": "step", "frequency": frequency}
+            return {"optimizer": optimizer, "lr_scheduler": every}
 
     def run(folder: Path, graphs: TapeGraphs | None) -> dict[str, Tensor]:
         model = model_of("vae")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.checkpoint import load_checkpoint, save_checkpoint
+from bench.checkpoint import Progress, load_checkpoint, save_checkpoint
 from bench.errors import UserError
 from bench.training.checkpoint import DurableCheckpointIO
 
@@ -152,3 +152,16 @@ def test_lightning_saves_through_us_even_with_a_temporary_folder_elsewhere(
     assert set(loaded) == {"state_dict", "config", "callbacks"}
     plugin.remove_checkpoint(tmp_path / "a.ckpt")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_training_that_began_on_changed_code_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    progress = Progress()
+    for state, expected in (
+        (("a" * 40, False), False),
+        (("a" * 40, True), True),
+        (("a" * 40, False), True),
+        (("b" * 40, False), True),
+    ):
+        monkeypatch.setattr("bench.checkpoint.git_state", lambda state=state: state)
+        progress.made_with("cpu (1 threads)", "r0")
+        assert (progress.commit, progress.dirty) == (state[0], expected)

@@ -1,5 +1,6 @@
 """Costs as rows: the whole training, the time to the best score, the load under which it was measured, peak memory."""
 
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,9 @@ import torch
 from helpers_metrics import ORIGIN
 from helpers_models import new_model, small_data
 
-from bench.checkpoint import Progress, load_checkpoint
+from bench.checkpoint import Progress, load_checkpoint, save_checkpoint
 from bench.cli.main import main
+from bench.evaluation.measure import _whole
 from bench.memory import forget_peak, peak_memory
 from bench.metrics.cost import Cost
 from bench.rows.store import read_rows
@@ -42,6 +44,14 @@ def test_train_s_is_the_whole_training_whatever_the_checkpoint(workplace: Path) 
         assert 0 < load < 1.5
         assert rows["parameters", checkpoint].load is None
     assert '"model.' in rows["train_seconds", "best"].config
+
+
+def test_the_end_of_another_training_is_not_this_ones(tmp_path: Path) -> None:
+    best = Progress(examples_seen=64, best_examples=64, best_score=1.0)
+    for score, same in ((1.0, True), (2.0, False)):
+        whole = replace(best, examples_seen=128, finished="budget spent", best_score=score)
+        save_checkpoint(tmp_path / "final.ckpt", {"progress": asdict(whole)})
+        assert _whole(best, tmp_path / "best.ckpt") == (whole if same else None)
 
 
 def test_the_load_is_cpu_time_over_wall_time_of_all_threads() -> None:

@@ -11,7 +11,7 @@ from helpers_models import new_model
 from torch import Generator, Tensor
 
 from bench.checkpoint import Progress
-from bench.data.base import ClassifiedModes, Data, Modes
+from bench.data.base import ClassifiedModes, Data, Modes, Split
 from bench.probe import Probe
 from bench.training.probes import (
     ActiveUnits,
@@ -209,3 +209,13 @@ def test_active_units_vary_more_than_a_hundredth_between_examples() -> None:
     assert numbers["active_units"] == 1
     found = [numbers[f"code_variance_{name}"] for name in ("largest", "median", "smallest")]
     assert found == pytest.approx([0.0121, 0.0081, 0.0], rel=1e-4, abs=1e-12)
+
+
+def test_the_variance_of_a_code_is_that_over_all_examples() -> None:
+    """More than one chunk, and sorted: within a chunk there is hardly any variance."""
+    x = torch.arange(600.0)[:, None] / 100
+    data = Data(VECTORS.spec, VECTORS.train, Split(x), VECTORS.test)
+    probe, model = ActiveUnits(1000), Codes(torch.ones(1, 1))
+    assert probe.begin(model, data, silent) == ""  # type: ignore[arg-type]
+    numbers = probe.validated(model, Progress(), None)  # type: ignore[arg-type]
+    assert numbers["code_variance_largest"] == pytest.approx(float(x.double().var()), rel=1e-9)

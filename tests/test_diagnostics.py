@@ -53,7 +53,15 @@ def same(a: Any, b: Any) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("name", "data"), [("bigan", IMAGES), ("ali", POINTS), ("wgan", IMAGES), ("dcgan", POINTS), ("vae", VECTORS)]
+    ("name", "data"),
+    [
+        ("bigan", IMAGES),
+        ("ali", POINTS),
+        ("wgan", IMAGES),
+        ("dcgan", POINTS),
+        ("vae", VECTORS),
+        ("residual_flow", VECTORS),
+    ],
 )
 def test_all_probes_together_change_no_bit_of_training(name: str, data: Data, tmp_path: Path) -> None:
     diagnosed(new_model(name, data.spec), data, tmp_path / "with", every_probe())
@@ -90,6 +98,21 @@ def test_what_a_careless_probe_changes_is_put_back(tmp_path: Path) -> None:
     assert same(states[0]["state_dict"], states[1]["state_dict"])
     assert any(key.endswith("running_mean") for key in states[0]["state_dict"]), "there is what a forward changes"
     assert same(last[0]["callbacks"]["supervisor"]["rng"], last[1]["callbacks"]["supervisor"]["rng"])
+
+
+def test_a_part_that_a_model_keeps_in_evaluation_mode_stays_so(tmp_path: Path) -> None:
+    """As a network that was trained elsewhere, whose batch statistics must not move."""
+    model, seen = new_model("vae", VECTORS.spec), []
+    model.frozen = torch.nn.BatchNorm1d(3).eval()
+    plain_step = model.training_step
+
+    def watched(batch: Any, batch_idx: int) -> Any:
+        seen.append((model.training, model.frozen.training))
+        return plain_step(batch, batch_idx)
+
+    model.training_step = watched  # type: ignore[method-assign]
+    train(model, VECTORS, tmp_path, GradientNorm(), scores=iter([3.0, 2.0, 1.0, 0.0]))
+    assert seen == [(True, False)] * 8
 
 
 @pytest.mark.parametrize(

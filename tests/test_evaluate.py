@@ -1,9 +1,11 @@
 """The evaluator: what is shared is computed once, what cannot apply is skipped, what fails stays alone."""
 
 import logging
+import random
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers_metrics import ORIGIN
@@ -16,6 +18,7 @@ from bench.data.base import Data
 from bench.data.toy import two_moons
 from bench.errors import UnavailableError, UserError
 from bench.evaluation.evaluate import evaluate
+from bench.evaluation.measure import measure
 from bench.evaluation.rows import rows_of
 from bench.features.base import Note
 from bench.features.classifier import InDomainClassifier
@@ -103,6 +106,20 @@ def test_exact_models_are_evaluated_once_and_bounds_k_times() -> None:
     assert not torch.equal(vae[0], vae[1])
 
 
+def test_every_number_of_draws_has_its_own() -> None:
+    examples = context(new_model("vae", small_data((4,), None).spec))
+    assert [len(examples.log_weights(draws)) for draws in (4, 2, 4)] == [4, 2, 4]
+
+
+def test_lost_samples_are_told_of_the_numbers_that_are_made_of_samples() -> None:
+    examples = context(new_model("vae", small_data((4,), None).spec))
+    examples.subject.lost = "1 of 21 samples are lost"
+    made = flat(evaluate(examples, {"likelihood": LogLikelihood(2), "fid": FID(Pixels(), 20)}))
+    assert {one.info.name: one.reason for one in made if one.status is Status.OK} == {
+        "log_likelihood": "", "fid[pixels]": "1 of 21 samples are lost",
+    }  # fmt: skip
+
+
 def test_one_failure_stays_alone_and_a_missing_capability_is_skipped() -> None:
     model = new_model("dcgan", small_data((4,), None).spec)
     asked = {"broken": Broken(), "likelihood": LogLikelihood(4), "mean": Mean()}
@@ -113,6 +130,26 @@ def test_one_failure_stays_alone_and_a_missing_capability_is_skipped() -> None:
     assert estimates["log_likelihood"].reason == "the model has no likelihood"
     assert estimates["mean"].status is Status.OK
     assert [e.value for e in estimates.values() if e.status is not Status.OK] == [None, None, None]
+
+
+class Careless(Broken):
+    """Draws from the global generators, as a user's own metric may."""
+
+    def compute(self, examples: Examples) -> list[Estimate]:
+        return [Estimate(self.infos(examples)[0], float(torch.rand(())) + random.random() + np.random.rand())]
+
+
+def test_what_a_metric_draws_globally_comes_from_the_seed_and_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = small_data((4,), None)
+    subject = TrainedModel(new_model("vae", data.spec), Progress(), 0, ORIGIN)
+    monkeypatch.setattr("bench.evaluation.measure.build_metrics", lambda nodes: {"careless": Careless()})
+
+    def value(seed: int) -> float | None:
+        return measure(subject, data, [Measurement("careless", {}, "best")], seed=seed)[0][0].value
+
+    before = torch.get_rng_state()
+    assert value(1) == value(1) != value(2)
+    assert torch.equal(before, torch.get_rng_state())
 
 
 @pytest.mark.parametrize("level", [logging.WARNING, logging.INFO])

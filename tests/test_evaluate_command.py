@@ -12,6 +12,7 @@ from bench.checkpoint import load_checkpoint, save_checkpoint
 from bench.cli.main import main
 from bench.errors import UserError
 from bench.rows.store import read_rows
+from bench.runs.evaluate import _as_trained
 from bench.runs.folder import RunFolder
 
 
@@ -179,6 +180,14 @@ def test_without_metrics_those_of_the_run_are_meant_with_their_settings(workplac
     assert (folder / "rows.jsonl").read_bytes() == before
     assert main(["evaluate", str(folder), "evaluate.n_samples=40"]) == 0
     assert {(row.metric, row.n_fake) for row in rows_of(folder)} == {("fid[pixels]", 50), ("fid[pixels]", 40)}
+
+
+def test_a_setting_inside_another_is_the_users_too() -> None:
+    stored = {"fid": {"features": {"weights": "old.pt"}, "n_samples": 50}}
+    composed = {"fid": {"features": {"weights": "new.pt"}, "n_samples": 9}}
+    asked = frozenset({"metric.fid.features.weights"})
+    assert _as_trained(stored, composed, asked) == {"fid": {"features": {"weights": "new.pt"}, "n_samples": 50}}
+    assert _as_trained(stored, composed, frozenset()) == stored
 
 
 def test_data_can_be_given_a_new_place(workplace: Path) -> None:

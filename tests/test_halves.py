@@ -1,6 +1,8 @@
 """What a GPU is too small for is tried once more in half batches, and comes to the same."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from bench.config.build import build_data, build_model
 from bench.config.compose import compose_runs
 from bench.config.spec import RunSpec
 from bench.rows.store import read_rows
-from bench.training.halves import why_not_halved
+from bench.training.halves import take_halves, why_not_halved
 from models.flows.base import Flow
 
 RUN = ["model=realnvp", "model.couplings=1", "model.hidden=8", "data=two_moons", "data.n_train=256", "data.n_val=64",
@@ -88,3 +90,15 @@ def test_models_whose_halves_are_no_whole_are_not_halved(overrides: list[str], w
     made = build_data(spec.data)
     found = why_not_halved(build_model(spec.model, made.spec), made, spec.schedule, spec.hardware)
     assert found == "" if why == "" else why in found, found
+
+
+def test_halves_have_the_loss_and_the_gradient_of_the_whole_batch_with_its_labels() -> None:
+    weight, x, y = torch.ones((), requires_grad=True), torch.arange(6.0), torch.tensor([3.0, 1, 4, 1, 5, 9])
+    model: Any = SimpleNamespace(
+        training_step=lambda batch, _: (weight * batch[0] * batch[1]).mean(), zero_grad=lambda: None
+    )
+    strategy = SimpleNamespace(backward=lambda loss, _: loss.backward())
+    take_halves(model, SimpleNamespace(strategy=strategy, optimizers=[None]))  # type: ignore[arg-type]
+    loss = model.training_step((x, y), 0)["loss"]
+    loss.backward()
+    assert [float(loss.detach()), float(weight.grad)] == pytest.approx([float((x * y).mean())] * 2)

@@ -1,11 +1,15 @@
 """The keys that name a training and a measurement: what they depend on, and what they do not."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from helpers_models import small_data
 
 from bench.config.compose import compose_runs
 from bench.config.spec import Measurement, RunSpec
+from bench.data.base import Data
+from bench.evaluation.measure import known_density
 
 
 def spec(*overrides: str) -> RunSpec:
@@ -36,3 +40,21 @@ def test_another_file_of_weights_is_another_measurement(tmp_path: Path) -> None:
     before = Measurement("fid", node, "best").key
     weights.write_bytes(b"two, longer")
     assert Measurement("fid", node, "best").key != before
+
+
+def test_of_equal_measurements_the_first_is_made_in_the_order_of_the_configuration() -> None:
+    one = spec("metric=[likelihood,cost]")
+    metrics = {"a": one.metrics["likelihood"], "b": one.metrics["cost"], "c": one.metrics["likelihood"]}
+    assert [made.name for made in replace(one, metrics=metrics).measurements] == ["a", "b"]
+
+
+def test_a_density_is_the_same_whatever_its_entries_are_called() -> None:
+    plain = small_data((2,), 4)
+    data = Data(plain.spec, plain.train, plain.val, plain.test, log_density=lambda x: x.sum(1).double())
+
+    def key(**node: object) -> str:
+        found = known_density("toy", {"_target_": "toy", **node}, data)
+        assert found is not None
+        return found.origin.training_key
+
+    assert key(as_numbers=True) == key(as_numbers=False) == key() != key(n_test=7)

@@ -15,10 +15,13 @@ from bench.cli import lottery as command
 from bench.cli.main import main
 from bench.config.spec import Evaluation, Measurement, digest
 from bench.errors import UserError
+from bench.metrics.sliced import MIND
 from bench.rows.frame import to_frame
 from bench.rows.store import read_rows, write_rows
-from bench.schema import ResultRow
+from bench.schema import Estimate, ResultRow
 from bench.seeds import sampling_seed_of
+from bench.subjects.examples import Examples
+from bench.subjects.trained import TrainedModel
 from bench.tables.aggregate import make_table
 from bench.tables.lottery import Panel, panels_of, to_csv, to_markdown
 
@@ -165,6 +168,24 @@ def test_a_panel_is_measured_on_one_training_each(
     assert main(["lottery", str(workplace / "runs"), "--metric", "fid", "--out", str(workplace / "panel.csv")]) == 0
     assert "| 2 x 3 |" in capsys.readouterr().out
     assert (workplace / "panel.csv").read_text().count("\n") == 2
+
+
+def test_metrics_draw_from_the_sampling_seed_as_samples_do(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, compute = [], MIND.compute
+
+    def watched(metric: MIND, examples: Examples) -> list[Estimate]:
+        assert isinstance(examples.subject, TrainedModel)
+        seen.append((examples.seed, examples.subject.seed))
+        return compute(metric, examples)
+
+    monkeypatch.setattr(MIND, "compute", watched)
+    assert main(["run", "model=gaussian", "seed=7", "data=two_moons", "data.n_train=64", "data.n_val=16",
+                 "data.n_test=16", "evaluate.n_samples=8", "metric=[mind,likelihood]", "metric.mind.features=pixels",
+                 "evaluate.sampling_seeds=[0,1]"]) == 0  # fmt: skip
+    assert seen == [(seed, seed) for seed in (7, sampling_seed_of(7, 1))]
+    (file,) = workplace.glob("runs/*/*/rows.jsonl")
+    of_density = [row for row in read_rows(file) if row.model == "oracle" and row.metric == "log_likelihood"]
+    assert [row.sampling_seed for row in of_density] == [0], "a density has no samples"
 
 
 def test_samples_of_others_have_no_sampling_seeds(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from helpers_rows import FAILED, make_row
 from helpers_runs import RUN, lines, raising, rows_of, the_run, trained_files
 
 from bench.cli.main import main
 from bench.errors import UserError
 from bench.rows.store import read_rows
-from bench.runs.folder import Ended
+from bench.runs.folder import Ended, RunFolder
 from bench.schema import Status
 
 
@@ -84,6 +85,36 @@ def test_rows_of_an_earlier_training_do_not_count_for_a_rerun(workplace: Path) -
     assert main(["evaluate", str(folder), "metric=[birthday]"]) == 0
     assert main([*RUN, "metric=[likelihood]", "rerun=true"]) == 0
     assert {row.metric for row in rows_of(folder)} == {"log_likelihood", "bits_per_dim"}, "others are of other weights"
+
+
+def test_a_rerun_that_fails_leaves_no_number_of_earlier_weights(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = [*RUN, "model=gaussian", "metric=[likelihood]"]
+    assert main(run) == 0
+    folder = the_run(workplace)
+    assert main(["evaluate", str(folder), "metric=[birthday]"]) == 0
+    monkeypatch.setattr("bench.runs.run.fit", raising(RuntimeError("no weights")))
+    assert main([*run, "rerun=true"]) == 1
+    assert {(row.metric, row.status) for row in rows_of(folder, "gaussian")} == {
+        ("log_likelihood", Status.FAILED), ("bits_per_dim", Status.SKIPPED),
+    }  # fmt: skip
+
+
+def test_what_counts_as_measured(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.add_rows([
+        make_row(measuring_key="a"), make_row(measuring_key="b"), make_row(measuring_key="b", metric="kid", **FAILED),
+        make_row(measuring_key="c", training_key="of the data's density"),
+    ])  # fmt: skip
+    assert folder.measured("c0") == {"a"}
+
+
+def test_a_row_from_before_measuring_keys_gives_way_to_the_same_number(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.add_rows([make_row(value=1.0), make_row(value=2.0, metric="kid")])
+    folder.add_rows([make_row(value=3.0, measuring_key="a")])
+    assert sorted((row.metric, row.value) for row in folder.read_rows()) == [("fid[mnist-cnn]", 3.0), ("kid", 2.0)]
 
 
 def test_rows_that_somebody_changed_are_measured_again(workplace: Path) -> None:

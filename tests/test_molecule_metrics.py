@@ -161,6 +161,13 @@ def test_controls_have_the_values_that_are_known(data: Data) -> None:
     assert values["held_out"]["refused"] == pytest.approx(2 / (half + 2), abs=2 / drawn)
 
 
+def test_held_out_molecules_are_those_that_nothing_is_compared_with(data: Data) -> None:
+    assert data.molecules is not None
+    reference = Examples(FakeSubject({}), data, seed=0).real_molecules(1000).smiles
+    held_out = judged(controls(data)["held_out"](1000), data.molecules.chemistry).smiles
+    assert sorted([*reference, *held_out]) == sorted(judged(data.test.x.numpy(), data.molecules.chemistry).smiles)
+
+
 def test_fcd_of_equal_sets_is_0_and_its_name_has_n(data: Data) -> None:
     real = Examples(FakeSubject({}), data, seed=0).real_molecules(1000).smiles
     (one,) = found(FCD(len(real), 1000), GivenMolecules(real, 0, ORIGIN), data).values()
@@ -268,6 +275,9 @@ def test_a_run_has_its_controls_whenever_it_is_measured(tmp_path: Path, monkeypa
     (folder / "done.json").unlink()  # as if the command had been stopped among the controls
     assert run([*command, "metric=[cost,molecules]"]) == 0
     assert controls_there() == 4
+    before = {path: path.read_bytes() for path in tmp_path.glob("runs/it/qm9-*/rows.jsonl") if path.parent != folder}
+    assert run([*command, "metric=[molecules]", "evaluate.sampling_seeds=[0,1]"]) == 0
+    assert {path: path.read_bytes() for path in before} == before, "a control has no sampling seeds"
 
 
 def test_the_committed_quoted_rows_are_made_from_the_published_table() -> None:

@@ -19,7 +19,7 @@ import bench.notebook
 from bench.cli.main import main
 from bench.data.toy import two_moons
 from bench.errors import UserError
-from bench.metrics.frechet import frechet_distance_from_features
+from bench.metrics.frechet import FID, frechet_distance_from_features
 from bench.rows.store import read_rows
 from bench.schema import ResultRow
 
@@ -208,6 +208,16 @@ def test_all_samples_are_measured_unless_fewer_are_asked_for() -> None:
     assert (whole["n_fake"], part["n_fake"]) == (150, 90)
     assert part["value"] == again["value"]
     assert part["value"] != other["value"], "the samples are taken at random"
+
+
+def test_what_metrics_draw_comes_from_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, compute = [], FID.compute
+    monkeypatch.setattr(
+        FID, "compute", lambda metric, examples: seen.append(examples.seed) or compute(metric, examples)
+    )
+    for seed in (0, 5):
+        bench.evaluate(normal(20), reference=normal(20, seed=1), metrics="fid", overrides=[PIXELS], seed=seed)
+    assert seen == [0, 5]
 
 
 @pytest.mark.filterwarnings("error")

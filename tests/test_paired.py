@@ -15,7 +15,7 @@ from bench.cli.main import main
 from bench.errors import UserError
 from bench.rows.items import items_path, read_items, write_items
 from bench.rows.store import read_rows, write_rows
-from bench.runs.sides import two_sides
+from bench.runs.sides import Side, two_sides
 from bench.schema import Relation, Status
 from bench.tables.paired import Difference, paired_difference, verdict
 
@@ -182,6 +182,22 @@ def test_what_a_reader_of_a_likelihood_must_know_stands_below_it(
     lines = said([*rbms, maf], capsys).splitlines()
     assert [line.split()[0] for line in lines[1:5]] == ["A", "log", "B", "A"]
     assert lines[2].strip() == caveat
+
+
+@pytest.mark.parametrize(
+    ("given", "whole"),
+    [([EXACT, EXACT], EXACT), ([EXACT, LOWER], LOWER), ([LOWER, LOWER], LOWER), ([EXACT, UPPER], ESTIMATE),
+     ([LOWER, UPPER], ESTIMATE), ([EXACT, ESTIMATE], ESTIMATE)],
+)  # fmt: skip
+def test_seeds_together_are_what_each_is(given: list[Relation], whole: Relation) -> None:
+    for order in (given, given[::-1]):
+        assert Side(tuple(make_row(relation=one) for one in order), np.zeros((2, 3))).relation is whole
+
+
+def test_the_parts_of_the_error_are_told_apart(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All examples alike within a seed, so that all of the error is that of training."""
+    runs = [run_folder(workplace, model, seed, np.full(9, float(seed))) for model in "ab" for seed in (0, 2)]
+    assert "± 0.0 of the test examples, 1.4 of training with other seeds" in said(runs, capsys)
 
 
 def test_what_cannot_be_compared_says_why(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,13 +17,13 @@ from helpers_models import configuration, new_model, small_data
 from torch import Generator, Tensor, nn
 
 from bench import chunks
-from bench.chunks import CHUNK, draw_class_log_weights, draw_log_weights, draw_samples, growing
+from bench.chunks import CHUNK, draw_class_log_weights, draw_given, draw_log_weights, draw_samples, growing
 from bench.config.spec import Hardware, RunSpec, Schedule
 from bench.cuda_graphs import recorder_for
 from bench.evaluation.measure import trained_model
 from bench.replays import EAGER, Replays
 from bench.training.fit import fit
-from models.base import GenerativeModel, HasLikelihood, LostSamples
+from models.base import GenerativeModel, HasLikelihood, LostSamples, SamplesGiven
 from models.flows.base import Flow
 from models.transforms.base import Transform
 
@@ -129,6 +129,33 @@ def test_weights_in_another_place_are_read_there(change: Callable[[GenerativeMod
     wanted = draw_samples(model, N, generator())
     assert torch.equal(draw_samples(model, N, generator(), replays=replays), wanted)
     assert graphs.recorded == 3  # whole chunks once more, and the last
+
+
+def test_a_buffer_in_another_place_is_read_there() -> None:
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("shift", torch.zeros(3))
+            self.shift: Tensor
+
+        def draw(self, n: int, *, generator: Generator) -> Tensor:
+            return torch.rand(n, 3, generator=generator) + self.shift
+
+    model, replays = Shifted(), Replays(TapeGraphs())
+    for _ in range(3):
+        replays("draws", model.draw, 4, generator=generator())
+    model.shift = torch.ones(3)
+    assert torch.equal(replays("draws", model.draw, 4, generator=generator()), model.draw(4, generator=generator()))
+
+
+def test_what_is_given_goes_round_whatever_the_chunk() -> None:
+    class Same(SamplesGiven):
+        def sample_given(self, x: Tensor, *, temperature: float = 1.0, generator: Generator | None = None) -> Tensor:
+            return x
+
+    given = torch.arange(7)[:, None]
+    made = draw_given(Same(), given, 2 * CHUNK + 3, CPU, generator())
+    assert made.flatten().tolist() == [k % 7 for k in range(2 * CHUNK + 3)]
 
 
 def test_what_a_call_returns_is_not_overwritten_by_the_next() -> None:

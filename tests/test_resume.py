@@ -3,19 +3,27 @@
 import errno
 import io
 import os
+import random
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers_models import new_model, small_data
+from torch import Generator, Tensor
 
-from bench.checkpoint import load_checkpoint, save_checkpoint
+from bench.checkpoint import Progress, load_checkpoint, save_checkpoint
 from bench.config.spec import Hardware, Schedule
-from bench.rng import rng_state
+from bench.rng import rng_state, seeded, set_rng_state
 from bench.runs.folder import Ended, Outcome, RunFolder
 from bench.training.fit import fit
+from bench.training.supervisor import Supervisor
+from models.base import Batch
+from models.vaes.vae import VAE
 
 DATA = small_data((4,), None, n=100)
 
@@ -158,6 +166,44 @@ def test_weights_of_double_precision_are_gone_on_from_unrounded(tmp_path: Path) 
     assert all(weight.dtype == torch.float64 for weight in ended[0].values() if weight.is_floating_point())
 
 
+def test_a_resumed_run_changes_learning_rates_where_a_whole_one_does(tmp_path: Path) -> None:
+    rates: list[float] = []
+
+    class Scheduled(VAE):
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.01)
+            schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+            every_third = {"scheduler": schedule, "interval": "step", "frequency": 3}
+            return {"optimizer": optimizer, "lr_scheduler": every_third}
+
+        def training_step(self, batch: Batch, batch_idx: int) -> Any:
+            rates.append(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+            return super().training_step(batch, batch_idx)
+
+    def run(folder: Path, stop: bool) -> None:
+        left = iter(range(1 if stop else 100))
+
+        def validate(model: object) -> float:
+            if next(left, None) is None:
+                raise StoppedError
+            return 1.0
+
+        model, schedule = new_model("vae", DATA.spec), Schedule(examples=160, batch_size=16, validate_every=64)
+        model.__class__ = Scheduled
+        folder.mkdir(exist_ok=True)
+        fit(model, DATA, schedule, Hardware(), seed=5, folder=folder, config={}, validate=validate)
+
+    run(tmp_path / "whole", stop=False)
+    expected = list(rates)
+    assert expected == [0.01 * 0.5 ** (step // 3) for step in range(10)]
+    with pytest.raises(StoppedError):
+        run(tmp_path / "parts", stop=True)  # after a checkpoint at step 4
+    rates.clear()
+    run(tmp_path / "parts", stop=False)
+    assert rates == expected[4:]
+    assert same(*(load_checkpoint(tmp_path / name / "final.ckpt")["state_dict"] for name in ("whole", "parts")))
+
+
 def test_a_last_checkpoint_that_cannot_be_removed_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(path: Path, missing_ok: bool = False) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
@@ -167,3 +213,45 @@ def test_a_last_checkpoint_that_cannot_be_removed_ends_no_run(tmp_path: Path, mo
     monkeypatch.setattr(Path, "unlink", refused)
     folder.end(Outcome("run", Ended.OK))
     assert (tmp_path / "done.json").exists()
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_every_process_has_random_numbers_of_its_own(resumed: bool, tmp_path: Path) -> None:
+    stored = [{"global": state_of(k), "train": Generator().manual_seed(k).get_state()} for k in (5, 6)]
+
+    def draws(rank: int) -> list[Tensor]:
+        it = Supervisor(Schedule(), 3, tmp_path, {}, None)
+        if resumed:
+            it.restore({"progress": asdict(Progress()), "ema": None, "rng": stored})
+        trainer: Any = SimpleNamespace(global_rank=rank, optimizers=[], logger=None)
+        with seeded(0):
+            it.on_train_start(trainer, new_model("vae", DATA.spec))
+            return [torch.rand(3, generator=it.generator), torch.rand(3)]
+
+    first, second = draws(0), draws(1)
+    assert not torch.equal(first[0], second[0])
+    if resumed:
+        for k, found in ((5, first), (6, second)):
+            generator = Generator().manual_seed(k)
+            assert all(torch.equal(one, torch.rand(3, generator=generator.manual_seed(k))) for one in found)
+
+
+def state_of(seed: int) -> dict[str, Any]:
+    with seeded(seed):
+        return rng_state()
+
+
+def test_global_generators_go_on_where_they_were() -> None:
+    """Python's and NumPy's make two normal numbers at a time and keep one."""
+
+    def draws() -> tuple[float, float, float]:
+        return random.gauss(), np.random.normal(), float(torch.rand(()))
+
+    with seeded(1):
+        draws()
+        state = rng_state()
+        wanted = [draws() for _ in range(3)]
+        with seeded(2):
+            draws()
+        set_rng_state(state)
+        assert [draws() for _ in range(3)] == wanted

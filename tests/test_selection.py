@@ -115,6 +115,31 @@ def test_training_sees_the_train_split_alone(tmp_path: Path, monkeypatch: pytest
     assert rows <= {tuple(row) for row in DATA.train.x.tolist()}
 
 
+def test_another_seed_gives_training_another_order_and_other_noise(tmp_path: Path) -> None:
+    """With the same initial weights: what a run's seed decides besides them."""
+
+    def seen(seed: int, folder: Path) -> dict[str, Tensor]:
+        model = new_model("vae", DATA.spec)
+        streams: dict[str, list[Tensor]] = {"examples": [], "global": [], "own": []}
+        plain_step = model.training_step
+
+        def watched(batch: Any, batch_idx: int) -> Any:
+            streams["examples"].append(batch[0].clone())
+            streams["global"].append(torch.rand(1))
+            streams["own"].append(torch.rand(1, generator=model.train_generator))
+            return plain_step(batch, batch_idx)
+
+        model.training_step = watched  # type: ignore[method-assign]
+        folder.mkdir()
+        fit(model, DATA, Schedule(examples=64, batch_size=32), Hardware(), seed=seed, folder=folder, config={})
+        return {name: torch.cat(parts) for name, parts in streams.items()}
+
+    first, again, other = (seen(seed, tmp_path / str(k)) for k, seed in enumerate((1, 1, 2)))
+    for name, stream in first.items():
+        assert torch.equal(stream, again[name]), name
+        assert not torch.equal(stream, other[name]), name
+
+
 @pytest.mark.parametrize("n", [1500, 1024, 3])
 def test_a_closed_form_is_fitted_to_every_example_once(n: int, tmp_path: Path) -> None:
     data = unlike(n=n)
@@ -124,6 +149,15 @@ def test_a_closed_form_is_fitted_to_every_example_once(n: int, tmp_path: Path) -
         assert progress.examples_seen == n
     assert torch.equal(resampler.state_dict()["examples"], data.train.x)
     torch.testing.assert_close(gaussian.state_dict()["mean"], data.train.x.double().mean(0), rtol=1e-12, atol=1e-12)
+
+
+def test_a_closed_form_is_scored_in_evaluation_mode(tmp_path: Path) -> None:
+    data = unlike()
+    model = new_model("gaussian", data.spec)
+    progress = fit(
+        model, data, Schedule(), Hardware(), seed=0, folder=tmp_path, config={}, validate=lambda it: float(it.training)
+    )
+    assert progress.best_score == 0
 
 
 # The weights.
@@ -262,6 +296,30 @@ def test_a_slow_validation_is_no_time_of_training(tmp_path: Path, monkeypatch: p
     progress = train(model, tmp_path, a_minute)
     assert progress.steps == 20
     assert progress.train_seconds == 20.0
+
+
+def test_processor_time_of_a_validation_is_no_load_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, now = a_second_a_step(monkeypatch)
+    monkeypatch.setattr(supervisor.time, "process_time", lambda: 0.5 * now[0])
+
+    def a_minute(_: GenerativeModel) -> float:
+        now[0] += 60.0
+        return 1.0
+
+    assert train(model, tmp_path, a_minute).cpu_seconds == 10.0
+
+
+def test_the_time_to_the_best_score_ends_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = a_second_a_step(monkeypatch)
+    scores = iter([3.0, 1.0, 2.0, 1.5, 4.0])
+    assert train(model, tmp_path, lambda _: next(scores)).best_seconds == 8.0
+    assert Progress.of(load_checkpoint(tmp_path / "best.ckpt")["progress"]).best_seconds == 8.0
+
+
+def test_the_largest_peak_of_all_intervals_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks = iter([3, 9, 5, 8, 4])
+    monkeypatch.setattr(supervisor, "peak_memory", lambda _: next(peaks))
+    assert train(new_model("vae", DATA.spec), tmp_path).peak_memory == 9
 
 
 def test_a_budget_in_seconds_ends_at_the_first_step_that_reaches_it(

@@ -13,6 +13,7 @@ from bench.data.reference import Reference
 from bench.evaluation.evaluate import evaluate
 from bench.features.base import Extractor, Note, Recipe
 from bench.features.classifier import Network, TrainedClassifier
+from bench.features.pixels import Pixels
 from bench.features.stored import stored_features
 from bench.metrics.birthday import Birthday
 from bench.metrics.frechet import FID
@@ -84,6 +85,42 @@ def test_metrics_of_equal_recipes_and_different_numbers_share_samples_and_featur
     for n in ("500", "750"):
         alone = evaluate(Examples(Draws(data.spec.shape), data, seed=0), {n: metrics[n]})
         assert alone[n][0].value == together[n][0].value, "whatever else is measured"
+
+
+class Chunked(Draws):
+    """Numbers that tell how many were drawn at once, as a model's may depend on it."""
+
+    def samples(self, n: int, report: Report = silent) -> Tensor:
+        self.asked.append(n)
+        sizes = [min(250, n - done) for done in range(0, n, 250)]
+        return torch.cat([torch.full((m, *self.shape), m, dtype=torch.uint8) for m in sizes])
+
+
+def test_samples_are_cut_from_more_only_where_they_are_the_same() -> None:
+    data = small_data((1, 8, 8), 256)
+    subject = Chunked(data.spec.shape)
+    examples = Examples(subject, data, seed=0)
+    for n in (750, 500, 300):
+        assert torch.equal(examples.samples(n), Chunked(data.spec.shape).samples(n)), n
+    assert subject.asked == [750, 300]
+
+
+def test_features_of_the_held_out_examples_stand_in_their_order() -> None:
+    data, extractor = small_data((1, 8, 8), 256, n=40, held_out=30), Counting()
+    examples = Examples(Draws(data.spec.shape), data, seed=0)
+    assert torch.equal(examples.features(extractor, examples.held_out), examples.held_out.flatten(1).float())
+
+
+def test_recipes_of_two_kinds_with_equal_settings_have_an_extractor_each() -> None:
+    class Slow(Pixels):
+        def extractor(self, data: Data, note: Note | None = None) -> Extractor:
+            return Counting()
+
+    data = small_data((1, 8, 8), 256)
+    examples = Examples(Draws(data.spec.shape), data, seed=0)
+    made = [examples.extractor(recipe()) for recipe in (Pixels, Slow, Pixels, Slow)]
+    assert [one.name for one in made] == ["pixels", "slow", "pixels", "slow"]
+    assert made[:2] == made[2:], "once each"
 
 
 def test_features_of_real_examples_are_kept_for_the_next_command() -> None:

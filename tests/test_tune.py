@@ -9,10 +9,13 @@ from helpers_sweep import unruly
 
 from bench.checkpoint import Progress, load_checkpoint
 from bench.cli.main import main
+from bench.cli.run import specs_of
+from bench.cli.tune import _told
 from bench.config.space import Parameter, space_of
 from bench.errors import UserError
 from bench.rows.store import read_rows
 from bench.runs import run
+from bench.runs.folder import Ended, Outcome
 from bench.runs.study import State, Study, Trial
 
 pytest.importorskip("optuna")
@@ -100,6 +103,17 @@ def test_a_search_goes_on_where_it_was_interrupted(
     best = min(expected, key=lambda one: one["score"])
     assert f"number {best['number'] + 1}, score {best['score']:.6g}" in said
     assert f"model.shrinkage={best['values']['model.shrinkage']}" in said.splitlines()[-1]
+
+
+def test_the_best_of_a_training_that_diverged_is_no_score(workplace: Path) -> None:
+    command = ["model=gaussian", *SEARCH[2:], "metric=[cost]"]
+    assert main(["run", *command]) == 0
+    (spec,) = specs_of(command, multirun=False)
+    trial = Trial(0, {})
+    assert _told(trial, spec, Outcome(spec.run_id, Ended.OK)).state is State.SCORED
+    (spec.folder / "trained.json").unlink()  # best.ckpt lies there still
+    assert _told(trial, spec, Outcome(spec.run_id, Ended.DIVERGED)).state is State.BAD
+    assert _told(trial, spec, Outcome(spec.run_id, Ended.KILLED)).state is State.FAILED
 
 
 def study(folder: Path, *overrides: str, fixed: str = "f") -> Study:

@@ -306,7 +306,10 @@ class RunSpec:
             for checkpoint, sampling_seed in self.passes
             for name, node in self.metrics.items()
         ]
-        return tuple({measurement.key: measurement for measurement in reversed(asked)}.values())[::-1]
+        first: dict[str, Measurement] = {}
+        for measurement in asked:
+            first.setdefault(measurement.key, measurement)
+        return tuple(first.values())
 
 
 def _flattened(node: Node, prefix: str = "") -> dict[str, Any]:

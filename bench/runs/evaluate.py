@@ -233,7 +233,8 @@ def _as_trained(stored: Node, composed: Mapping[str, Node], keys: frozenset[str]
 
     def kept(name: str, node: Node) -> Node:
         before = stored[name] if isinstance(stored.get(name), dict) else {}
-        given = {key.rpartition(".")[2] for key in keys if key.startswith((f"metric.{name}.", "evaluate."))}
+        ours = (f"metric.{name}.", "evaluate.")
+        given = {key.removeprefix(ours[0]).removeprefix(ours[1]).split(".")[0] for key in keys if key.startswith(ours)}
         return {key: before[key] for key in node if key in before and key not in given | {"_target_", "version"}}
 
     return {name: {**node, **kept(name, node)} for name, node in composed.items()}

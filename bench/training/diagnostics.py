@@ -17,7 +17,7 @@ from bench.probe import Probe
 from bench.tables.curves import Curve, draw_curves, read_curve, write_curve
 from models.base import ClosedForm, GenerativeModel
 
-__all__ = ["Diagnostics", "untouched"]
+__all__ = ["Diagnostics", "evaluating", "untouched"]
 
 log = logging.getLogger("genbench")
 
@@ -113,16 +113,27 @@ class Diagnostics(Probe):
 
 
 @contextlib.contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode inside the block; put back modes and buffers after it, which forwards change."""
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode inside the block; put each of its parts back into the part's own mode after it.
+
+    By ``train``, which some layers override, and only where the mode is another.
+    """
     modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     model.eval()
     try:
-        with torch.no_grad():
-            yield
-            for buffer, before in buffers:
-                buffer.copy_(before)
+        yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for module, training in modes:  # a module stands before its parts, whose modes it changes
+            if module.training != training:
+                module.train(training)
+
+
+@contextlib.contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode inside the block; put back modes and buffers after it, which forwards change."""
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with torch.no_grad():
+        with evaluating(model):
+            yield
+        for name, buffer in model.named_buffers():  # by name: a layer may have put another tensor there
+            buffer.copy_(before[name])

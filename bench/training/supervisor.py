@@ -25,7 +25,7 @@ from bench.memory import forget_peak, peak_memory
 from bench.probe import Probe
 from bench.rng import rng_state, seeded, set_rng_state
 from bench.seeds import derive_seed
-from bench.training.diagnostics import untouched
+from bench.training.diagnostics import evaluating, untouched
 from bench.training.ema import EMA
 from bench.training.fused import fuse
 from models.base import GenerativeModel
@@ -134,6 +134,10 @@ class Supervisor(Callback):
 
     # One step
 
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:  # Lightning counts anew in a resumed run; it changes learning rates by this count
+            trainer.fit_loop.epoch_loop.batch_progress.current.ready = self.progress.steps + 1
+
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -235,12 +239,8 @@ def _is_number(value: Any) -> bool:
 def scored(validate: Score, model: GenerativeModel) -> float:
     """Return the validation score of a model. The model is in evaluation mode for this and restored afterwards."""
     # Run eagerly, because compiled code is specialised to training batches and validation has other shapes.
-    was_training = model.training
-    model.eval()
-    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-        score = validate(model)
-    model.train(was_training)
-    return score
+    with evaluating(model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        return validate(model)
 
 
 @torch.no_grad()
