@@ -4,10 +4,17 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from helpers_birthday import planted_copies
+from helpers_fetch import Quiet, serving
+from torch import Tensor
+
+from bench.data.base import Data
+from bench.data.digits import mnist5k
 
 # Two cores: a second thread per process costs more than it brings on tensors this small.
 torch.set_num_threads(1)
@@ -64,6 +71,27 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of this test's own."""
     monkeypatch.setenv("GENBENCH_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, str]]:
+    """A folder and the address under which a server on this machine shows it."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    folder = tmp_path / "web"
+    folder.mkdir()
+    with serving(partial(Quiet, directory=str(folder))) as url:
+        yield folder, url
+
+
+@pytest.fixture(scope="module")
+def digits() -> Data:
+    return mnist5k()
+
+
+@pytest.fixture(scope="module")
+def planted(digits: Data) -> tuple[Tensor, Tensor]:
+    """Slightly jittered copies of training digits, and the digits they are of."""
+    return planted_copies(digits)
 
 
 @pytest.fixture

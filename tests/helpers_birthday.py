@@ -1,4 +1,4 @@
-"""Samples with planted copies, the pairs that are chosen of samples, and their key."""
+"""Distances by brute force, samples with planted copies, the pairs that are chosen of samples, and their key."""
 
 import torch
 from torch import Generator, Tensor
@@ -10,9 +10,18 @@ from bench.subjects.base import Origin
 from bench.subjects.examples import Examples
 from bench.subjects.samples import GivenSamples
 
-__all__ = ["ORIGIN", "chosen_of", "key_of", "planted_copies"]
+__all__ = ["ORIGIN", "brute", "chosen_of", "generator", "key_of", "planted_copies"]
 
 ORIGIN = Origin("run", "key", "group", "<script>alert(1)</script>", "samples", "given")
+
+
+def generator(seed: int = 0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def brute(x: Tensor) -> Tensor:
+    """All distances between rows of ``(N, D)``, in float64: ``(N, N)``."""
+    return (x.double()[:, None] - x.double()).square().sum(dim=2).sqrt()
 
 
 def planted_copies(digits: Data) -> tuple[Tensor, Tensor]:

@@ -5,9 +5,9 @@ import json
 from typing import Any
 
 from bench.rows.version1 import rank_of
-from bench.schema import ResultRow, Source, Status
+from bench.schema import Relation, ResultRow, Source, Status
 
-__all__ = ["FAILED", "line_of", "make_row"]
+__all__ = ["FAILED", "line_of", "make_row", "rows_of"]
 
 
 def make_row(**changes: Any) -> ResultRow:
@@ -22,6 +22,20 @@ def make_row(**changes: Any) -> ResultRow:
     )  # fmt: skip
     row = dataclasses.replace(row, **changes)
     return row if "rank" in changes else dataclasses.replace(row, rank=rank_of(row.metric, row.higher_is_better))
+
+
+def rows_of(model: str, family: str, seed: int, **values: float) -> list[ResultRow]:
+    """One measured row of a model for each of ``values``, metric by metric."""
+    return [
+        dataclasses.replace(
+            make_row(), model=model, model_family=family, seed=seed, run_id=f"{model}{seed}", group=model,
+            training_key=f"{model}{seed}", load=1.0, metric_version=1, extractor_hash="", n_real=10, n_fake=10,
+            metric=name, value=value, status=Status.OK,
+            relation=Relation.EXACT if name == "log_likelihood" else None,
+            device="cpu (1 threads)", checkpoint="best", source=Source.MEASURED,
+        )
+        for name, value in values.items()
+    ]  # fmt: skip
 
 
 # What a row without a value has instead.

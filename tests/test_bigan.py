@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import helpers_captured as captured
 import pytest
-import test_captured as captured
 import torch
+from helpers_cuda_graphs import TapeGraphs
 from helpers_gans import fit as fit_by_lightning
-from helpers_graphs import TapeGraphs
 from helpers_models import small_data
+from helpers_probes import Kill, KilledError
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
@@ -41,21 +42,6 @@ def seeded(seed: int) -> Generator:
 def bigan(data: Data = IMAGES, optimizer: Any = SGD, **kw: Any) -> BiGAN:
     torch.manual_seed(0)
     return BiGAN(data.spec.shape, data.spec.levels, optimizer, optimizer, latent_dim=6, width=4, **kw)
-
-
-class KilledError(Exception):
-    """Stands for the end of the process."""
-
-
-class Kill(Probe):
-    """Ends the process, so to speak, at a step."""
-
-    def __init__(self, step: int) -> None:
-        self.at = step
-
-    def step(self, model: GenerativeModel, progress: Progress, outputs: dict[str, Tensor]) -> None:
-        if progress.steps == self.at:
-            raise KilledError
 
 
 class Watch(Probe):

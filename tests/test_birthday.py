@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from helpers_birthday import brute, generator
 from helpers_metrics import ALL, FakeRecipe, examples, spec
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -33,14 +34,6 @@ from bench.schema import Relation, Status
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(near_duplicates, "BLOCK", 32)
     monkeypatch.setattr(pairs, "PIECE", 2**14)
-
-
-def generator(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
-
-
-def brute(x: Tensor) -> Tensor:
-    return (x.double()[:, None] - x.double()).square().sum(dim=2).sqrt()  # (N, N)
 
 
 # Distances.

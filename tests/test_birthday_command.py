@@ -8,25 +8,14 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from helpers_birthday import chosen_of, key_of, planted_copies
+from helpers_birthday import chosen_of, key_of
 from torch import Tensor
 
 from bench.birthday.record import Key, check_answers, read_answers, read_key, sealed
 from bench.cli.main import main
 from bench.data.base import Data
-from bench.data.digits import mnist5k
 from bench.errors import UserError
 from bench.rows.store import read_rows
-
-
-@pytest.fixture(scope="module")
-def digits() -> Data:
-    return mnist5k()
-
-
-@pytest.fixture(scope="module")
-def planted(digits: Data) -> tuple[Tensor, Tensor]:
-    return planted_copies(digits)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers_birthday import ORIGIN, chosen_of, key_of, planted_copies
+from helpers_birthday import ORIGIN, chosen_of, key_of
 from helpers_metrics import FakeClassifier, FakeRecipe
 from PIL import Image
 from torch import Generator, Tensor
@@ -19,22 +19,11 @@ from torch import Generator, Tensor
 from bench.birthday.page import LARGEST, make_page
 from bench.birthday.pairs import choose, jittered
 from bench.data.base import Data, Split
-from bench.data.digits import mnist5k
 from bench.errors import UserError
 from bench.metrics.turned import turned
 from bench.schema import DataSpec
 from bench.subjects.examples import Examples
 from bench.subjects.samples import GivenSamples
-
-
-@pytest.fixture(scope="module")
-def digits() -> Data:
-    return mnist5k()
-
-
-@pytest.fixture(scope="module")
-def planted(digits: Data) -> tuple[Tensor, Tensor]:
-    return planted_copies(digits)
 
 
 def test_the_closest_pairs_are_the_planted_ones(digits: Data, planted: tuple[Tensor, Tensor]) -> None:

@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
+from helpers_birthday import generator
 from helpers_metrics import ORIGIN, FakeSubject
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn import functional
 
 from bench.data.base import Data
@@ -22,10 +23,6 @@ from bench.metrics.turned import turned_at_random
 from bench.schema import Estimate, Relation, Status
 from bench.subjects.examples import Examples
 from bench.subjects.samples import GivenSamples
-
-
-def generator(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Captured training steps: the same numbers as eager ones, or eager ones and a line that says why.
 
-A stand-in replays recorded operations on the CPU (tests/helpers_graphs.py); tests/gpu/ has the same on a CUDA device.
+A stand-in replays recorded operations on the CPU (tests/helpers_cuda_graphs.py); tests/gpu/ has the same on a CUDA
+device.
 """
 
 import itertools
@@ -13,63 +14,22 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_graphs import TapeGraphs
-from helpers_models import configuration, new_model, small_data
-from test_probes import Largest, Watch
+from helpers_captured import model_of, same, train, weights
+from helpers_cuda_graphs import TapeGraphs
+from helpers_models import configuration
+from helpers_probes import Largest, Watch
 from torch import Tensor
 
-from bench.checkpoint import Progress, load_checkpoint
-from bench.config.spec import Hardware, RunSpec, Schedule, typed
+from bench.checkpoint import Progress
+from bench.config.spec import Hardware, RunSpec, typed
 from bench.cuda_graphs import why_not
-from bench.data.base import Data, Split
+from bench.data.base import Split
 from bench.data.loader import Batches
 from bench.errors import DivergedError, UserError
 from bench.training import captured as captured_module
-from bench.training import fit as fit_module
-from bench.training.fit import fit
 from models.base import Batch, GenerativeModel
 from models.gans.wgan import WGAN
 from models.vaes.vae import VAE
-
-DATA = small_data((4,), None, n=100)
-Optimizers = Callable[[Any], torch.optim.Optimizer]
-
-
-def momentum(parameters: Any) -> torch.optim.Optimizer:
-    return torch.optim.SGD(parameters, lr=1e-3, momentum=0.9)
-
-
-def model_of(name: str, optimizer: Optimizers = momentum, seed: int = 0) -> GenerativeModel:
-    """A small model with another optimizer: on a CPU, Adam counts its steps where no graph can."""
-    model = new_model(name, DATA.spec, seed=seed)
-    networks = ("generator", "discriminator", "critic")
-    for attribute in ("make_optimizer", "optimizer", *(f"{network}_optimizer" for network in networks)):
-        if hasattr(model, attribute):
-            setattr(model, attribute, optimizer)
-    return model
-
-
-def train(
-    model: GenerativeModel, folder: Path, graphs: TapeGraphs | None, *, capture: str = "auto", validate: Any = None,
-    probes: Any = (), data: Data = DATA, **schedule: Any,
-) -> Progress:  # fmt: skip
-    folder.mkdir(exist_ok=True)
-    asked = {"examples": 320, "batch_size": 16, "validate_every": 64} | schedule
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit_module, "recorder_for", lambda device: graphs)
-        return fit(
-            model, data, Schedule(**asked), Hardware(capture=capture), seed=5, folder=folder, config={},
-            validate=validate, probes=probes,
-        )  # fmt: skip
-
-
-def weights(folder: Path, name: str = "final") -> dict[str, Tensor]:
-    state: dict[str, Tensor] = load_checkpoint(folder / f"{name}.ckpt")["state_dict"]
-    return state
-
-
-def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
 @pytest.fixture

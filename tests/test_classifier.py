@@ -10,31 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers_features import toy
 from torch import Generator, Tensor
 
-from bench.data.base import Data, Split
+from bench.data.base import Split
 from bench.data.digits import mnist5k
 from bench.errors import UserError
 from bench.features import classifier
 from bench.features.classifier import TrainedClassifier, augment, load_or_train, unsuitable
-from bench.schema import DataSpec
-
-
-def bars(n: int, seed: int, size: int = 8) -> Split:
-    """Pictures of a horizontal or a vertical bar in noise."""
-    g = Generator().manual_seed(seed)
-    y = torch.randint(2, (n,), generator=g)
-    x = torch.randint(60, (n, 1, size, size), generator=g)
-    place = torch.randint(2, size - 2, (n,), generator=g)
-    for i in range(n):
-        x[i, 0, place[i]] += 120 * (y[i] == 0)
-        x[i, 0, :, place[i]] += 120 * (y[i] == 1)
-    return Split(x.to(torch.uint8), y)
-
-
-def toy(seed: int = 0, name: str = "bars", size: int = 8) -> Data:
-    spec = DataSpec(name, "r1", (1, size, size), 256, 300, 50, 100, 2)
-    return Data(spec, bars(300, seed, size), bars(50, seed + 1, size), bars(100, seed + 2, size))
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_contract_metrics import OF_MODELS, N, Quarters, data, draw
+from helpers_quarters import OF_MODELS, N, Quarters, data, draw
 
 from bench.metrics.base import Metric
 
@@ -21,8 +21,8 @@ import json, sys
 import torch
 from torch import distributed
 from bench.metrics.streaming import OfSamples
+from helpers_quarters import N, data, draw
 from test_contract_ddp import metrics
-from test_contract_metrics import N, data, draw
 
 rank, folder = int(sys.argv[1]), sys.argv[2]
 torch.set_num_threads(1)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers_cuda_graphs import TapeGraphs
 from helpers_density import all_examples
-from helpers_graphs import TapeGraphs
 from helpers_metrics import ORIGIN
 from helpers_models import new_model, small_data
 from helpers_transforms import normal

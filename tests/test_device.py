@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 from helpers_device import ELSEWHERE, second_device
+from helpers_features import toy
 from helpers_metrics import FakeSubject
-from test_classifier import toy
 from torch import Generator, Tensor
 
 from bench import device

@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers_diagnostics import IMAGES, POINTS, VECTORS, column, diagnosed, silent, train, width_of
 from helpers_models import new_model
-from test_bigan import Kill, KilledError
+from helpers_probes import Kill, KilledError
 from torch import Tensor
 
 from bench.checkpoint import Progress, load_checkpoint

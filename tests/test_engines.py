@@ -10,7 +10,7 @@ from unittest import mock
 
 import pytest
 from helpers_cli import genbench
-from test_jobs import made_up
+from helpers_jobs import made_up
 
 from bench.cli.main import main
 from bench.config.launching import Launching

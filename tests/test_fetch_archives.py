@@ -2,13 +2,11 @@
 
 import tarfile
 import zipfile
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
 from helpers_data import tarball
-from helpers_fetch import CONTENT, FILES, B, Forbidden, Quiet, cached, message, serving
+from helpers_fetch import CONTENT, FILES, B, Forbidden, cached, message
 
 from bench.data.bytes.archive import SourceError, read_member
 from bench.data.bytes.cache import sha256
@@ -16,16 +14,6 @@ from bench.data.bytes.fetch import fetch
 from bench.data.bytes.sources import ArchiveDownload
 
 pytestmark = pytest.mark.usefixtures("cache")
-
-
-@pytest.fixture
-def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, str]]:
-    """A folder and the address under which a server on this machine shows it."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    folder = tmp_path / "web"
-    folder.mkdir()
-    with serving(partial(Quiet, directory=str(folder))) as url:
-        yield folder, url
 
 
 @pytest.mark.parametrize("kind", ["tar.gz", "zip"])

@@ -6,7 +6,6 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,16 +16,6 @@ from bench.data.bytes.fetch import fetch
 from bench.data.bytes.sources import Download
 
 pytestmark = pytest.mark.usefixtures("cache")
-
-
-@pytest.fixture
-def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, str]]:
-    """A folder and the address under which a server on this machine shows it."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    folder = tmp_path / "web"
-    folder.mkdir()
-    with serving(partial(Quiet, directory=str(folder))) as url:
-        yield folder, url
 
 
 def test_download_unpacks_and_checks(web: tuple[Path, str], cache: Path) -> None:

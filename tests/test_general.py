@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers_metrics import ORIGIN
 from helpers_models import new_model, small_data, small_graphs
-from test_properties import rows_of
+from helpers_rows import rows_of
 from torch import Tensor
 
 from bench.config.build import build_model

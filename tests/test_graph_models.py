@@ -1,25 +1,23 @@
 """Models of graphs: their likelihood against their own samples, orders of nodes, codes, resumption, costs, refusals."""
 
-import functools
 import itertools
 import math
 from pathlib import Path
 
 import pytest
 import torch
+from helpers_cuda_graphs import TapeGraphs
 from helpers_density import all_graphs, resumed_to_the_same_bits
-from helpers_graphs import TapeGraphs
-from helpers_models import new_model, small_graphs
+from helpers_graph_models import MODELS, THREE, data_of, masses, seeded, trained
+from helpers_models import new_model
 from scipy.stats import chi2, chisquare
-from torch import Generator, Tensor
+from torch import Tensor
 
 from bench.checkpoint import load_checkpoint
 from bench.config.spec import Hardware, Schedule
-from bench.data.base import Data
 from bench.errors import UserError
-from bench.schema import GraphSpec, Kind
+from bench.schema import GraphSpec
 from bench.training import fit as fit_module
-from models.base import GenerativeModel, HasLikelihood
 from models.distributions import log_standard_normal
 from models.graph import graphaf
 from models.graph.base import GraphModel
@@ -32,45 +30,7 @@ from models.graphs import is_graph, largest_component, pack, permute, unpack
 from models.transforms.argmax import argmax_dequantized, log_argmax_density
 from models.transforms.graph import Mixed
 
-MODELS = ("graphcnf", "rvae", "graphaf", "graphnvp")
 DRAWS = {"graphcnf": 150, "rvae": 500, "graphaf": 150, "graphnvp": 2500}
-THREE = GraphSpec(3, 2, 1)
-
-
-def seeded(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
-
-
-def data_of(graph: GraphSpec, n: int = 96) -> Data:
-    return small_graphs(graph, Kind.GRAPHS, n=n)
-
-
-@functools.cache
-def trained(name: str, graph: GraphSpec = THREE) -> GraphModel:
-    """A model after 40 steps of training, in float64. No test changes it."""
-    data = data_of(graph)
-    model = new_model(name, data.spec)
-    assert isinstance(model, GraphModel)
-    model.count([data.train.x])
-    model.train_generator = seeded()
-    optimizer = model.configure_optimizers()
-    assert isinstance(optimizer, torch.optim.Optimizer)
-    for step in range(40):
-        loss = model.training_step((data.train.x[:32], None), step)
-        assert isinstance(loss, Tensor)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return model.double().eval()
-
-
-@torch.no_grad()
-def masses(model: GenerativeModel, x: Tensor, draws: int) -> tuple[Tensor, Tensor]:
-    """Estimates of the probabilities of graphs, and their variances."""
-    assert isinstance(model, HasLikelihood)
-    log_w = model.log_weight(x.repeat(draws, 1), generator=seeded(2)).double()
-    weights = log_w.exp().unflatten(0, (draws, len(x)))
-    return weights.mean(0), weights.var(0) / draws
 
 
 @pytest.mark.parametrize("name", [*MODELS, "graphcnf_subgraphs"])

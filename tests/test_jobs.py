@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from helpers_cli import PATIENCE, started, wait_until
+from helpers_jobs import made_up, run_all
 from helpers_sweep import at_work, children
 from rich.console import Console
 
@@ -24,7 +25,7 @@ from bench.runs import pool
 from bench.runs.board import Board
 from bench.runs.folder import Ended, Outcome, RunFolder
 from bench.runs.forkserver import LONGEST_REASON, Reports
-from bench.runs.jobs import run_jobs, threads_of
+from bench.runs.jobs import threads_of
 
 # Stands for the modules that import torch. What a run does is the name of its comparison.
 SERVER = """
@@ -88,7 +89,7 @@ from pathlib import Path
 sys.path[:0] = [os.getcwd(), {tests!r}]
 from bench.runs import pool
 from bench.stopping import end_by_signals, stopped
-from test_jobs import made_up, run_all
+from helpers_jobs import made_up, run_all
 pool.SERVER = "tiny_server"
 end_by_signals()
 try:
@@ -96,21 +97,6 @@ try:
 except KeyboardInterrupt:
     sys.exit(stopped())
 """
-
-
-def made_up(does: str, seed: int = 0, accelerator: str = "cpu", **launching: object) -> RunSpec:
-    """The specification of a run that does something."""
-    node = {"_target_": "x.Y"}
-    config = {
-        "name": does, "seed": seed, "rerun": False, "data": node, "model": node, "metric": {"a": node}, "train": {},
-        "trainer": {"accelerator": accelerator}, "evaluate": {}, "logger": None, "trust": [], "runs_dir": "runs",
-        "results_dir": "results", "choices": {"model": "m", "data": "d"},
-    }  # fmt: skip
-    return replace(RunSpec.parse(config), launching=Launching(**launching))  # type: ignore[arg-type]
-
-
-def run_all(specs: list[RunSpec], jobs: int) -> dict[str, Outcome]:
-    return run_jobs(specs, jobs, Board(specs, specs, jobs, Console(file=StringIO())))
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers_cuda_graphs import TapeGraphs
 from helpers_density import all_examples, randomize
-from helpers_graphs import TapeGraphs
 from helpers_models import new_model, small_data
 from scipy.stats import chisquare
 from torch import Generator, Tensor

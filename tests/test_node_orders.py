@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers_graph_models import MODELS, THREE, masses, trained
 from helpers_metrics import ORIGIN
 from helpers_models import new_model, small_graphs
-from test_graph_models import MODELS, THREE, masses, trained
 
 from bench.config.spec import Measurement
 from bench.data.base import Data

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_birthday import brute, generator
+from helpers_birthday import brute, generator
 
 from bench.metrics import near_duplicates, pairs
 from bench.metrics.near_duplicates import closest_pairs, collision_degrees

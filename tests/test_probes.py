@@ -1,13 +1,12 @@
 """Probes look on: they see every step and every validation, and change nothing."""
 
 import csv
-import math
 from pathlib import Path
 
 import pytest
 import torch
 from helpers_models import new_model, small_data
-from torch import Tensor
+from helpers_probes import Largest, Watch
 
 from bench.checkpoint import Progress, load_checkpoint
 from bench.cli.main import main
@@ -15,28 +14,8 @@ from bench.config.spec import Hardware, Schedule
 from bench.probe import Probe
 from bench.training.fit import fit
 from bench.training.probes import GradientNorm
-from models.base import GenerativeModel
 
 DATA = small_data((3,), None)
-
-
-class Watch(Probe):
-    """Keeps what it sees."""
-
-    def __init__(self) -> None:
-        self.steps: list[int] = []
-        self.norms: list[float] = []
-        self.validations: list[tuple[int, float | None]] = []
-
-    def step(self, model: GenerativeModel, progress: Progress, outputs: dict[str, Tensor]) -> None:
-        assert outputs["loss"].ndim == 0
-        self.steps.append(progress.examples_seen)
-        squares = sum(float(p.grad.square().sum()) for p in model.parameters() if p.grad is not None)
-        self.norms.append(math.sqrt(squares))
-
-    def validated(self, model: GenerativeModel, progress: Progress, score: float | None) -> dict[str, float]:
-        self.validations.append((progress.examples_seen, score))
-        return {"seen": float(progress.examples_seen)}
 
 
 def train(folder: Path, *probes: Probe) -> None:
@@ -57,19 +36,6 @@ def test_a_probe_sees_every_step_and_every_validation_and_changes_no_bit(tmp_pat
     train(tmp_path / "without")
     weights = [load_checkpoint(tmp_path / name / "final.ckpt")["state_dict"] for name in ("with", "without")]
     assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
-
-
-class Largest(GradientNorm):
-    """Keeps what it would tell the tracker."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.told: list[float] = []
-
-    def validated(self, model: GenerativeModel, progress: Progress, score: float | None) -> dict[str, float]:
-        numbers = super().validated(model, progress, score)
-        self.told.append(numbers["gradient_norm"])
-        return numbers
 
 
 def test_the_gradient_norm_is_the_largest_since_the_last_validation(tmp_path: Path) -> None:

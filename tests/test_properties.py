@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from helpers_metrics import ORIGIN
 from helpers_models import new_model, small_data
-from helpers_rows import make_row
+from helpers_rows import rows_of
 
 from bench.cli import properties as command
 from bench.errors import UserError
@@ -15,21 +15,10 @@ from bench.evaluation.evaluate import evaluate
 from bench.metrics.structure import Structure
 from bench.rows.frame import load_rows
 from bench.rows.store import write_rows
-from bench.schema import Relation, ResultRow, Source, Status
+from bench.schema import ResultRow, Status
 from bench.subjects.examples import Examples
 from bench.subjects.trained import TrainedModel
 from bench.tables.properties import Properties, properties_of, to_markdown
-
-
-def rows_of(model: str, family: str, seed: int, **values: float) -> list[ResultRow]:
-    return [
-        replace(make_row(), model=model, model_family=family, seed=seed, run_id=f"{model}{seed}", group=model,
-                training_key=f"{model}{seed}", load=1.0, metric_version=1, extractor_hash="", n_real=10, n_fake=10,
-                metric=name, value=value, status=Status.OK,
-                relation=Relation.EXACT if name == "log_likelihood" else None,
-                device="cpu (1 threads)", checkpoint="best", source=Source.MEASURED)
-        for name, value in values.items()
-    ]  # fmt: skip
 
 
 def failed(one: ResultRow) -> ResultRow:

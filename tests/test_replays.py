@@ -1,6 +1,7 @@
 """Calls replayed from graphs: the numbers and the draws of eager ones, or eager ones and a line that says why.
 
-A stand-in replays recorded operations on the CPU (tests/helpers_graphs.py); tests/gpu/ has the same on a CUDA device.
+A stand-in replays recorded operations on the CPU (tests/helpers_cuda_graphs.py); tests/gpu/ has the same on a CUDA
+device.
 """
 
 import copy
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers_graphs import TapeGraphs
+from helpers_cuda_graphs import TapeGraphs
 from helpers_models import configuration, new_model, small_data
 from torch import Generator, Tensor, nn
 

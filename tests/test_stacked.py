@@ -12,7 +12,6 @@ from torch import Tensor
 from bench.checkpoint import Progress
 from bench.data import stacked
 from bench.data.base import ClassifiedModes, Data, Split
-from bench.data.digits import mnist5k
 from bench.data.stacked import stack
 from bench.errors import UserError
 from bench.evaluation.evaluate import evaluate
@@ -26,11 +25,6 @@ from bench.subjects.trained import TrainedModel
 from models.base import GenerativeModel
 
 SIZES = (3000, 500, 600)
-
-
-@pytest.fixture(scope="module")
-def digits() -> Data:
-    return mnist5k()
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from helpers_birthday import generator
 from helpers_metrics import ALL, examples, spec
 from scipy import stats
 from scipy.sparse.csgraph import connected_components
@@ -27,10 +28,6 @@ from bench.metrics.support_size import (
     unseen_mass,
 )
 from bench.schema import Relation, Status
-
-
-def generator(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 def batch(p: Tensor, s: int, g: Generator) -> Tensor:
