@@ -1,5 +1,6 @@
 """Output that finds no taker: what the shell expects of every program."""
 
+import io
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from helpers_rows import make_row
 
+from bench.cli.streams import write_text
 from bench.rows.store import write_rows
 
 COMMANDS = [
@@ -82,3 +84,11 @@ def test_a_run_whose_table_nobody_reads_ends_quietly_and_is_kept(workplace: Path
     assert code == 141
     assert "Traceback" not in said
     assert (workplace / "results" / "leaderboard" / "two_moons.csv").exists()
+
+
+def test_characters_that_the_encoding_lacks_become_question_marks(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    write_text("1 ± 2\n")
+    stream.flush()
+    assert stream.buffer.getvalue() == b"1 ? 2\n"  # type: ignore[attr-defined]

@@ -2,10 +2,10 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.cli.streams import write_text
 from bench.errors import UnavailableError, UserError
 from bench.files import durable_write
 from bench.paths import at_home
@@ -206,8 +206,7 @@ def _judge(names: list[str], key_name: str | None) -> int:
     beside = place.with_name("rows.jsonl")
     write_rows(rows, [row_of(key, report, read_rows(beside) if beside.is_file() else [])])
     text = plain_lines(to_text(report)) + f"written to {plain(str(out))}, and as a row to {plain(rows.name)}\n"
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+    write_text(text)
     return 0
 
 

@@ -2,12 +2,12 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.cli.streams import write_text
 from bench.errors import BusyError, UserError
 from bench.files import durable_write
 from bench.locks import hold
@@ -75,7 +75,7 @@ def main(args: argparse.Namespace) -> int:
         calibrations = calibrate(items_of(_read([baseline]), f"--baseline {args.baseline}"))
         if not calibrations:
             raise UserError(f"--baseline {args.baseline}: no metric with a direction has 3 seeds; run more seeds first")
-        _print(to_text(calibrations))
+        write_text(to_text(calibrations))
         return 0
     if not args.rows:
         raise UserError("check: give the new rows, for example genbench check runs/NAME --baseline baseline.jsonl")
@@ -85,7 +85,7 @@ def main(args: argparse.Namespace) -> int:
     rows = _read(args.rows)
     findings = _checked(args, base, rows)
     if args.history:
-        _print(_drifts(args.history, rows))
+        write_text(_drifts(args.history, rows))
     return _reported(args, findings, outputs)
 
 
@@ -116,13 +116,13 @@ def _checked(args: argparse.Namespace, base: "Items", rows: "list[ResultRow]") -
         return judge(base, new, margins)
     look = in_turn(base, new, margins)
     if look.seeds:
-        _print(f"after {look.seeds} seeds:\n")
+        write_text(f"after {look.seeds} seeds:\n")
     if look.wanted:
-        _print("the verdict needs more seeds; run, with the keys of the seeds before:\n")
+        write_text("the verdict needs more seeds; run, with the keys of the seeds before:\n")
         for dataset, models in look.wanted.items():
             for seeds in sorted({tuple(one) for one in models.values()}):
                 names = ",".join(model for model, one in models.items() if tuple(one) == seeds)
-                _print(f"  genbench run -m model={names} data={dataset} seed={','.join(map(str, seeds))}\n")
+                write_text(f"  genbench run -m model={names} data={dataset} seed={','.join(map(str, seeds))}\n")
     return look.findings
 
 
@@ -133,7 +133,7 @@ def _reported(args: argparse.Namespace, findings: "list[Finding]", outputs: dict
         durable_write(outputs["--junit"], to_junit(findings, allow_inconclusive=args.allow_inconclusive))
     if "--summary" in outputs:
         durable_write(outputs["--summary"], to_summary(findings, f"genbench check against {args.baseline}"))
-    _print(to_text(findings))
+    write_text(to_text(findings))
     return exit_code(findings, allow_inconclusive=args.allow_inconclusive)
 
 
@@ -157,12 +157,12 @@ def _update(args: argparse.Namespace, baseline: Path) -> int:
     with ExitStack() as stack:
         _alone(baseline, stack)
         if baseline.exists():
-            _print(to_text(_checked(args, items_of(_read([baseline]), f"--baseline {args.baseline}"), rows)))
+            write_text(to_text(_checked(args, items_of(_read([baseline]), f"--baseline {args.baseline}"), rows)))
         if baseline.suffix == ".csv":
             durable_write(baseline, to_csv(rows))
         else:
             write_rows(baseline, rows)
-    _print(f"{args.baseline}: {len(rows)} rows are the new baseline\n")
+    write_text(f"{args.baseline}: {len(rows)} rows are the new baseline\n")
     return 0
 
 
@@ -185,9 +185,3 @@ def _read(paths: Sequence[str | Path]) -> "list[ResultRow]":
     tables = [Path(at_home("rows", path)) for path in paths if str(path).endswith(".csv")]
     others = [path for path in paths if not str(path).endswith(".csv")]
     return [*(row for path in tables for row in from_csv(path)), *(collect(others) if others else [])]
-
-
-def _print(text: str) -> None:
-    # Characters that the output's encoding lacks become question marks instead of an error.
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))

@@ -2,9 +2,9 @@
 
 import argparse
 import math
-import sys
 from typing import TYPE_CHECKING
 
+from bench.cli.streams import write_text
 from bench.plain import plain
 from bench.schema import Relation
 from bench.tables.model import CHECKPOINTS
@@ -41,8 +41,7 @@ def main(args: argparse.Namespace) -> int:
     difference = paired_difference(a.items, b.items)
     lines = [*_described(a, b, difference), verdict(difference, a.relation, b.relation)]
     text = "".join(plain(line) + "\n" for line in lines)
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+    write_text(text)
     return 0
 
 

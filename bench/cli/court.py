@@ -1,10 +1,10 @@
 """``genbench court``: put every metric through known ways of being bad, and print who noticed."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from bench.cli.streams import write_text
 from bench.files import durable_write
 from bench.paths import at_home
 from bench.regular import check_output
@@ -44,8 +44,7 @@ def main(args: argparse.Namespace) -> int:
     table = to_markdown(findings)
     if out is not None:
         durable_write(out, to_csv(findings) if out.suffix == ".csv" else table)
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(table.encode(encoding, "replace").decode(encoding))
+    write_text(table)
     return 0
 
 

@@ -1,8 +1,8 @@
 """``genbench lottery``: how much of each number's spread is due to retraining and to resampling. Imports no torch."""
 
 import argparse
-import sys
 
+from bench.cli.streams import write_text
 from bench.files import durable_write
 from bench.paths import at_home
 from bench.regular import check_output
@@ -45,6 +45,5 @@ def main(args: argparse.Namespace) -> int:
     table = to_markdown(panels)
     if out is not None:
         durable_write(out, to_csv(panels) if out.suffix == ".csv" else table)
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(table.encode(encoding, "replace").decode(encoding))
+    write_text(table)
     return 0

@@ -1,8 +1,8 @@
 """``genbench properties``: what families of models are like, measured, beside what the literature says of them."""
 
 import argparse
-import sys
 
+from bench.cli.streams import write_text
 from bench.files import durable_write
 from bench.paths import at_home
 from bench.regular import check_output
@@ -43,6 +43,5 @@ def main(args: argparse.Namespace) -> int:
     table = to_markdown(properties, published_of(rows))
     if out is not None:
         durable_write(out, table)
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(table.encode(encoding, "replace").decode(encoding))
+    write_text(table)
     return 0

@@ -1,4 +1,4 @@
-"""Handle a standard output that cannot be written: a closed pipe (``| head``) or a full disk (``> file``)."""
+"""Write to a standard output that lacks characters or cannot be written: a closed pipe (``| head``), a full disk."""
 
 import io
 import os
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, TextIO, cast
 
-__all__ = ["OutputLost", "with_output"]
+__all__ = ["OutputLost", "with_output", "write_text"]
 
 
 class OutputLost(BaseException):
@@ -46,6 +46,12 @@ def with_output(command: Callable[[], int]) -> int:
             return 128 + signal.SIGPIPE
         print(f"genbench: cannot write the output: {lost.error.strerror}", file=errors)
         return 2
+
+
+def write_text(text: str) -> None:
+    """Write to standard output. Characters that its encoding lacks become question marks instead of an error."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
 
 
 class _Checked:

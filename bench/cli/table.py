@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from bench.cli.streams import write_text
 from bench.files import durable_write
 from bench.paths import at_home
 from bench.regular import check_output
@@ -66,7 +67,5 @@ def main(args: argparse.Namespace) -> int:
 
         print_table(table, Console())
     else:
-        # Characters that the output's encoding lacks become question marks instead of an error.
-        encoding = sys.stdout.encoding or "utf-8"
-        sys.stdout.write(_WRITERS[args.format](table).encode(encoding, "replace").decode(encoding))
+        write_text(_WRITERS[args.format](table))
     return 0
