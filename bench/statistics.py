@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
     "Components", "benjamini_hochberg", "detectable", "fisher_one_sided", "holm", "satterthwaite", "t_quantile",
-    "t_tail", "two_way_components",
+    "two_way_components",
 ]  # fmt: skip
 
 _NODES = 100
@@ -138,13 +138,6 @@ def benjamini_hochberg(p: ArrayLike) -> NDArray[np.float64]:
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(stepped, 1.0)
     return adjusted
-
-
-def t_tail(t: float, df: float) -> float:
-    """The chance that Student's t with ``df`` degrees of freedom exceeds ``t``."""
-    from scipy.special import stdtr
-
-    return float(stdtr(df, -t))
 
 
 def t_quantile(level: float, df: float) -> float:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from numpy.random import RandomState
 from numpy.typing import NDArray
 from scipy.stats import chisquare
 
-from bench.data.colour_counts import adjacency_of, n_colourings
+from bench.data.colour_counts import n_colourings
 from bench.data.colouring import Colourings, graph_colouring
 from bench.errors import UserError
 from bench.evaluation.measure import known_density
@@ -35,6 +36,13 @@ def test_counts_are_those_of_an_enumeration() -> None:
         assert n_colourings(upper | upper.T, colours) == counted(upper | upper.T, colours)
 
 
+def adjacency_of(nodes: int, edges: Iterable[tuple[int, int]]) -> NDArray[np.bool_]:
+    adjacency = np.zeros((nodes, nodes), dtype=bool)
+    for i, j in edges:
+        adjacency[i, j] = adjacency[j, i] = True
+    return adjacency
+
+
 def test_counts_are_the_chromatic_polynomials_of_trees_cycles_and_complete_graphs() -> None:
     rng = RandomState(1)
     for n, k in ((7, 3), (40, 3), (60, 8)):  # 8^60 is far beyond 64 bits
@@ -46,12 +54,7 @@ def test_counts_are_the_chromatic_polynomials_of_trees_cycles_and_complete_graph
         assert n_colourings(adjacency_of(n, itertools.combinations(range(n), 2)), k) == math.perm(k, n)
 
 
-def test_graphs_that_are_none_are_named_in_one_line() -> None:
-    with pytest.raises(UserError, match="2-2 leads from a node to itself"):
-        adjacency_of(3, [(0, 1), (2, 2)])
-    for edge in ((0, 3), (-1, 0)):
-        with pytest.raises(UserError, match=r"out of range; the nodes are 0 to 2"):
-            adjacency_of(3, [edge])
+def test_a_count_that_needs_too_large_a_table_is_refused_in_one_line() -> None:
     with pytest.raises(UserError, match="must be counted together"):
         n_colourings(adjacency_of(60, itertools.combinations(range(60), 2)), 3)
 

@@ -25,7 +25,7 @@ from bench.tables.aggregate import make_table
 from bench.tables.as_csv import to_csv
 from bench.tables.frame import table as wide_frame
 from bench.tables.latex import to_latex
-from bench.tables.leaderboard import write_leaderboard
+from bench.tables.leaderboard import publish
 from bench.tables.markdown import to_markdown
 from bench.tables.text import to_text
 from bench.tables.view import format_number
@@ -115,16 +115,17 @@ def test_the_wide_frames_example_is_true() -> None:
 
 
 def test_a_leaderboard_can_be_made_again(tmp_path: Path) -> None:
-    rows = realistic()
-    paths = write_leaderboard(rows, tmp_path / "results", "small")
-    assert [path.name for path in paths] == ["small.csv", "small.md", "small.tex"]
-    first = [path.read_bytes() for path in paths]
-    write_leaderboard(list(reversed(rows)), tmp_path / "results", "small")
-    assert [path.read_bytes() for path in paths] == first
-    assert sorted(tmp_path.joinpath("results").iterdir()) == paths
+    (tmp_path / "runs" / "all").mkdir(parents=True)
+    made = []
+    for rows in (realistic(), realistic()[::-1]):
+        write_rows(tmp_path / "runs" / "all" / "rows.jsonl", rows)
+        publish(tmp_path / "runs", tmp_path / "results", "small", shown=())
+        made.append({path.name: path.read_bytes() for path in (tmp_path / "results" / "leaderboard").iterdir()})
+    assert made[0] == made[1]
+    assert sorted(made[0]) == ["small.csv", "small.md", "small.tex"]
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot make the folder"):
-        write_leaderboard(rows, tmp_path / "file", "x")
+    with pytest.raises(UserError, match=r"results_dir=.*file: .*; give another folder"):
+        publish(tmp_path / "runs", tmp_path / "file", "x")
 
 
 def test_markdown_says_where_the_numbers_come_from() -> None:

@@ -7,7 +7,6 @@ tree-width at best, where enumeration takes :math:`K^n` (Dechter 1999, "Bucket e
 reasoning", Artificial Intelligence 113). Counts are whole numbers without rounding.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,25 +14,9 @@ from numpy.typing import NDArray
 
 from bench.errors import UserError
 
-__all__ = ["adjacency_of", "n_colourings"]
+__all__ = ["n_colourings"]
 
 _LARGEST_TABLE = 2**22  # counts
-
-
-def adjacency_of(nodes: int, edges: Iterable[tuple[int, int]]) -> NDArray[np.bool_]:
-    """Return the matrix ``(n, n)`` of an undirected graph whose nodes are 0 .. n-1.
-
-    Raises:
-        UserError: An edge leads from a node to itself, or to a node that is not there.
-    """
-    adjacency = np.zeros((nodes, nodes), dtype=bool)
-    for i, j in edges:
-        if i == j:
-            raise UserError(f"graph: the edge {i}-{j} leads from a node to itself; no colouring is proper")
-        if not (0 <= i < nodes and 0 <= j < nodes):
-            raise UserError(f"graph: the edge {i}-{j} is out of range; the nodes are 0 to {nodes - 1}")
-        adjacency[i, j] = adjacency[j, i] = True
-    return adjacency
 
 
 def n_colourings(adjacency: NDArray[np.bool_], colours: int) -> int:

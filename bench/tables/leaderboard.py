@@ -20,7 +20,7 @@ from bench.tables.model import Column, Line, Table
 from bench.tables.pictures import draw_comparison
 from bench.tables.text import print_table
 
-__all__ = ["publish", "write_leaderboard"]
+__all__ = ["publish"]
 
 _COSTS = 100  # the rank from which columns are no metrics of quality
 
@@ -82,19 +82,6 @@ def _publishing(results: Path) -> Iterator[None]:
         yield
 
 
-def write_leaderboard(rows: Iterable[ResultRow], folder: str | os.PathLike[str], name: str) -> list[Path]:
-    """Write ``name.csv``, ``name.md`` and ``name.tex`` into ``folder``, durably.
-
-    Returns:
-        The paths written.
-
-    Raises:
-        UserError: There are no rows, or the files cannot be written.
-    """
-    rows = list(rows)
-    return _written(make_table(rows, _checkpoint(rows)), Path(folder), name)
-
-
 def _checkpoint(rows: Iterable[ResultRow]) -> str:
     """``both``, a line for each, where all seeds of a configuration were measured at both checkpoints; else ``best``.
 
@@ -108,11 +95,8 @@ def _checkpoint(rows: Iterable[ResultRow]) -> str:
 
 
 def _written(table: Table, folder: Path, name: str) -> list[Path]:
+    """Write ``name.csv``, ``name.md`` and ``name.tex`` into ``folder``, durably, and return their paths."""
     views = {".csv": to_csv(table), ".md": to_markdown(table), ".tex": to_latex(table)}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {folder}: {error.strerror or error}; choose another") from error
     paths = []
     for suffix, text in views.items():
         paths.append(folder / (name + suffix))
