@@ -77,7 +77,7 @@ class Progress:
         return self.cpu_seconds / (self.train_seconds * self.threads)
 
     def made_with(self, device: str, data_revision: str) -> None:
-        """Note what training goes on with from here. No commit stands for code that changed on the way."""
+        """Note what training goes on with from here. Where the commit has changed since, the code counts as changed."""
         commit, dirty = git_state()
         changed = self.commit not in ("", commit)
         self.commit, self.dirty = commit, True if changed or self.dirty else dirty

@@ -41,14 +41,14 @@ class DivergedError(Exception):
 
 
 class UnavailableError(Exception):
-    """Something does not apply: a GAN has no likelihood, a table of numbers no classifier. Measured is ``skipped``.
+    """Something does not apply: a GAN has no likelihood, a table of numbers no classifier. Rows are ``skipped``.
 
     The message says why, in words for a table's footnote.
     """
 
 
 class BrokenError(Exception):
-    """There should be something to measure and there is not, because the run failed. Measured is ``failed``."""
+    """There should be something to measure and there is not, because the run failed. Rows are ``failed``."""
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:

@@ -35,7 +35,7 @@ def forget_peak(device: torch.device) -> None:
 
 
 def room_for_twice(device: torch.device) -> bool:
-    """Whether a CUDA device has room for twice what this process holds, and would still be half empty beside."""
+    """Whether more than twice what this process holds on a CUDA device is still free there."""
     free, _ = torch.cuda.mem_get_info(device)
     return torch.cuda.memory_reserved(device) < free / 2
 

@@ -222,7 +222,7 @@ def _texts(overrides: Sequence[str]) -> list[str]:
 
 
 def _check_settings(overrides: list[str], has_data: bool) -> None:
-    """Refuse overrides of what is an argument, or of what nobody would hear."""
+    """Refuse overrides of what is an argument, and overrides that would have no effect."""
     from bench.config.compose import overridden
 
     for text in overrides:

@@ -1,7 +1,7 @@
 """Which process of a run this is: the only one, or one of several that train one model (DDP).
 
-Only this module knows. Variables of the surroundings (``LOCAL_RANK``, ``SLURM_PROCID``, ...) may be those of another
-launcher, left in the shell.
+Only this module knows. Environment variables (``LOCAL_RANK``, ``SLURM_PROCID``, ...) may be those of another launcher,
+left in the shell.
 """
 
 import os

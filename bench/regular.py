@@ -1,6 +1,6 @@
 """Regular files only: those that are read, and those that the user lets us write.
 
-To open a pipe waits for somebody at its other end, a device never ends, and what a rename puts in the place of a device
+Opening a pipe waits for a process at its other end, reading a device may never end, and renaming a file over a device
 or a link destroys it.
 """
 

@@ -183,8 +183,9 @@ class HasLikelihood(ABC):
 
     Attributes:
         caveat: What a reader of its likelihood must know, in words that go into rows and tables; usually nothing.
-        likelihood_of: Of a model of graphs, graphs with their nodes in ``any-order``: all orders of the same nodes are
-            equally likely, as it cannot know that of the data; or in the ``data-order``, which it can learn.
+        likelihood_of: Of a model of graphs: ``any-order`` if all orders of the same nodes are equally likely to it, so
+            that it cannot know the order of the data; ``data-order`` if it can learn that order; empty if it does not
+            say.
         enough_draws: Draws of log w that are worth their cost, where a draw is expensive and more of them do not change
             what is estimated; None: as many as are asked for.
     """

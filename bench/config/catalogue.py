@@ -122,7 +122,7 @@ def describe(file: Path) -> str:
 
 
 def listing(groups: list[str], catalogue: Catalogue) -> str:
-    """A plain table of the asked groups (all without any).
+    """A plain-text table of these groups, or of all groups where none is given.
 
     Raises:
         UserError: There is no such group.

@@ -113,7 +113,8 @@ class Hardware:
         checkpoint_activations: Spend about one more forward pass a step to keep a flow's activations out of memory.
             Gradients are the same. Models without chains of transforms have nothing to checkpoint.
         capture: Replay training steps from a CUDA graph: ``auto``, on one CUDA device where a recorded step agrees
-            with an eager one; ``on``, or else end with an error; ``off``, nor samples and draws of log-weights.
+            with an eager one; ``on``, or else end with an error; ``off``, never, and neither samples nor draws of
+            log-weights are replayed.
 
     Raises:
         UserError: There is less than one device, or ``capture`` is none of the three.

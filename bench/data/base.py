@@ -81,7 +81,7 @@ class Data:
         notes: Lines for the user about data of the user's own: what is unusual and may be a mistake.
         split: What rows call the test split.
         moments: Mean and covariance of features that are known in place of the test split, which is then empty.
-        learned: The data that extractors are made for, where the test split is a reference in place of theirs.
+        learned: The data that extractors are made for, where a reference has taken the place of their test split.
         molecules: Which molecules the graphs stand for, if they do.
     """
 

@@ -117,8 +117,8 @@ def set_shuffling(
     Arguments:
         n: Variables and categories, 2 to 256.
         n_train, n_val, n_test: Sizes of the splits.
-        as_numbers: Call the categories numbers, so that models of numbers take them: the same examples, and a baseline
-            for models that know them for categories.
+        as_numbers: Call the categories numbers, so that models of numbers take the same examples: a baseline for models
+            that treat them as categories.
 
     Raises:
         UserError: An argument is out of range.

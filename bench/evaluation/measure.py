@@ -168,7 +168,7 @@ def _keep(metric: Metric, measurement: Measurement, examples: Examples, folder: 
 
 
 def measure_density(subject: KnownDensity, data: Data, measurements: Sequence[Measurement]) -> list[ResultRow]:
-    """The rows that are made of log-weights; nobody misses samples of a density, so there are no others."""
+    """The rows that are made of log-weights. A density is not sampled, so all others are left out."""
     of_density = [replace(measurement, checkpoint=subject.origin.checkpoint) for measurement in measurements]
     rows, _ = measure(subject, data, of_density, seed=0)
     return [row for row in rows if row.status is Status.OK and row.n_draws is not None]

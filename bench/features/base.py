@@ -58,7 +58,7 @@ class Classifier(Extractor):
 
 
 class Recipe(ABC):
-    """How an extractor for some data is had: loaded, or trained and then kept. One YAML in conf/features.
+    """How an extractor for some data is obtained: loaded, or trained and then kept. One YAML in conf/features.
 
     A metric has a recipe, not an extractor, so that a number that does not apply costs nothing and has a name.
     """
@@ -77,7 +77,7 @@ class Recipe(ABC):
 
 
 def check_name(name: str) -> None:
-    """Raise UserError unless a name of features is of letters, digits, ``_``, ``.`` and ``-``, not all signs."""
+    """Raise UserError unless a name has only letters, digits, ``_``, ``.`` and ``-``, and a letter or digit."""
     if re.fullmatch(r"[_.-]*[A-Za-z0-9][A-Za-z0-9_.-]*", name) is None:  # . and .. are folders
         raise UserError(f"features: name {name!r} may hold only letters, digits, _, . and -, and a letter or digit")
 

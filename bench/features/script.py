@@ -1,6 +1,6 @@
 """A network stored as TorchScript, a file that holds the code of a network beside its weights, as extractor.
 
-To load such a file lets its code run. So genbench loads only files whose SHA-256 it knows and files that the user
+Loading such a file runs its code. So genbench loads only files whose SHA-256 it knows and files that the user
 trusts: ``conf/features/script.yaml`` needs ``trust=[bench.features.script]`` on the command line.
 """
 

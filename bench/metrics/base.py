@@ -52,7 +52,7 @@ class Metric(ABC):
         """Return the value of each test example, ``(N,)``, the mean of which is the first number; None without any.
 
         They are kept beside the rows, for paired comparisons. Asked after ``compute``, if the first number has a value:
-        what is dear is known to the examples by then.
+        the examples then still hold what took long to compute.
         """
         return None
 

@@ -1,8 +1,8 @@
 r"""The certificate of a likelihood that is the solution of a differential equation.
 
 A solver that is too coarse gives any number, often a better one than the truth. So the likelihood of some test
-examples is computed again with steps of half the length, by the same noise; an adaptive solver gets the tolerance that
-makes them so. A number counts only if the mean absolute change is small. Where the error falls by a factor of 2 or
+examples is computed again with steps of half the length and the same noise; an adaptive solver gets the tolerance that
+halves its steps. A number counts only if the mean absolute change is small. Where the error falls by a factor of 2 or
 more, it is at most about twice the change.
 """
 

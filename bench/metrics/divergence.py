@@ -96,8 +96,8 @@ class KLDivergence(Metric):
 
     The interval of a divergence is its value plus and minus its certificate. If the certificate is more than 0.01 nats
     and than 1 % of it, the row says so, and tables do not rank it; if it is more than 0.1 nats and than the value, the
-    divergence is ``failed``. An infinite reverse divergence is ``skipped``. They apply to data in the plane whose
-    density is known, and to models whose likelihood is exact.
+    divergence is ``failed``. An infinite reverse divergence is ``skipped``. The metric applies to data in the plane
+    whose density is known, and to models whose likelihood is exact.
 
     Arguments:
         points: Points of the grid on a side, an even number. The model's density is asked at the square of it.

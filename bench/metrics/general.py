@@ -32,8 +32,8 @@ class General(Metric):
     can be made for such data, computes a loss with its gradient, and draws examples of their shape; 0 if its
     constructor refuses them, with the reason. And ``general``, 1 if it takes molecules as well as random graphs.
 
-    The data are like ``qm9``, ``stochastic_blocks`` and ``graph_colouring``: a few small graphs of each. What
-    breaks in any other way is a failure, and no 0.
+    The data are like ``qm9``, ``stochastic_blocks`` and ``graph_colouring``: a few small graphs of each. Any
+    other error is a failure and not a 0.
     """
 
     def infos(self, examples: Examples) -> tuple[MetricInfo, ...]:

@@ -1,4 +1,4 @@
-r"""Inception Score on the in-domain classifier's probabilities.
+r"""Inception Score on the class probabilities of a classifier, the in-domain one by default.
 
 .. math:: \text{IS} = \exp\Big(\frac1N \sum_i \mathrm{KL}\big(p(y|x_i) \,\big\|\, \bar p\big)\Big), \qquad
           \bar p = \frac1N \sum_i p(y|x_i).

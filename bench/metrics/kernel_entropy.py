@@ -14,8 +14,8 @@ between *real* examples, so that the unit is the data's and not the model's. Nei
 to compare with is the same number of real examples, which is reported beside it.
 
 The errors of RKE hold two parts: the linear part of the V-statistic, and that of the bandwidth, a median that other
-real examples would move. For the real examples themselves the two nearly cancel: if they lay further apart, so would
-the bandwidth be larger. Vendi has no error.
+real examples would move. For the real examples themselves the two nearly cancel: if they lay further apart, the
+bandwidth would be larger as well. Vendi has no error.
 """
 
 import math

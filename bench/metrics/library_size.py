@@ -1,4 +1,4 @@
-"""Molecule metrics over the number of samples, which distorts nearly all of them.
+"""Molecule metrics as functions of the number of samples, on which nearly all of them depend.
 
 Uniqueness falls with the number of samples, similarities of fragments and scaffolds grow, and the Fréchet ChemNet
 distance falls, whatever the model: compare curves, not values at different sizes. Özçelik, Grisoni 2025, "How

@@ -3,7 +3,7 @@
 Inner products about the batch's median are computed in blocks, so that memory grows with N and not with N^2. The
 search bounds distances in float32, and compares what may lie below its limit again in float64, by differences. Where
 that is more than a small part of a block, because clusters lie far apart or very many pairs coincide, the block is
-computed in float64. So the results are those of float64 always.
+computed in float64. So the results are always those of float64.
 """
 
 import math

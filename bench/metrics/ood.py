@@ -5,7 +5,7 @@ Three scores, the larger the stranger:
 - ``likelihood``: :math:`-\log p(x)`.
 - ``typicality``: :math:`|\log p(x) + \hat H|` with the mean :math:`\hat H` of :math:`-\log p` over the validation split
   (Nalisnick, Matsukawa, Teh, Lakshminarayanan 2019, "Detecting out-of-distribution inputs to deep generative models
-  using typicality", arXiv 1906.02994, for single examples). What is likelier than data usually are is strange, too.
+  using typicality", arXiv 1906.02994, for single examples). An example that is likelier than usual is strange, too.
 - ``ratio``: :math:`-\log p(x) - L(x)`, the likelihood ratio against a lossless compressor that takes L(x) nats for x
   (Serra et al. 2020, "Input complexity and out-of-distribution detection with likelihood-based generative models",
   arXiv 1909.11480). The compressor is PNG, which is a background that needs no second model. It compresses pictures
@@ -118,7 +118,7 @@ class OutOfDistribution(Metric):
         if min(len(inside), len(outside)) < 2:
             raise BrokenError(f"needs 2 test examples of either data set, not {len(inside)} and {len(outside)}")
         skipped = self.inapplicable(examples)
-        # What is dear comes after everything that may be lacking.
+        # What takes long comes after everything that may be lacking.
         of_ours, of_theirs = self._log_p(examples)
         applies = [score for score in SCORES if not any(f"_{score}[" in name for name in skipped)]
         entropy = self._entropy(examples) if "typicality" in applies else None

@@ -21,11 +21,11 @@ class SupportByClass(Metric):
 
     A sample belongs to the class that the classifier reads. It is compared with samples of its class alone,
     and thresholds and controls come from real examples of that class. A class with fewer than 50 samples, or held-out
-    examples, has no number. Held-out and training examples have their own labels. The rows' hash of features is that of
-    the classifier as well: another one reads other classes.
+    examples, has no number. Held-out and training examples belong to the class of their label. The rows' hash of
+    features is that of the classifier as well: another one reads other classes.
 
     Arguments:
-        features: Recipe of the feature space in which distances are measured; best pixels.
+        features: Recipe of the feature space in which distances are measured; pixels work best.
         classes: Recipe of the classifier.
         n_samples: Number of the subject's samples, of all classes together.
         false_pairs: Expected number of close pairs by chance among n real examples of a class, at least 1.

@@ -42,7 +42,8 @@ class SupportSize(Metric):
     Arguments:
         features: Recipe of the feature space in which distances are measured.
         n_samples: Number of the subject's samples.
-        false_pairs: Expected number of close pairs by chance among n real examples, at least 1; not of ``support@m``.
+        false_pairs: Expected number of close pairs by chance among n real examples, at least 1. ``support@m``
+            has m instead.
 
     Raises:
         UserError: ``false_pairs`` is below 1.

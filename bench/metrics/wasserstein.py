@@ -95,8 +95,8 @@ class Wasserstein(Metric):
     """Computes ``w1``, ``w2`` from samples to held-out examples, and ``w1_real``, ``w2_real`` between two real sets.
 
     n is the number of each side, less where there are fewer samples, or fewer than 2 n held-out examples (validation
-    and test split). The real sets are the same for all subjects. They apply to real-valued data of one or two
-    dimensions: in more, hardly anything but the bias is left.
+    and test split). The real sets are the same for all subjects. The metric applies to real-valued data of one
+    or two dimensions: in more, hardly anything but the bias is left.
 
     Arguments:
         n_samples: n, at most. The time grows with its cube.

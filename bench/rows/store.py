@@ -40,7 +40,7 @@ def write_rows(path: str | os.PathLike[str], rows: Iterable[ResultRow]) -> None:
 
 
 def read_rows(path: str | os.PathLike[str]) -> list[ResultRow]:
-    """The rows of one file, in its order. Rows of version 1 are read as rows of version 2.
+    """The rows of one file, in its order. Rows of older versions are read as rows of the present one.
 
     A last line that is torn (no line end, no whole JSON) is dropped with a logged warning; every whole row is kept.
 

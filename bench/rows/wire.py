@@ -1,8 +1,8 @@
 """Lines of a file of rows: decoded strictly by msgspec, encoded so that they read back as the same rows.
 
 A block of complete lines of the present version (all with ``sampling_seed`` or all without, which means 0), or of the
-one before, takes msgspec's fast way. Other lines (another
-version, missing fields, a mistake) are parsed one by one with the standard library, which can say what is wrong.
+one before, takes msgspec's fast way. Other lines (another version, missing fields, a mistake) are parsed one by one
+with the standard library, which can say what is wrong.
 """
 
 import dataclasses

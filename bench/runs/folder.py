@@ -191,7 +191,7 @@ class RunFolder:
         return {row.measuring_key for row in rows} - failed
 
     def read_rows(self) -> list[ResultRow]:
-        """The rows there are, whatever they are worth; none where the file cannot be read."""
+        """All rows in the file, stale ones included; none where it cannot be read."""
         try:
             return read_rows(self.rows) if self.rows.exists() else []
         except UserError:

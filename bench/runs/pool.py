@@ -29,7 +29,7 @@ class Pool:
     No process outlives it, nor this process, however that ends.
 
     Arguments:
-        threads: Of each process; None leaves that to torch and to the variables of the surroundings.
+        threads: Of each process; None leaves that to torch and to environment variables.
     """
 
     def __init__(self, threads: int | None) -> None:

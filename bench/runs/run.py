@@ -326,7 +326,7 @@ def _owner() -> int:
 
 @contextlib.contextmanager
 def logged(folder: RunFolder) -> Iterator[None]:
-    """Keep everything that is worth it in the run's log file.
+    """Write what is logged inside the block, from INFO on, to the run's log file.
 
     Raises:
         UserError: The file may not be written, or is a link.

@@ -18,7 +18,7 @@ Report = Callable[[str, int, int], None]
 
 
 def silent(what: str, done: int, total: int) -> None:
-    """A report that nobody hears."""
+    """Report nothing."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Subject(ABC):
         largest_component: Whether its samples are known to be the largest connected parts of others.
         solves_ode: Whether its likelihood is the solution of a differential equation.
         cost_names: What it counts besides the costs that everything has; known without counting.
-        lost: How many samples of those asked for could not be computed; said in the rows of what was.
+        lost: How many samples of those asked for could not be computed; rows made from the others say so.
     """
 
     origin: Origin

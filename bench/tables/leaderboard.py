@@ -85,7 +85,7 @@ def _publishing(results: Path) -> Iterator[None]:
 def _checkpoint(rows: Iterable[ResultRow]) -> str:
     """``both``, a line for each, where all seeds of a configuration were measured at both checkpoints; else ``best``.
 
-    Who asked for both numbers should see both.
+    A user who asked for both checkpoints sees both.
     """
     seeds: dict[str, dict[str, set[str]]] = {}
     for row in rows:

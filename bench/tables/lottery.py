@@ -57,7 +57,7 @@ class Panel:
 
     @property
     def retraining(self) -> float:
-        """Standard deviation over training seeds of the mean over sampling seeds without end."""
+        """Standard deviation over training seeds of the mean over infinitely many sampling seeds."""
         return math.sqrt(self.components.between)
 
     @property

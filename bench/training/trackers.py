@@ -1,8 +1,8 @@
 """Trackers of experiments: MLflow and Weights & Biases. Neither is imported unless a run asks for it.
 
-Where they send what they get is the user's to say, by the variables of the trackers' own (``MLFLOW_TRACKING_URI``,
-``WANDB_MODE``, ...): no key of a configuration, which may be a stranger's, leads to another machine. Without them
-everything stays in files.
+Only the user says where they send what they get, by the trackers' own environment variables (``MLFLOW_TRACKING_URI``,
+``WANDB_MODE``, ...): no key of a configuration, which may be a stranger's, leads to another machine. Without these
+variables everything stays in files.
 """
 
 import importlib.util

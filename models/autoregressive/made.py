@@ -25,8 +25,9 @@ class MADE(Autoregressive):
 
     .. math:: p(x) = \frac1M \sum_{m=1}^M p_m(x)
 
-    Orderings are random. Row after row, an image is modelled worse: a pixel is like the one before it, and of a few
-    hundred units hardly one has that pixel as its last. Training takes the orderings in turn, one a step.
+    Orderings are random, because images are modelled worse row after row: a pixel is most like the one before it, and
+    among a few hundred hidden units hardly one has that pixel as the last it reads. Training takes the orderings in
+    turn, one a step.
     The likelihood is that of the mixture, which is one normalised model, and takes M passes. (To average the *logits*
     of the orderings instead, as some code does, gives numbers whose sum over all x is not 1.)
 

@@ -26,8 +26,8 @@ class WGANGP(Adversarial):
 
     Algorithm 1 of the paper: every batch is one critic step; every ``n_critic``-th batch is also one generator step,
     on fresh noise. The penalty's norm is over all entries of what the critic sees (``models.gans.penalty``). Its
-    gradients under DDP are those of the joined batch: DDP waits for every parameter that a loss depends on, and where a
-    penalty's derivative is none at all the loss's other part has one (pytorch issue 47562).
+    gradients under DDP are those of the joined batch. DDP waits for a gradient of every parameter; one that the penalty
+    does not depend on gets its gradient from the rest of the loss (pytorch issue 47562).
 
     The critic sees integer data on [-1, 1], where the generator ends in tanh; real data as they are, with a linear
     end. Noise is N(0, 1).
