@@ -138,15 +138,7 @@ def evaluate_run(target: Target, asked: Asked) -> tuple[list[ResultRow], RunSpec
     Raises:
         UserError: The run cannot be measured here, or is not trained to its end: names what is wrong.
     """
-    spec, again = _spec(target, asked)
-    node = {**spec.data, **asked.data}
-    check_arguments({**spec.config, "data": node})
-    look_here_too(spec.trust)
-    set_up_process()
-    if target.path is not None and not RunFolder(target.path).complete:
-        raise UserError(
-            f"{target.path}: is not trained to its end; `genbench run` goes on, or name one of its .ckpt files"
-        )
+    spec, again, node = _ready(target, asked)
     identity = _identity(target, spec)
     folder = RunFolder(target.path or spec.runs_dir / spec.name / identity.run_id)
     with folder.locked(), logged(folder), Reporter(identity.run_id, log) as say:
@@ -180,6 +172,24 @@ def evaluate_run(target: Target, asked: Asked) -> tuple[list[ResultRow], RunSpec
             if outcome is not None or target.path is None:
                 folder.end(outcome or Outcome(identity.run_id, Ended.OK, "measured elsewhere than it was trained"))
     return folder.rows_of(measurements, identity.training_key), spec, folder.path
+
+
+def _ready(target: Target, asked: Asked) -> tuple[RunSpec, bool, dict[str, Any]]:
+    """The run and whether it is measured again, as ``_spec`` says, and its data's configuration. Sets up the process.
+
+    Raises:
+        UserError: Something cannot be built, or the run is not trained to its end.
+    """
+    spec, again = _spec(target, asked)
+    node = {**spec.data, **asked.data}
+    check_arguments({**spec.config, "data": node})
+    look_here_too(spec.trust)
+    set_up_process()
+    if target.path is not None and not RunFolder(target.path).complete:
+        raise UserError(
+            f"{target.path}: is not trained to its end; `genbench run` goes on, or name one of its .ckpt files"
+        )
+    return spec, again, node
 
 
 def _on_these_data(spec: RunSpec, asked: Asked, node: Node, data: Data, file: Path) -> tuple[Measurement, ...]:
@@ -431,15 +441,7 @@ def subject_of_run(target: Target, asked: Asked) -> tuple[TrainedModel, Data, Ru
     Raises:
         UserError: As for ``evaluate_run``.
     """
-    spec, _ = _spec(target, asked)
-    node = {**spec.data, **asked.data}
-    check_arguments({**spec.config, "data": node})
-    look_here_too(spec.trust)
-    set_up_process()
-    if target.path is not None and not RunFolder(target.path).complete:
-        raise UserError(
-            f"{target.path}: is not trained to its end; `genbench run` goes on, or name one of its .ckpt files"
-        )
+    spec, _, node = _ready(target, asked)
     data, checkpoint = build_data(node), spec.evaluation.checkpoints[0]
     file = target.checkpoint or RunFolder(target.path or Path()).checkpoint(checkpoint)
     _on_these_data(spec, asked, node, data, file)
