@@ -37,7 +37,6 @@ CONVOLUTIONAL = (
     "dcgan", "wgan_small", "sngan", "pacdcgan", "ali", "vae_conv", "pixelcnn_small", "gated_pixelcnn_small",
     "ddpm_small", "flow_matching_small",
 )  # fmt: skip
-TARGET = 1.05
 RESULTS = Path(__file__).parents[2] / "results" / "benchmarks" / "training.csv"
 COLUMNS = (
     "model",
