@@ -41,6 +41,23 @@ def test_neighbours_are_nearer_than_others() -> None:
     assert distance[ring].mean() < 0.6 * distance[~ring & ~np.eye(n, dtype=bool)].mean()
 
 
+def test_parts_that_no_edge_joins_stand_beside_each_other_and_none_is_a_blob() -> None:
+    """An edge of a part is as long as that of another, and its boxes do not overlap."""
+    parts = [np.roll(np.eye(n, dtype=bool), 1, 0) for n in (6, 3, 1, 1)]
+    n = sum(map(len, parts))
+    adjacency, boxes, first = np.zeros((n, n), dtype=bool), [], 0
+    for part in parts:
+        boxes.append(slice(first, first := first + len(part)))
+        adjacency[boxes[-1], boxes[-1]] = (part | part.T) & ~np.eye(len(part), dtype=bool)
+    place = positions(adjacency)
+    lengths = np.linalg.norm(place[:, None] - place, axis=2)[adjacency]
+    assert lengths.max() < 2 * lengths.min()
+    for k, one in enumerate(boxes):
+        for other in boxes[:k]:
+            apart = np.maximum(place[one].min(0) - place[other].max(0), place[other].min(0) - place[one].max(0))
+            assert apart.max() > 0.5 * lengths.min(), "one is wholly beside or above the other"
+
+
 def test_edges_of_two_nodes_of_one_colour_are_red_where_they_are_conflicts() -> None:
     for conflicts, red in ((True, 1), (False, 0)):
         axes = Figure().add_subplot()

@@ -34,14 +34,16 @@ from bench.metrics.molecule_sets import (
     scaffolds,
 )  # fmt: skip
 from bench.metrics.molecules import Molecules
+from bench.rows.frame import load_rows
 from bench.rows.quoted import main as write_quoted
 from bench.rows.quoted import quoted_rows
-from bench.rows.store import read_rows
+from bench.rows.store import read_rows, write_rows
 from bench.schema import Estimate, Source, Status
 from bench.subjects.base import Subject
 from bench.subjects.examples import Examples
 from bench.subjects.molecules import ControlMolecules, GivenMolecules
 from bench.subjects.trained import TrainedModel
+from bench.tables.aggregate import make_table
 
 pytest.importorskip("rdkit")
 
@@ -292,6 +294,19 @@ def test_a_line_that_is_no_published_number_is_named(tmp_path: Path) -> None:
         (tmp_path / "some.csv").write_text(f"dataset,model,family,metric,value,note\na,b,c,d,{value},\n")
         with pytest.raises(UserError, match=r"some\.csv:2"):
             quoted_rows(tmp_path / "some.csv", "somebody")
+
+
+def test_two_sources_may_quote_one_number_and_one_source_may_not_say_two(tmp_path: Path) -> None:
+    line = "zinc250k,JT-VAE,VAE,validity,1,\n"
+    (tmp_path / "some.csv").write_text(f"dataset,model,family,metric,value,note\n{line}")
+    rows = [*quoted_rows(tmp_path / "some.csv", "A 2020"), *quoted_rows(tmp_path / "some.csv", "B 2021")]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    assert len(load_rows(tmp_path / "rows.jsonl")) == 2
+    (section,) = make_table(rows).sections
+    assert len(section.lines) == 2
+    (tmp_path / "some.csv").write_text(f"dataset,model,family,metric,value,note\n{line}{line}")
+    with pytest.raises(UserError, match=r"some\.csv:3: validity of JT-VAE on zinc250k stands in line 2 already"):
+        quoted_rows(tmp_path / "some.csv", "A 2020")
 
 
 def test_wrong_arguments_for_quoted_rows_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -110,9 +110,14 @@ def test_configurations_at_one_place_are_not_mixed() -> None:
         only([*runs(), *runs(group="other", training_key="o", run_id="o")[:2]])
 
 
-def test_numbers_of_other_sample_sizes_do_not_share_a_panel() -> None:
-    more = runs(training_key="o", run_id="o", n_fake=5)[1]
-    with pytest.raises(UserError, match="cannot share a panel"):
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [("n_fake", 5), ("n_real", 7), ("extractor_hash", "other"), ("metric_version", 2), ("split", "train")],
+)
+def test_numbers_of_another_protocol_do_not_share_a_panel(part: str, value: object) -> None:
+    more = runs(training_key="o", run_id="o")[1]
+    more = dataclasses.replace(more, **{part: value})  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=f"differ in {part} and cannot share a panel"):
         only([*runs(), more])
 
 

@@ -5,6 +5,7 @@ with what this harness measures, nor with other published numbers, whose protoco
 """
 
 import csv
+import hashlib
 import io
 import math
 import sys
@@ -27,9 +28,13 @@ def quoted_rows(file: Path, source: str) -> list[ResultRow]:
         source: Where the numbers were published.
 
     Raises:
-        UserError: The file cannot be read, a line lacks a column, or its value is no finite number.
+        UserError: The file cannot be read, a line lacks a column, its value is no finite number, or an earlier
+            line has the same data set, model and metric.
     """
-    made = []
+    made: list[ResultRow] = []
+    lines: dict[tuple[str, str, str], int] = {}
+    # Two sources may quote one model: without a mark of the source one's numbers would replace the other's.
+    mark = hashlib.sha256(source.encode()).hexdigest()[:8]
     with io.StringIO(_text(file), newline="") as stream:
         for number, line in enumerate(csv.DictReader(stream), start=2):
             try:
@@ -39,10 +44,13 @@ def quoted_rows(file: Path, source: str) -> list[ResultRow]:
                     raise ValueError(f"the value is {value}")
             except (KeyError, TypeError, ValueError) as error:
                 raise UserError(f"{file}:{number}: is no line of published numbers ({error})") from error
+            first = lines.setdefault((dataset, model, metric), number)
+            if first != number:
+                raise UserError(f"{file}:{number}: {metric} of {model} on {dataset} stands in line {first} already")
             made.append(
                 ResultRow(
-                    run_id=f"{dataset}-{model}-quoted", training_key=f"quoted {dataset} {model}",
-                    group=f"quoted {dataset} {model}", model=model, model_family=family, dataset=dataset,
+                    run_id=f"{dataset}-{model}-quoted-{mark}", training_key=f"quoted {dataset} {model} {mark}",
+                    group=f"quoted {dataset} {model} {mark}", model=model, model_family=family, dataset=dataset,
                     data_revision="as published", split="as published", seed=0, budget="as published", metric=metric,
                     metric_title=_TITLES.get(metric, metric), higher_is_better=None, rank=300, value=value,
                     status=Status.OK, reason=" ".join([f"quoted from {source}", note]).strip(), source=Source.QUOTED,

@@ -9,20 +9,44 @@ __all__ = ["draw_graphs", "positions"]
 
 # After Okabe and Ito 2008, "Color universal design"; without its red, which conflicts have.
 COLOURS = ("#0072b2", "#f0e442", "#009e73", "#e69f00", "#56b4e9", "#cc79a7", "#000000", "#999999")
-EDGE, CONFLICT = "#8c8c8c", "#d00000"
+EDGE, CONFLICT, FRAME = "#8c8c8c", "#d00000", "#dddddd"
 ROUNDS = 100  # of the springs
+MARGIN = 1.0  # between parts that no edge joins, in lengths of an edge
 
 
 def positions(adjacency: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return a place in the unit square for each node of a graph, ``(n, n)`` to ``(n, 2)``: the same for each graph.
 
+    The parts of a graph that no edge joins stand side by side, in rows, the highest first.
+    """
+    from scipy.sparse.csgraph import connected_components
+
+    count, part_of = connected_components(adjacency, directed=False)
+    parts = [np.flatnonzero(part_of == part) for part in range(count)]
+    drawn = [_springs(adjacency[np.ix_(nodes, nodes)]) for nodes in parts]
+    boxes = [place.max(0) + MARGIN for place in drawn]
+    width = max(max((box[0] for box in boxes), default=0.0), sum(box[0] * box[1] for box in boxes) ** 0.5)
+    place = np.zeros((len(adjacency), 2))
+    x = y = row = 0.0
+    for number in sorted(range(count), key=lambda number: (-boxes[number][1], number)):
+        if x > 0 and x + boxes[number][0] > width + 1e-9:
+            x, y, row = 0.0, y - row, 0.0
+        place[parts[number]] = drawn[number] + (x, y - drawn[number][:, 1].max())
+        x, row = x + boxes[number][0], max(row, boxes[number][1])
+    low, high = (place.min(0), place.max(0)) if len(place) else (np.zeros(2), np.zeros(2))
+    return (place - (low + high) / 2) / max(float((high - low).max()), 1e-9) + 0.5
+
+
+def _springs(adjacency: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Places of the nodes of a connected graph, from (0, 0) on, with edges of a length of about 1.
+
     The nodes begin where the second and third eigenvectors of the Laplacian put them, and then move as if edges were
     springs and nodes repelled each other (Fruchterman, Reingold 1991, "Graph drawing by force-directed placement",
-    Software: Practice and Experience 21(11)).
+    Software: Practice and Experience 21(11)). Parts without an edge between them would fly apart: hence one at a time.
     """
     n = len(adjacency)
     if n < 2:
-        return np.full((n, 2), 0.5)
+        return np.zeros((n, 2))
     laplacian = np.diag(adjacency.sum(1).astype(float)) - adjacency
     angle = 2 * np.pi * np.arange(n) / n
     circle = np.stack([np.cos(angle), np.sin(angle)], 1)
@@ -38,8 +62,7 @@ def positions(adjacency: NDArray[np.bool_]) -> NDArray[np.float64]:
         force = length**2 / distance**2 - adjacency * distance / length
         move = (apart * force[:, :, None]).sum(1)
         place = place + move * np.minimum(1, heat / np.maximum(np.linalg.norm(move, axis=1), 1e-9))[:, None]
-    low, high = place.min(0), place.max(0)
-    return (place - (low + high) / 2) / max(float((high - low).max()), 1e-9) + 0.5
+    return (place - place.min(0)) / length
 
 
 def draw_graphs(axes: Any, x: NDArray[np.uint8], nodes: int, side: int, *, conflicts: bool) -> None:
@@ -50,6 +73,7 @@ def draw_graphs(axes: Any, x: NDArray[np.uint8], nodes: int, side: int, *, confl
         conflicts: Whether edges that join nodes of one type are red.
     """
     from matplotlib.collections import LineCollection
+    from matplotlib.patches import Rectangle
 
     upper = np.triu_indices(nodes, 1)
     size = 220 / side / max(4, nodes) ** 0.5
@@ -57,6 +81,8 @@ def draw_graphs(axes: Any, x: NDArray[np.uint8], nodes: int, side: int, *, confl
         corner = 1.25 * np.array([k % side, -(k // side)])
         edges = np.zeros((nodes, nodes), dtype=np.int64)
         edges[upper] = graph[nodes:]
+        # The frame tells which parts are of one graph.
+        axes.add_patch(Rectangle(corner - 0.1, 1.2, 1.2, fill=False, edgecolor=FRAME, linewidth=0.5))
         n = int((graph[:nodes] > 0).sum())
         if n == 0:
             continue

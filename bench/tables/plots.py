@@ -14,6 +14,7 @@ import pandas as pd
 from bench.errors import UserError
 from bench.files import durable_write
 from bench.plain import plain
+from bench.schema import PROTOCOL
 from bench.tables.aggregate import at_checkpoint, of_metrics, of_models, of_one_sampling, with_external
 from bench.tables.pictures import rendered, undisturbed
 
@@ -73,7 +74,8 @@ def panels_of(
         models: Names of models to keep, or patterns like ``real*``. All where empty.
 
     Raises:
-        UserError: There is nothing to draw, or a model has several configurations at one x.
+        UserError: There is nothing to draw, a model has several configurations at one x, or rows of one metric differ
+            in their protocol.
     """
     rows = rows[(rows["model_family"] != "data") & (rows["source"] != "quoted")]
     rows = of_models(rows, models) if models else rows
@@ -112,10 +114,11 @@ def _places(rows: pd.DataFrame, x: str) -> dict[tuple[Any, ...], float]:
 def _panel(rows: pd.DataFrame, places: dict[tuple[Any, ...], float], asked: str, metric: str) -> Panel:
     """Return the panel of rows of one metric on one data set."""
     valued = rows[rows["status"] == "ok"]
-    if valued["metric_version"].nunique() > 1 or valued["n_fake"].nunique() > 1:
+    differing = [part for part in PROTOCOL if valued[part].nunique(dropna=False) > 1]
+    if differing:
         raise UserError(
-            f"{metric} of {rows['dataset'].iloc[0]}: the rows differ in the metric's version or in the number of "
-            "samples, and cannot share a panel; give only rows of one"
+            f"{metric} of {rows['dataset'].iloc[0]}: the rows differ in {', '.join(differing)} and cannot share a "
+            "panel; give only rows of one"
         )
     lines: dict[str, list[Point]] = {}
     groups: dict[tuple[str, float], str] = {}
