@@ -78,7 +78,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]] = {
     "infinity": (lambda x, y: vars(frechet_infinity(x, y, Generator().manual_seed(0))), (X, Y)),
     "kernel distance": (lambda x, y: vars(kernel_distance(x, y)), (X, Y)),
     "gaussian": (lambda x, y: vars(kernel_distance(x, y, lambda a, b: gaussian(a, b, 3.0))), (X, Y)),
-    "width": (lambda x: median_distance(x[some(len(x), Generator().manual_seed(0))]), (X,)),
+    "width": (lambda x: vars(median_distance(x[some(len(x), Generator().manual_seed(0))])), (X,)),
     "kernel entropy": (lambda x: (rke(x, 3.0), vendi(x, 3.0)), (X,)),
     "manifold": (lambda x, y: [vars(one) for one in manifold_scores(x, y)], (X, Y)),
     "copying": (of_copying, (X, Y)),

@@ -105,6 +105,28 @@ def test_the_modified_scores_standard_error_against_simulation() -> None:
     assert torch.tensor(errors).mean().item() == pytest.approx(torch.tensor(scores).std().item(), rel=0.15)
 
 
+def test_the_modified_scores_error_is_the_jackknife_over_all_samples() -> None:
+    """Of classes of 1, 2 and more samples, by leaving each sample out."""
+    p = random_probabilities(12, 1)
+    classes = p.argmax(1).bincount().tolist()
+    assert 1 in classes
+    assert 2 in classes
+    _, error = modified_inception_score(p)
+    left = torch.tensor([modified_by_definition(torch.cat([p[:i], p[i + 1 :]]).double()) for i in range(12)])
+    assert error == pytest.approx(math.sqrt(11 * float(left.var(correction=0))), rel=1e-4)
+
+
+def test_the_modified_scores_error_is_not_lost_in_a_class_of_few_samples() -> None:
+    """A classifier that reads nearly all samples as one class; the others count as much, with a few samples each."""
+    made = []
+    for seed in range(200):
+        logits = 2 * torch.randn(200, 10, generator=Generator().manual_seed(seed))
+        logits[:, 0] += 8
+        made.append(modified_inception_score(logits.softmax(1)))
+    scores, errors = torch.tensor(made, dtype=torch.float64).T
+    assert float(errors.mean() / scores.std()) > 0.5, "the delta method's is a tenth"
+
+
 @pytest.mark.parametrize(
     ("p", "reason"),
     [(torch.eye(3), "no class has two samples"), (torch.tensor([[0.9, 0.1], [1.0, 0.0]]), "probability of 0")],

@@ -68,6 +68,20 @@ def test_its_standard_error_is_that_of_fresh_examples(shift: float, n: int, m: i
     assert float(errors.square().mean().sqrt() / values.std()) == pytest.approx(1, abs=0.12)
 
 
+def test_the_error_of_a_gaussian_kernel_holds_that_of_its_width() -> None:
+    """Of real examples in few clusters, whose median distance jumps, and samples that have collapsed to one of them."""
+    found = []
+    for seed in range(100):
+        generator = Generator().manual_seed(seed)
+        cell = torch.randint(25, (200,), generator=generator)
+        real = torch.stack([cell // 5, cell % 5], 1) + 0.05 * torch.randn(200, 2, generator=generator)
+        samples = 0.01 * torch.randn(200, 2, generator=generator)
+        (one,) = evaluate(examples(spec(2), real=real, samples=samples), {"it": MMD(FakeRecipe(), ALL)})["it"]
+        found.append((one.value or 0.0, one.stderr or 0.0))
+    values, errors = torch.tensor(found, dtype=torch.float64).T
+    assert float(errors.square().mean().sqrt() / values.std()) == pytest.approx(1, abs=0.2)
+
+
 def test_a_side_that_does_not_vary_adds_nothing() -> None:
     found = kernel_distance(randn(50, 3), torch.ones(40, 3))
     assert found.stderr_x > 0

@@ -1,6 +1,7 @@
 """Kernel entropies: eigenvalues, known numbers of modes, the order of copies."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Generator, Tensor
 
 from bench.evaluation.evaluate import evaluate
 from bench.metrics.kernel_entropy import KernelEntropy, rke, vendi
+from bench.metrics.width import median_distance
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -55,12 +57,41 @@ def test_as_many_real_examples_as_samples_by_a_quarter_of_the_median_distance() 
     assert (of_fake.n_fake, real.n_fake) == (30, 30)
 
 
-def test_the_error_of_the_real_examples_is_that_of_fresh_ones_bandwidth_included() -> None:
-    samples = randn(120, 8, seed=1).float()
+def clusters(n: int, seed: int) -> Tensor:
+    """Of a grid of 25, whose distances come in few sizes."""
+    generator = Generator().manual_seed(seed)
+    cell = torch.randint(25, (n,), generator=generator)
+    return torch.stack([cell // 5, cell % 5], 1) + 0.05 * torch.randn(n, 2, generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("real", "rel"),
+    [
+        (lambda seed: randn(120, 8, seed=seed), 0.2),
+        (lambda seed: randn(120, 2, seed=seed), 0.2),
+        (lambda seed: clusters(200, seed), 0.3),
+    ],
+)
+def test_the_error_of_the_real_examples_is_that_of_fresh_ones_bandwidth_included(
+    real: Callable[[int], Tensor], rel: float
+) -> None:
     found = []
-    for seed in range(80):
-        context = examples(spec(8), real=randn(120, 8, seed=100 + seed).float(), samples=samples)
-        (*_, real) = evaluate(context, {"it": KernelEntropy(FakeRecipe(), ALL)})["it"]
-        found.append((real.value or 0.0, real.stderr or 0.0))
+    for seed in range(120):
+        x = real(100 + seed).float()
+        (*_, one) = evaluate(examples(spec(x.shape[1]), real=x, samples=x), {"it": KernelEntropy(FakeRecipe(), 200)})[
+            "it"
+        ]
+        found.append((one.value or 0.0, one.stderr or 0.0))
     values, errors = torch.tensor(found, dtype=torch.float64).T
-    assert float(errors.mean() / values.std()) == pytest.approx(1, abs=0.35)
+    assert float(errors.square().mean().sqrt() / values.std()) == pytest.approx(1, rel=rel)
+
+
+def test_the_median_of_few_distances_jumps_and_its_error_says_so() -> None:
+    found = [median_distance(clusters(200, seed)) for seed in range(150)]
+    spread = torch.tensor([one.value for one in found]).log().std().item()
+    assert sum(one.variance() for one in found) / len(found) == pytest.approx(spread**2, rel=0.4)
+
+
+def test_equal_distances_have_no_error() -> None:
+    found = median_distance(torch.eye(12))
+    assert (found.value, found.variance()) == (pytest.approx(math.sqrt(2)), 0.0)

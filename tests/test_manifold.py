@@ -167,3 +167,16 @@ def test_order_does_not_matter() -> None:
     x, y = randn(70, 3, seed=1), randn(60, 3, seed=2)
     orders = itertools.product((x, x.flip(0)), (y, y.flip(0)))
     assert len({manifold_scores(a, b)[0] for a, b in orders}) == 1
+
+
+@pytest.mark.parametrize("clustered", [True, False])
+def test_a_row_says_where_halves_of_the_examples_score_something_else(clustered: bool) -> None:
+    """Eight examples a cluster, of which halves have no five neighbours."""
+    generator = Generator().manual_seed(0)
+    cell = torch.randint(25, (200,), generator=generator)
+    centre = 2 * torch.stack([cell // 5, cell % 5], 1) if clustered else torch.zeros(200, 2)
+    real, fake = (centre + 0.1 * torch.randn(200, 2, generator=generator) for _ in range(2))
+    rows = evaluate(examples(spec(2), real=real, samples=1.3 * fake + 0.5), {"it": Manifold(FakeRecipe(), ALL)})["it"]
+    assert all(row.value is not None for row in rows)
+    precision = rows[NAMES.index("precision")]
+    assert ("halves of the examples score" in precision.reason) == clustered

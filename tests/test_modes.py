@@ -153,6 +153,13 @@ def test_errors_of_the_published_protocols_where_the_model_is_perfect(q: NDArray
     assert values[:, 1].mean() == pytest.approx((len(q) - 1) / (2 * n), rel=0.1), "the bias that the docstring names"
 
 
+@pytest.mark.parametrize(("q", "n"), [(UNIFORM25, 150), (UNIFORM1000, 8000)])
+def test_modes_that_are_nearly_certain_to_be_hit_have_nearly_no_error(q: NDArray[np.float64], n: int) -> None:
+    values, errors = simulate(q, n)
+    assert values[:, 0].std() < 0.7
+    assert np.sqrt((errors[:, 0] ** 2).mean()) < 2.5 * values[:, 0].std()
+
+
 def test_no_simpler_error_would_do() -> None:
     """The multinomial bootstrap of the number of modes hit, which the docstring warns of."""
     values, errors = simulate(UNIFORM1000, 100)

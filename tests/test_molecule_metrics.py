@@ -24,6 +24,7 @@ from bench.features.chemnet import NAME, ChemNet, Network, tokens
 from bench.metrics.base import Metric
 from bench.metrics.fcd import FCD
 from bench.metrics.frechet import frechet_stderr
+from bench.metrics.intervals import wilson_interval
 from bench.metrics.library_size import LibrarySize
 from bench.metrics.molecule_sets import (
     cosine,
@@ -95,6 +96,18 @@ def test_shares_are_of_all_samples(data: Data) -> None:
     assert made["nearest_similarity"].n_real == len(data.test) // 2
     assert "charges refused, no stereo" in made["validity"].extractor
     assert made["validity"].extractor_hash
+
+
+def test_a_model_of_few_molecules_has_hardly_an_error_of_uniqueness(data: Data) -> None:
+    """Two hundred samples of two molecules, one of them new: other samples would be the same two."""
+    made = found(Molecules(200, 1000), GivenMolecules(["Cc1ccccc1", "CCOC=C"] * 100, 0, ORIGIN), data)
+    for name, value in (("uniqueness", 0.01), ("novelty", 0.5), ("valid_unique_novel", 0.005)):
+        one = made[name]
+        assert (one.value, one.stderr, one.stderr_draws) == (value, 0.0, 0.0)
+        assert (one.ci_low, one.ci_high) == (value, value)
+    assert made["validity"].ci_low == wilson_interval(1.0, 200)[0]
+    alike = found(Molecules(3, 1000), GivenMolecules(["CC", "CCO", "CO"], 0, ORIGIN), data)["uniqueness"]
+    assert (alike.stderr, alike.ci_low) == (0.0, wilson_interval(1.0, 3)[0]), "no duplicate among three is no certainty"
 
 
 def test_a_model_is_judged_by_its_vectors(data: Data) -> None:

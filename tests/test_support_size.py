@@ -19,9 +19,11 @@ from bench.metrics.support_rows import SupportSize
 from bench.metrics.support_size import (
     chao1,
     collision_ratio,
+    different_error,
     fingerprint,
     half_chance_support,
     new_examples,
+    new_examples_error,
     pair_limits,
     renyi2_support,
     uniform_support,
@@ -155,6 +157,33 @@ def test_chao1_without_a_group_of_two_is_not_certain() -> None:
     assert sum(one.low > 3000 for one in found) / 200 <= 0.05
 
 
+@pytest.mark.parametrize(("support", "s"), [(2000, 100), (400, 400), (400, 200)])
+def test_the_error_of_the_forecast_is_that_of_fresh_batches(support: int, s: int) -> None:
+    p, g, misses, errors = torch.full((support,), 1 / support, dtype=torch.float64), generator(3), [], []
+    for _ in range(300):
+        whole = batch(p, 2 * s, g)
+        f = fingerprint(whole[:s])
+        misses.append(new_examples(f, 1.0) - (len(whole.unique()) - len(whole[:s].unique())))
+        errors.append(new_examples_error(f) ** 2)
+    assert math.sqrt(sum(errors) / 300) == pytest.approx(float(torch.tensor(misses).std()), rel=0.15)
+
+
+@pytest.mark.parametrize(("support", "n"), [(100, 100), (3000, 1000), (100_000, 1000)])
+def test_the_error_of_the_number_of_different_samples_and_of_the_share_of_some_of_them(support: int, n: int) -> None:
+    """Where few are drawn often a binomial error is half too large; where nearly all differ it must not vanish."""
+    g, values, variances = generator(4), [], []
+    for _ in range(300):
+        kinds, counts = torch.randint(support, (n,), generator=g).unique(return_counts=True)
+        third = (kinds % 3 == 0).double()
+        share = float(third.mean())
+        values.append([len(kinds), share])
+        variances.append(
+            [different_error(counts, n) ** 2, (different_error(counts, n, third - share) / len(kinds)) ** 2]
+        )
+    spread, error = torch.tensor(values).std(0), torch.tensor(variances).mean(0).sqrt()
+    assert (error / spread).tolist() == pytest.approx([1, 1], abs=0.15)
+
+
 @pytest.mark.parametrize("t", [0.5, 1.0, 2.0, 4.0])
 def test_new_examples_are_foretold(t: float) -> None:
     p = torch.arange(1, 3001).double() ** -0.7
@@ -230,7 +259,7 @@ def test_without_a_duplicate_there_is_no_number_that_needs_one() -> None:
     assert (unseen.value, new.value) == (1, 200)
     assert unseen.ci_low is not None
     assert 0.96 < unseen.ci_low < 0.98, "200 samples without a pair: about 1 - 5.5 / 200"
-    assert new.stderr == pytest.approx(math.sqrt(200))
+    assert new.stderr == pytest.approx(math.sqrt(24)), "as of two pairs"
 
 
 def test_options_are_checked() -> None:

@@ -50,10 +50,12 @@ def inception_score(probabilities: Tensor) -> tuple[float, float]:
 def modified_inception_score(probabilities: Tensor) -> tuple[float, float]:
     r"""Return the modified score and its standard error from class probabilities ``(N, C)``.
 
-    The mean over the pairs of a class is a U-statistic, without the pairs of a sample with itself. By the delta method
-    its exponential has the error :math:`\exp(U_c) \cdot 2\,\mathrm{sd}(h_i) / \sqrt{n_c}`, where :math:`h_i` is the
-    mean of the symmetrized divergence of sample i from the others of its class. Classes are those that the classifier
-    predicts for at least two samples.
+    The mean over the pairs of a class is a U-statistic, without the pairs of a sample with itself. Classes are those
+    that the classifier predicts for at least two samples. The error is that of the jackknife over all N samples (Efron,
+    Stein 1981, "The jackknife estimate of variance"). With :math:`h_i` the mean of the symmetrized divergence of sample
+    i from the others of its class, the class without it has the mean :math:`(n_c U_c - 2 h_i) / (n_c - 2)`, and one of
+    two samples counts no longer. So the error is not lost where classes have few samples, as the delta method's is; it
+    is then up to half too large.
 
     Raises:
         BrokenError: No class has two samples, or a probability is 0 where another sample of the class has more, so that
@@ -61,7 +63,7 @@ def modified_inception_score(probabilities: Tensor) -> tuple[float, float]:
     """
     p = _normalized(probabilities)
     of_class = p.argmax(dim=1)
-    scores, variances = [], []
+    scores, without = [], []  # of each class; of a class without each of its samples, NaN where it counts no longer
     for c in of_class.unique().tolist():
         rows = p[of_class == c]
         n = len(rows)
@@ -76,12 +78,19 @@ def modified_inception_score(probabilities: Tensor) -> tuple[float, float]:
         onto = n * negative_entropy - rows @ logs.sum(dim=0)
         back = negative_entropy.sum() - logs @ rows.sum(dim=0)
         h = (onto + back) / (2 * (n - 1))
-        score = math.exp(h.mean().item())
-        scores.append(score)
-        variances.append(score**2 * 4 * h.var().item() / n)
+        scores.append(math.exp(h.mean().item()))
+        without.append(((n * h.mean() - 2 * h) / (n - 2)).exp() if n > 2 else torch.full_like(h, math.nan))
     if not scores:
         raise BrokenError(f"no class has two samples, of {len(p)} samples")
-    return math.fsum(scores) / len(scores), math.sqrt(math.fsum(variances)) / len(scores)
+    total, classes = math.fsum(scores), len(scores)
+    value = total / classes
+    others = [total - score for score in scores]
+    left = torch.cat([
+        torch.where(one.isnan(), rest / (classes - 1) if classes > 1 else value, (rest + one) / classes)
+        for rest, one in zip(others, without, strict=True)
+    ])  # fmt: skip
+    moved = torch.cat([left - value, left.new_zeros(len(p) - len(left))])  # the only sample of a class moves nothing
+    return value, math.sqrt((len(p) - 1) / len(p) * (moved - moved.mean()).square().sum().item())
 
 
 class InceptionScore(Metric):

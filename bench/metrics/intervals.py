@@ -46,7 +46,7 @@ def measured(
     return Estimate(info, value, stderr, relation=relation, stderr_test=test, stderr_draws=draws, **ends)
 
 
-def wilson_interval(p: float, n: int) -> tuple[float, float]:
+def wilson_interval(p: float, n: float) -> tuple[float, float]:
     r"""Return the 95 % interval for a proportion p of n trials (Wilson 1927), which lies in [0, 1] even at p = 1.
 
     .. math:: \frac{p + z^2/2n \pm z \sqrt{p(1-p)/n + z^2/4n^2}}{1 + z^2/n}

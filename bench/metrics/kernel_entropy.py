@@ -13,12 +13,15 @@ any kernel; Vendi need not before 20,000 samples (arXiv 2410.21719). :math:`\sig
 between *real* examples, so that the unit is the data's and not the model's. Neither is ranked: noise is diverse. What
 to compare with is the same number of real examples, which is reported beside it.
 
-The errors of RKE hold two parts: the linear part of the V-statistic, and that of the bandwidth, a median that other
-real examples would move. For the real examples themselves the two nearly cancel: if they lay further apart, the
-bandwidth would be larger as well. Vendi has no error.
+The errors of RKE hold two parts: that of the U-statistic, and that of the bandwidth, a median that other real examples
+would move. For the real examples themselves the two nearly cancel: if they lay further apart, the bandwidth would be
+larger as well. Where the real examples are few clusters, the median jumps between a few distances, and these errors can
+be up to a third too small. Vendi has no error.
 """
 
 import math
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
@@ -28,7 +31,8 @@ from bench.errors import BrokenError
 from bench.features.base import Recipe
 from bench.metrics.base import Metric
 from bench.metrics.intervals import measured
-from bench.metrics.pairs import blocks, squared_distances
+from bench.metrics.kernel_distance import STEP, gaussian, within
+from bench.metrics.pairs import squared_distances
 from bench.metrics.two_sets import two_sets
 from bench.metrics.width import MOST, median_distance, some
 from bench.schema import Estimate, MetricInfo, Relation
@@ -39,32 +43,45 @@ __all__ = ["KernelEntropy", "rke", "vendi"]
 
 SHARE = 0.25
 """Of the median distance between real examples."""
-STEP = 0.02
-"""Of the logarithm of the bandwidth, for derivatives."""
 
 
 def rke(x: Tensor, sigma: float) -> tuple[float, float]:
     r"""Return :math:`N^2 / \sum_{ij} K_{ij}^2` of features ``(N, D)``, N >= 2, and its standard error, in float64.
 
-    The error is that of the V-statistic's linear part, by the delta method, for a given bandwidth.
+    The error is that of other examples for a given bandwidth. The mean of :math:`K^2` over pairs of different examples
+    is a U-statistic: the variance of the influences counts the part that belongs to pairs twice, so it is subtracted
+    once, but no more than half of the whole (as in ``bench.metrics.kernel_distance``).
     """
-    value, influence = _with_influence(x, sigma)
-    return value, influence.std().item() / math.sqrt(len(x))
+    found = _measured(x, sigma)
+    return found.value, math.sqrt(_variance(found.influence / len(x), found.quadratic))
 
 
-def _with_influence(x: Tensor, sigma: float) -> tuple[float, Tensor]:
-    """RKE and the influence of each example on it, ``(N,)``."""
-    x = x.double() - x.double().mean(0)
-    means = x.new_empty(len(x))
-    for rows, part in blocks(x, len(x)):
-        means[rows] = (-squared_distances(part, x) / sigma**2).exp().mean(1)  # of K^2
-    purity = means.mean().item()
-    return 1 / purity, -2 * (means - purity) / purity**2
+@dataclass(frozen=True)
+class _Measured:
+    """RKE, the influence of each example on it, ``(N,)``, and the part of its variance that belongs to pairs."""
+
+    value: float
+    influence: Tensor
+    quadratic: float
+
+
+def _measured(x: Tensor, sigma: float) -> _Measured:
+    n, x = len(x), x.double() - x.double().mean(0)
+    pairs = within(x, partial(gaussian, sigma=sigma / math.sqrt(2)))  # K^2
+    purity = 1 / n + (1 - 1 / n) * pairs.mean  # with the pairs of each example with itself
+    slope = -(1 - 1 / n) / purity**2
+    return _Measured(1 / purity, 2 * slope * (pairs.means - pairs.mean), 2 * pairs.zeta * slope**2 / n**2)
+
+
+def _variance(shares: Tensor, quadratic: float) -> float:
+    """The variance of a sum of examples' shares ``(N,)``, which count the quadratic part of it twice."""
+    whole = shares.square().sum().item() * len(shares) / (len(shares) - 1)
+    return max(whole - quadratic, whole / 2)
 
 
 def _slope(x: Tensor, sigma: float) -> float:
     """The derivative of RKE by the logarithm of the bandwidth."""
-    wider, narrower = (_with_influence(x, sigma * factor)[0] for factor in (1 + STEP, 1 - STEP))
+    wider, narrower = (_measured(x, sigma * factor).value for factor in (1 + STEP, 1 - STEP))
     return (wider - narrower) / (2 * STEP)
 
 
@@ -103,20 +120,20 @@ class KernelEntropy(Metric):
         # Of the data alone: the same for all subjects.
         generator = Generator().manual_seed(derive_seed(0, "kernel entropy"))
         chosen = some(len(known), generator).to(known.device)
-        median, on_sigma = median_distance(known[chosen])
-        sigma = SHARE * median
+        median = median_distance(known[chosen])
+        sigma = SHARE * median.value
         if not (0 < sigma < math.inf):
             raise BrokenError("half of the real examples are equal, or their distances overflow: there is no bandwidth")
         n = min(len(known), len(made))
         order = torch.randperm(len(known), generator=generator)[:n].to(known.device)
         value, error = rke(made[:n], sigma)
-        error_of_sigma = on_sigma.std().item() / math.sqrt(len(chosen))
-        of_real, on_real = _with_influence(known[order], sigma)
+        error_of_sigma = math.sqrt(median.variance())
+        of_real, slope = _measured(known[order], sigma), _slope(known[order], sigma)
         # A real example moves its own number directly and by the bandwidth.
-        whole = on_real.new_zeros(len(known))
-        whole[order] += on_real / n
-        whole[chosen] += _slope(known[order], sigma) * on_sigma / len(chosen)
-        error_of_real = whole.norm().item()
+        shares = of_real.influence.new_zeros(len(known))
+        shares[order] += of_real.influence / n
+        shares[chosen] += slope * median.influence / len(chosen)
+        error_of_real = math.sqrt(_variance(shares, of_real.quadratic + slope**2 * median.quadratic))
         of_fake, of_vendi, real = self.infos(examples)
         within = (1.0, float(n))
         about = sets.about | {"n_fake": n}
@@ -131,5 +148,5 @@ class KernelEntropy(Metric):
                 **about,
             ),
             measured(of_vendi, vendi(made[:n][:MOST], sigma), relation=Relation.ESTIMATE, **of_first),
-            measured(real, of_real, test=error_of_real, within=within, **about),
+            measured(real, of_real.value, test=error_of_real, within=within, **about),
         ]

@@ -13,7 +13,6 @@ import math
 from typing import Any
 
 import torch
-from scipy import special
 from torch import Tensor
 
 from bench.data.base import ClassifiedModes
@@ -21,12 +20,11 @@ from bench.errors import UnavailableError
 from bench.features.base import Recipe
 from bench.metrics.base import Metric
 from bench.metrics.intervals import measured, wilson_interval
+from bench.metrics.support_size import different_error
 from bench.schema import Estimate, MetricInfo, Status
 from bench.subjects.examples import Examples
 
 __all__ = ["ModeCounts", "mode_divergence", "modes_hit"]
-
-TERMS = 9  # terms of the series for the variance, as in Efron and Thisted's study of Shakespeare's words
 
 
 class ModeCounts(Metric):
@@ -89,32 +87,13 @@ class ModeCounts(Metric):
 
 
 def modes_hit(counts: Tensor, n: int) -> tuple[int, float]:
-    r"""Return the number of modes hit by n samples, and its standard error.
-
-    Let :math:`f_j` be the number of modes hit exactly j times. The variance over new sets of n samples is that of the
-    number of occupied cells of a multinomial. For Poisson counts with means :math:`\lambda_k` it is
-    :math:`\sum_k e^{-\lambda_k} (1 - e^{-\lambda_k}) = E[f_1 - f_2 + f_3 - \dots]`, which is the number of further
-    modes that n more samples would hit (Good, Toulmin 1956, "The number of new species, and the increase in population
-    coverage, when a sample is increased"). Because n is fixed, :math:`E[f_1]^2/n` is subtracted:
-
-    .. math:: \operatorname{var} \approx \sum_{j=1}^{9} (-1)^{j+1} P(\operatorname{Bin}(9, \tfrac12) \ge j)\, f_j
-              - f_1^2 / n.
-
-    The weights damp the series before its terms become noise (Efron, Thisted 1976, "Estimating the number of unseen
-    species: How many words did Shakespeare know?"). A bootstrap would be wrong by up to a half in either direction,
-    because it lacks the modes that were not hit.
+    """Return the number of modes hit by n samples, and its standard error (``support_size.different_error``).
 
     Arguments:
         counts: Number of samples in each mode, ``(modes,)`` int64.
         n: Number of samples, including those that belong to no mode.
     """
-    times = torch.bincount(counts)  # (max + 1,): number of modes hit 0, 1, 2, ... times
-    f = torch.zeros(TERMS + 1, dtype=torch.float64)
-    f[: len(times)] = times[: TERMS + 1]
-    j = torch.arange(1, TERMS + 1)
-    weights = torch.from_numpy(special.bdtrc(j.numpy() - 1, TERMS, 0.5))
-    variance = (weights * (-1.0) ** (j + 1) * f[1:]).sum() - f[1].square() / n
-    return int((counts > 0).sum()), math.sqrt(max(0.0, variance.item()))
+    return int((counts > 0).sum()), different_error(counts, n)
 
 
 def mode_divergence(counts: Tensor, probabilities: Tensor | None = None) -> tuple[float, float]:

@@ -6,7 +6,10 @@ without stereochemistry: by strings, copies of the training set would be new.
 """
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
 
 from bench.data.formats.smiles import Judged, judged
 from bench.errors import UnavailableError
@@ -22,6 +25,7 @@ from bench.metrics.molecule_sets import (
     nearest_similarity,
     scaffolds,
 )  # fmt: skip
+from bench.metrics.support_size import different_error
 from bench.schema import Estimate, MetricInfo, Source, Status
 from bench.subjects.examples import Examples
 
@@ -43,6 +47,9 @@ class Molecules(Metric):
     - ``internal_diversity``, ``nearest_similarity`` (SNN), ``fragment_similarity`` and ``scaffold_similarity`` as in
       ``bench.metrics.molecule_sets``, of the valid samples, with repetitions.
     - ``molecule_reconstruction``: the share of test molecules that are the same graph after encoding and decoding.
+
+    The errors of ``uniqueness``, ``novelty`` and ``valid_unique_novel`` are those of numbers of different molecules: a
+    binomial one would be far too large for a model that draws few molecules often.
 
     Arguments:
         n_samples: Number of the subject's samples.
@@ -79,17 +86,20 @@ class Molecules(Metric):
         n, valid = made.n, len(made.molecules)
         if n == 0:
             raise UnavailableError("there are no samples")
-        different = set(made.smiles)
-        new = novel(different, examples)
+        times = Counter(made.smiles)
+        counts = torch.tensor(list(times.values()), dtype=torch.long)  # of each different molecule
+        is_new = torch.tensor([novel({smiles}, examples) for smiles in times], dtype=torch.double)
+        different, new = len(times), int(is_new.sum().item())
+        novelty = new / max(different, 1)
         real = examples.real_molecules(self.n_real)
         infos = self.infos(examples)
         drawn = {"n_fake": n, **about}
         estimates = [
             _share(infos[0], valid, n, **drawn),
             _share(infos[1], n - valid, n, reason=_conditions(made, examples), **drawn),
-            _share(infos[2], len(different), valid, **drawn),
-            _share(infos[3], new, len(different), **drawn),
-            _share(infos[4], new, n, **drawn),
+            _share(infos[2], different, valid, different_error(counts, valid), **drawn),
+            _share(infos[3], new, different, different_error(counts, valid, is_new - novelty), **drawn),
+            _share(infos[4], new, n, different_error(counts, n, is_new), **drawn),
         ]
         compared = {"n_real": len(real.molecules), **drawn}
         if valid == 0 or not real.molecules:
@@ -150,13 +160,23 @@ def _conditions(made: Judged, examples: Examples) -> str:
     return said + (f": {refused}" if refused else "")
 
 
-def _share(info: MetricInfo, part: int, whole: int, *, of_test: bool = False, **about: Any) -> Estimate:
+def _share(
+    info: MetricInfo, part: int, whole: int, error: float | None = None, *, of_test: bool = False, **about: Any
+) -> Estimate:
+    """The estimate of a share.
+
+    Arguments:
+        error: Standard error of ``part``; None: binomial.
+    """
     if whole == 0:
         return _none(info, "no sample is valid")
     p = part / whole
-    low, high = wilson_interval(p, whole)
-    error = math.sqrt(p * (1 - p) / whole)
-    test, draws = (error, None) if of_test else (None, error)
+    binomial = math.sqrt(p * (1 - p) / whole)
+    stderr = binomial if error is None else error / whole
+    # Wilson's interval of as many trials as give the same error.
+    trials = whole if binomial == 0 else p * (1 - p) / stderr**2 if stderr > 0 else math.inf
+    low, high = wilson_interval(p, trials)
+    test, draws = (stderr, None) if of_test else (None, stderr)
     return measured(info, p, test=test, draws=draws, ci_low=low, ci_high=high, **about)
 
 

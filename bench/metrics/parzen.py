@@ -38,6 +38,7 @@ def parzen_log_densities(x: Tensor, samples: Tensor, sigma: float) -> Tensor:
 class Parzen(Metric):
     """Computes ``parzen[sigma=S]``, the mean over test examples. It misleads, and its row says why.
 
+    Its error is over test examples, for the samples that were drawn: others would move it by as much again or more.
     Windows need distances, which categories have not.
 
     Arguments:

@@ -1,6 +1,5 @@
 """What else the duplicates in a batch say of the support: more estimators beside the N_eff of ``Birthday``."""
 
-import math
 from typing import Any
 
 from torch import Tensor
@@ -15,6 +14,7 @@ from bench.metrics.support_size import (
     collision_ratio,
     fingerprint,
     new_examples,
+    new_examples_error,
     renyi2_support,
     uniform_support,
     unseen_mass,
@@ -77,8 +77,7 @@ class SupportSize(Metric):
         infos = dict(zip(("chao1", "uniform", "unseen", "new", "ratio"), self.infos(examples), strict=False))
         bound, about = Relation.LOWER_BOUND, batch.about
         none: dict[str, Any] = {"status": Status.SKIPPED, "reason": "no sample has a duplicate", **about}
-        # Fewer than none will not come. As many samples again have the variance D (Efron, Thisted 1976).
-        new, new_error = max(0.0, new_examples(f, 1.0)), math.sqrt(int(f.sum()))
+        new, new_error = max(0.0, new_examples(f, 1.0)), new_examples_error(f)  # fewer than none will not come
         alone = uniform is None
         estimates = [
             Estimate(infos["chao1"], **none) if alone else

@@ -20,9 +20,11 @@ __all__ = [
     "Support",
     "chao1",
     "collision_ratio",
+    "different_error",
     "fingerprint",
     "half_chance_support",
     "new_examples",
+    "new_examples_error",
     "pair_limits",
     "renyi2_support",
     "uniform_support",
@@ -31,6 +33,7 @@ __all__ = [
 
 Z95 = 1.644854  # one-sided
 Z96 = 1.750686
+TERMS = 9  # terms of the series for the variance, as in Efron and Thisted's study of Shakespeare's words
 HIDDEN = 0.5  # share of the pairs not found that one common example may make; see pair_limits
 
 
@@ -184,6 +187,39 @@ def fingerprint(group: Tensor) -> Tensor:
     return torch.bincount(torch.bincount(group)).index_fill_(0, torch.tensor(0), 0)
 
 
+def different_error(counts: Tensor, n: int, weights: Tensor | None = None) -> float:
+    r"""Return the standard error of the number of different kinds among n samples, or of a sum of weights over them.
+
+    Let :math:`f_j` be the sum of :math:`w_k^2` over the kinds k that were drawn exactly j times, with w = 1 for a
+    number. For Poisson counts with means :math:`\lambda_k` the variance over new sets of n samples is :math:`\sum_k
+    w_k^2 e^{-\lambda_k} (1 - e^{-\lambda_k}) = E[f_1 - f_2 + f_3 - \dots]`, which is, for w = 1, the number of further
+    kinds that n more samples would hit (Good, Toulmin 1956, "The number of new species, and the increase in population
+    coverage, when a sample is increased"). Because n is fixed, :math:`(\sum w_k)^2/n` over the kinds drawn once is
+    subtracted:
+
+    .. math:: \operatorname{var} \approx \sum_{j=1}^{9} (-1)^{j+1} P(\operatorname{Bin}(8, \tfrac12) \ge j - 1)\, f_j
+              - \frac1n \Big(\sum_{c_k = 1} w_k\Big)^2.
+
+    The probabilities damp the series before its terms become noise (Efron, Thisted 1976, "Estimating the number of
+    unseen species: How many words did Shakespeare know?"); the first is 1, as nearly all of :math:`f_1` cancels where
+    few samples are alike. As :math:`1 - e^{-\lambda} \le \lambda`, the variance is at most
+    :math:`E[f_1]`; so it is 0 where nothing was drawn only once. A bootstrap would be wrong by up to a half in either
+    direction, because it lacks the kinds that were not drawn.
+
+    Arguments:
+        counts: Number of samples of each kind, ``(kinds,)`` int64.
+        n: Number of samples, including those that belong to no kind.
+        weights: ``(kinds,)``; None: 1.
+    """
+    w = torch.ones(len(counts), dtype=torch.float64) if weights is None else weights.double()
+    f = torch.zeros(TERMS + 2, dtype=torch.float64).index_add_(0, counts.clamp_max(TERMS + 1), w.square())[1:-1]
+    j = torch.arange(1, TERMS + 1)
+    kept = torch.from_numpy(special.bdtrc(j.numpy() - 2.0, TERMS - 1, 0.5))
+    kept[0] = 1.0
+    variance = (kept * (-1.0) ** (j + 1) * f).sum() - w[counts == 1].sum().square() / n
+    return math.sqrt(min(max(0.0, variance.item()), f[0].item()))
+
+
 def _seen(f: Tensor) -> tuple[int, int, float, float]:
     """Return s, D, f_1 and f_2 of a fingerprint."""
     sizes = torch.arange(len(f))
@@ -264,3 +300,19 @@ def new_examples(f: Tensor, t: float) -> float:
         kept[k > trials] = 0.0
     terms = (-t) ** k * f[1:].double() * kept
     return -terms[kept > 0].sum().item()
+
+
+def new_examples_error(f: Tensor) -> float:
+    r"""Return the standard error of ``new_examples(f, 1)`` as a forecast of what s further samples will bring.
+
+    For Poisson counts with means :math:`\lambda` the forecast less the truth has the variance :math:`\sum (1 - e^{-2
+    \lambda})`. This is the expected number of different examples in both batches, which D + U estimates; D alone is
+    that of the forecast (Efron, Thisted 1976). Because both batches have s samples, :math:`2 c^2 / s` is subtracted,
+    with the covariance :math:`c = -\sum_k (-1)^k k f_k` with the number of samples of either. It is at least 24, which
+    it is with two pairs: a batch without any does not show that there are none.
+    """
+    s, seen, _, _ = _seen(f)
+    k = torch.arange(len(f)).double()
+    c = -((-1.0) ** k * k * f).sum().item()
+    new = min(max(0.0, new_examples(f, 1.0)), float(s))
+    return math.sqrt(max(24.0, seen + new - 2 * c**2 / s))
