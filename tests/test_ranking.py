@@ -55,7 +55,13 @@ def test_the_datas_own_density_is_first_and_never_best() -> None:
 @pytest.mark.parametrize("higher", [True, False])
 @pytest.mark.parametrize(
     ("relation", "gain", "ranked"),
-    [("exact", 2.0, False), ("exact", 0.2, True), ("exact", -2.0, True), ("bound", 2.0, False), ("estimate", 2.0, True)],
+    [
+        ("exact", 2.0, False),
+        ("exact", 0.2, True),
+        ("exact", -2.0, True),
+        ("bound", 2.0, False),
+        ("estimate", 2.0, True),
+    ],
 )
 def test_a_likelihood_above_that_of_the_datas_own_density_is_wrong(
     relation: str, gain: float, ranked: bool, higher: bool
