@@ -134,7 +134,8 @@ def _is_time(column: Column) -> bool:
 
 
 def _comparable(cell: Cell, column: Column) -> tuple[Any, ...]:
-    """What two cells of a column must share to be ranked. Times count on the same device only; an exact value needs no
-    draws, a bound is as good as its number of draws."""
+    """What two cells of a column must share to be ranked. Times count on the same device only, and those of whole
+    trainings for the same budget; an exact value needs no draws, a bound is as good as its number of draws."""
     draws = None if cell.relation in (None, Relation.EXACT) else cell.n_draws
-    return (cell.relation, draws, cell.device if _is_time(column) else None)
+    budget = cell.budget if column.part("metric") == "train_seconds" else None
+    return (cell.relation, draws, cell.device if _is_time(column) else None, budget)
