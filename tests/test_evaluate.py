@@ -33,7 +33,8 @@ from bench.metrics.frechet import FID
 from bench.metrics.inception_score import InceptionScore
 from bench.metrics.likelihood import LogLikelihood
 from bench.metrics.modes import ModeCounts
-from bench.schema import Estimate, MetricInfo, Status
+from bench.schema import Estimate, Kind, MetricInfo, Status
+from bench.subjects.copies import said_of_copies
 from bench.subjects.density import KnownDensity
 from bench.subjects.examples import Examples
 from bench.subjects.samples import GivenSamples
@@ -141,6 +142,12 @@ def test_copies_are_told_of_the_numbers_that_are_ranked() -> None:
     assert said(torch.cat([fresh[:10], fresh[:10]])) == {
         "fid[pixels]": "50 % of the samples repeat another one, value for value"
     }
+
+
+@pytest.mark.parametrize(("kind", "told"), [(Kind.CATEGORIES, True), (Kind.GRAPHS, False)])
+def test_copies_of_categories_are_told_and_those_of_graphs_are_not(kind: Kind, told: bool) -> None:
+    data = small_data((12,), 8, kind=kind)
+    assert bool(said_of_copies(data.train.x[:16], data)) == told
 
 
 def test_of_data_that_repeat_themselves_no_copies_are_told() -> None:

@@ -20,14 +20,14 @@ USUAL = 0.01
 def said_of_copies(samples: Tensor, data: Data) -> str:
     """Say how many of the samples are copies, if that is more than a tenth of them; else nothing.
 
-    Nothing is said of data whose own examples are equal to each other (integers of few levels), or that are no numbers:
-    molecules, graphs and colourings are few enough to be drawn again. A copy that differs in one value is none here;
-    ``bench.metrics.copying`` finds it.
+    Nothing is said of data whose own examples are equal to each other (integers of few levels), nor of graphs:
+    molecules are few enough to be drawn again. A copy that differs in one value is none here; ``bench.metrics.copying``
+    finds it.
 
     Arguments:
         samples: ``(N, *shape)``, in the data's own dtype.
     """
-    if data.spec.kind is not Kind.NUMBERS or len(samples) == 0:
+    if data.spec.kind not in (Kind.NUMBERS, Kind.CATEGORIES) or len(samples) == 0:
         return ""
     made = _rows(samples[:CHECKED])
     said = []
