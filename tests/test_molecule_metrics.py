@@ -1,5 +1,6 @@
 """Metrics of molecules: by hand on small sets, the controls' values, a file of SMILES as a subject. Needs rdkit."""
 
+import itertools
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -93,6 +94,27 @@ def test_shares_are_of_all_samples(data: Data) -> None:
     assert made["nearest_similarity"].n_real == len(data.test) // 2
     assert "charges refused, no stereo" in made["validity"].extractor
     assert made["validity"].extractor_hash
+
+
+@pytest.mark.parametrize("family", ["samples", "molecule control"])
+def test_one_molecule_again_and_again_and_training_molecules_are_told(data: Data, family: str) -> None:
+    """Both have the best validity there is."""
+    origin = replace(ORIGIN, model_family=family)
+
+    def said(lines: list[str]) -> set[str]:
+        made = found(Molecules(60, 1000), GivenMolecules(lines, 0, origin), data)
+        assert made["validity"].value == 1
+        assert made["fragment_similarity"].reason == made["validity"].reason
+        assert made["uniqueness"].reason == made["valid_unique_novel"].reason == ""
+        return {made["validity"].reason}
+
+    told = family == "samples"
+    assert said(["FCC"] * 60) == {"98 % of the valid samples repeat another one" if told else ""}
+    assert said(["FCC", "FCCC"] * 10) == {""}, "too few to tell"
+    chains = ["".join(atoms) for atoms in itertools.product("CNO", repeat=4)]
+    assert said(chains[:60]) == {""}
+    (copies,) = said((TRAIN * 60)[:60])
+    assert bool(copies) == told
 
 
 def test_a_model_is_judged_by_its_vectors(data: Data) -> None:
