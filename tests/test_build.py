@@ -174,4 +174,4 @@ def test_wrong_types_and_keys_are_named(schema: type, node: dict[str, Any], comp
 def test_right_types_make_the_dataclass() -> None:
     made = typed(Schedule, {"examples": None, "seconds": 3, "patience": 2}, "train")
     assert made == Schedule(examples=None, seconds=3.0, patience=2)
-    assert made.budget == "3 s"
+    assert made.budget == "3 s, patience 2"

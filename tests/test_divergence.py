@@ -105,6 +105,15 @@ def test_a_divergence_that_is_not_certain_says_so_and_one_that_is_all_error_fail
     assert reverse(0.02, 24).status is Status.FAILED
 
 
+@pytest.mark.parametrize(("more", "possible"), [(0.0, True), (0.02, False), (5.0, False), (-5.0, True)])
+def test_a_density_of_too_much_mass_has_no_divergence(more: float, possible: bool) -> None:
+    """Its KL(data || model) would be too small by as much, and below 0 at last: the best of its column."""
+    data, q = eight_gaussians(n_train=10, n_val=10, n_test=500), normal((0.0, 0.0), 2.5)
+    for one in KLDivergence(128).compute(Examples(subject(lambda x: q.log_prob(x.double()) + more), data, seed=0)):
+        assert ("it is not normalized" in one.reason) != possible
+        assert possible or one.status is Status.FAILED
+
+
 def test_what_has_no_divergence_says_why() -> None:
     data = checkerboard(n_train=10, n_val=10, n_test=200)
     q = normal((0.0, 0.0), 1.5)

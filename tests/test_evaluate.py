@@ -3,6 +3,7 @@
 import logging
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,13 +26,15 @@ from bench.features.classifier import InDomainClassifier
 from bench.features.own import OwnModule
 from bench.features.pixels import Pixels
 from bench.metrics.base import Metric
+from bench.metrics.copying import Copying
 from bench.metrics.cost import Cost
 from bench.metrics.extractor import ExtractorAccuracy
 from bench.metrics.frechet import FID
 from bench.metrics.inception_score import InceptionScore
 from bench.metrics.likelihood import LogLikelihood
 from bench.metrics.modes import ModeCounts
-from bench.schema import Estimate, MetricInfo, Status
+from bench.schema import Estimate, Kind, MetricInfo, Status
+from bench.subjects.copies import said_of_copies
 from bench.subjects.density import KnownDensity
 from bench.subjects.examples import Examples
 from bench.subjects.samples import GivenSamples
@@ -118,6 +121,40 @@ def test_lost_samples_are_told_of_the_numbers_that_are_made_of_samples() -> None
     assert {one.info.name: one.reason for one in made if one.status is Status.OK} == {
         "log_likelihood": "", "fid[pixels]": "1 of 21 samples are lost",
     }  # fmt: skip
+
+
+def test_copies_are_told_of_the_numbers_that_are_ranked() -> None:
+    data = small_data((4,), None, held_out=20)
+
+    def said(x: Tensor, family: str = "samples") -> dict[str, str]:
+        examples = Examples(GivenSamples(x, 0, replace(ORIGIN, model_family=family)), data, seed=0)
+        made = flat(evaluate(examples, {"fid": FID(Pixels(), 20), "copying": Copying(Pixels(), 20)}))
+        return {one.info.name: one.reason for one in made if one.reason}
+
+    fresh = torch.randn(20, 4, generator=Generator().manual_seed(0))
+    assert said(fresh) == {}
+    whole = "100 % of the samples are {} examples, value for value"
+    assert said(data.train.x[:20]) == {"fid[pixels]": whole.format("training")}
+    assert said(data.train.x[:20], "control") == {}
+    assert said(data.test.x) == {"fid[pixels]": whole.format("test")}
+    assert said(data.val.x) == {"fid[pixels]": whole.format("validation")}
+    assert said(torch.cat([data.train.x[:1], fresh[1:]])) == {}, "a twentieth is no tenth"
+    assert said(torch.cat([fresh[:10], fresh[:10]])) == {
+        "fid[pixels]": "50 % of the samples repeat another one, value for value"
+    }
+
+
+@pytest.mark.parametrize(("kind", "told"), [(Kind.CATEGORIES, True), (Kind.GRAPHS, False)])
+def test_copies_of_categories_are_told_and_those_of_graphs_are_not(kind: Kind, told: bool) -> None:
+    data = small_data((12,), 8, kind=kind)
+    assert bool(said_of_copies(data.train.x[:16], data)) == told
+
+
+def test_of_data_that_repeat_themselves_no_copies_are_told() -> None:
+    data = small_data((2,), 4)
+    examples = Examples(GivenSamples(data.train.x[:16], 0, ORIGIN), data, seed=0)
+    (fid,) = flat(evaluate(examples, {"fid": FID(Pixels(), 16)}))
+    assert (fid.status, fid.reason) == (Status.OK, "")
 
 
 def test_one_failure_stays_alone_and_a_missing_capability_is_skipped() -> None:

@@ -101,6 +101,35 @@ def test_weights_that_are_not_finite_fail_and_are_counted(bad: float) -> None:
         assert "2 of 10" in estimate.reason
 
 
+@pytest.mark.parametrize(
+    ("log_p", "relation", "possible"),
+    [
+        (0.0, "exact", False),
+        (-math.log(6), "exact", True),
+        (-math.log(6) + 0.01, "exact", False),
+        (-math.log(6) + 0.01, "estimate", True),
+        (1.0, "lower_bound", False),
+    ],
+)
+def test_probabilities_of_integers_sum_to_no_more_than_1(log_p: float, relation: str, possible: bool) -> None:
+    """Six examples there are of one entry; each stands in the test split twice."""
+    log_w = torch.full((1 if relation == "exact" else 4, 12), log_p, dtype=torch.float64)
+    real = torch.arange(12)[:, None].remainder(6).to(torch.uint8)
+    for one in LogLikelihood(4).compute(examples(spec(1, 6), real=real, log_weights=log_w, relation=relation))[:2]:
+        assert (one.status is Status.OK) == possible
+        assert possible or "sum to more than 1" in one.reason
+
+
+def test_draws_of_a_bound_that_sum_to_1_on_average_are_possible() -> None:
+    """A uniform distribution of 6 values, by weights of which one draw in 16 or none is large."""
+    g = Generator().manual_seed(0)
+    real = torch.arange(6, dtype=torch.uint8)[:, None]
+    for _ in range(200):
+        log_w = torch.where(torch.rand(16, 6, generator=g) < 1 / 16, math.log(16 / 6), -5.0).double()
+        nats, _ = LogLikelihood(16).compute(examples(spec(1, 6), real=real, log_weights=log_w, relation="lower_bound"))
+        assert nats.status is Status.OK
+
+
 def test_one_draw_of_weight_zero_among_others_is_no_failure() -> None:
     log_w = torch.tensor([[-math.inf, 0.0], [0.0, 0.0]], dtype=torch.float64)
     assert LogLikelihood(4).compute(examples(spec(2), log_weights=log_w))[0].value == pytest.approx(-math.log(2) / 2)
@@ -227,7 +256,7 @@ def test_the_part_of_the_draws_is_what_other_draws_for_the_same_examples_move(sp
 
 def test_errors_of_a_bound_whose_other_weights_are_all_zero_are_not_split() -> None:
     log_w = torch.full((4, 6), -math.inf, dtype=torch.float64)
-    log_w[0] = torch.arange(6.0)
+    log_w[0] = torch.arange(6.0) - 9  # masses that sum to less than 1
     (nats, _) = LogLikelihood(4).compute(examples(spec(2, 4), log_weights=log_w, relation="lower_bound"))
     assert nats.stderr is not None
     assert (nats.stderr_test, nats.stderr_draws) == (None, None)

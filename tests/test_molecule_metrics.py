@@ -1,5 +1,6 @@
 """Metrics of molecules: by hand on small sets, the controls' values, a file of SMILES as a subject. Needs rdkit."""
 
+import itertools
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -108,6 +109,27 @@ def test_a_model_of_few_molecules_has_hardly_an_error_of_uniqueness(data: Data) 
     assert made["validity"].ci_low == wilson_interval(1.0, 200)[0]
     alike = found(Molecules(3, 1000), GivenMolecules(["CC", "CCO", "CO"], 0, ORIGIN), data)["uniqueness"]
     assert (alike.stderr, alike.ci_low) == (0.0, wilson_interval(1.0, 3)[0]), "no duplicate among three is no certainty"
+
+
+@pytest.mark.parametrize("family", ["samples", "molecule control"])
+def test_one_molecule_again_and_again_and_training_molecules_are_told(data: Data, family: str) -> None:
+    """Both have the best validity there is."""
+    origin = replace(ORIGIN, model_family=family)
+
+    def said(lines: list[str]) -> set[str]:
+        made = found(Molecules(60, 1000), GivenMolecules(lines, 0, origin), data)
+        assert made["validity"].value == 1
+        assert made["fragment_similarity"].reason == made["validity"].reason
+        assert made["uniqueness"].reason == made["valid_unique_novel"].reason == ""
+        return {made["validity"].reason}
+
+    told = family == "samples"
+    assert said(["FCC"] * 60) == {"98 % of the valid samples repeat another one" if told else ""}
+    assert said(["FCC", "FCCC"] * 10) == {""}, "too few to tell"
+    chains = ["".join(atoms) for atoms in itertools.product("CNO", repeat=4)]
+    assert said(chains[:60]) == {""}
+    (copies,) = said((TRAIN * 60)[:60])
+    assert bool(copies) == told
 
 
 def test_a_model_is_judged_by_its_vectors(data: Data) -> None:

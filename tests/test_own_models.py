@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 import torch
 from helpers_metrics import ORIGIN
+from helpers_models import new_model, small_data
 
 from bench.cli.main import main
 from bench.data.toy import two_moons
 from bench.evaluation import given
+from bench.evaluation.evaluate import evaluate
+from bench.metrics.likelihood import LogLikelihood
 from bench.rows.store import read_rows
 from bench.schema import DataSpec, ResultRow, Status
 from bench.subjects.examples import Examples
 from bench.subjects.own import OwnModel
+from bench.subjects.trained import TrainedModel
 
 SMALL = ["data=two_moons", "data.n_train=512", "data.n_val=64", "data.n_test=64", "evaluate.n_samples=301"]
 NORMAL = torch.distributions.Normal(0.0, 1.5)
@@ -60,6 +64,16 @@ class Odd(Plain):
     def __init__(self, how):
         super().__init__(1.0)
         self.how = how
+
+
+class Drawn(Plain):
+    def log_prob(self, x):
+        return super().log_prob(x) + 0.1 * torch.randn(len(x))
+
+
+class Shared(Plain):
+    def log_prob(self, x):
+        return super().log_prob(x).log_softmax(0)
 
 
 class Named(Plain):
@@ -155,6 +169,22 @@ def test_what_a_model_does_wrong_fails_its_metric(how: str, metric: str, reason:
     failed = [row for row in rows.values() if row.status is Status.FAILED]
     assert failed
     assert reason in failed[0].reason
+
+
+@pytest.mark.parametrize("target", ["Drawn", "Shared"])
+def test_a_likelihood_that_chance_or_the_batch_moves_is_not_exact(target: str, package: str) -> None:
+    rows = measured(package, f"subject._target_={package}.{target}", "subject.scale=1.5", "metric=[likelihood]")
+    assert rows["log_likelihood"].status is Status.FAILED
+    assert "log_prob is called exact, but the same examples in another order move" in rows["log_likelihood"].reason
+
+
+def test_a_bound_that_a_model_calls_exact_has_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = small_data((2,), None)
+    model = new_model("vae", data.spec)
+    monkeypatch.setattr(type(model), "relation", "exact")
+    (nats, _) = evaluate(Examples(TrainedModel(model, None, 0, ORIGIN), data, seed=0), {"l": LogLikelihood(4)})["l"]
+    assert nats.status is Status.FAILED
+    assert nats.reason.startswith("log_weight is called exact, but")
 
 
 @pytest.mark.parametrize(

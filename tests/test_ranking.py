@@ -52,6 +52,32 @@ def test_the_datas_own_density_is_first_and_never_best() -> None:
     assert "the data's own density is not ranked" in to_markdown(make_table(rows))
 
 
+@pytest.mark.parametrize("higher", [True, False])
+@pytest.mark.parametrize(
+    ("relation", "gain", "ranked"),
+    [
+        ("exact", 2.0, False),
+        ("exact", 0.2, True),
+        ("exact", -2.0, True),
+        ("bound", 2.0, False),
+        ("estimate", 2.0, True),
+    ],
+)
+def test_a_likelihood_above_that_of_the_datas_own_density_is_wrong(
+    relation: str, gain: float, ranked: bool, higher: bool
+) -> None:
+    """The error of either is 0.1."""
+    sign = 1 if higher else -1
+    bound = Relation.LOWER_BOUND if higher else Relation.UPPER_BOUND
+    shared = {"higher_is_better": higher, "stderr": 0.1, "ci_low": None, "ci_high": None, "n_draws": 1}
+    rows = [
+        run("oracle", 1.0, model_family="data", relation=Relation.EXACT, **shared),
+        run("a", 1.0 + sign * gain, relation=bound if relation == "bound" else Relation(relation), **shared),
+    ]
+    said = cells(rows)["a"].unranked
+    assert said == ("" if ranked else "better than the data's own density, which no model is: its likelihood is wrong")
+
+
 def test_a_control_is_never_best_and_stands_below_the_models() -> None:
     control = run("resampler", 0.5, model_family="control")
     rows = [run("a", 2.0), control, run("b", 1.0)]

@@ -59,6 +59,16 @@ def test_likelihoods_are_ranked_within_one_relation_and_number_of_draws() -> Non
     assert "$\\geq$ \\textbf{$-$80 (K$=$64)}" in to_latex(make_table(rows))
 
 
+def test_trainings_of_another_budget_are_no_rivals_in_time() -> None:
+    """A training that was told to stop early is short, and no faster for it."""
+    shared = {"metric": "train_seconds", "unit": "s", "device": "cuda"}
+    rows = [run("a", value=1.0, budget="60000 examples, patience 1", **shared)]
+    rows += [run(name, value=value, **shared) for name, value in (("b", 2.0), ("c", 3.0))]
+    assert [cell.best for cell in cells(only(rows)).values()] == [False, True, False]
+    rows = [dataclasses.replace(row, metric="samples_per_second", unit="1/s") for row in rows]
+    assert [cell.best for cell in cells(only(rows)).values()] == [True, False, False]
+
+
 def test_times_are_ranked_on_one_device_only() -> None:
     rows = [run("a", value=1.0, unit="s", device="cpu"), run("b", value=2.0, unit="s", device="gpu")]
     assert not any(cell.best for cell in cells(only(rows)).values())

@@ -100,7 +100,8 @@ class Schedule:
     def budget(self) -> str:
         """In words, for the rows."""
         parts = [] if self.examples is None else [f"{self.examples} examples"]
-        return " or ".join(parts + ([] if self.seconds is None else [f"{self.seconds:g} s"]))
+        whole = " or ".join(parts + ([] if self.seconds is None else [f"{self.seconds:g} s"]))
+        return whole if self.patience is None else f"{whole}, patience {self.patience}"
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,9 @@ def _estimates(name: str, metric: Metric, examples: Examples) -> list[Estimate]:
 def _with_caveat(estimate: Estimate, examples: Examples) -> Estimate:
     """The estimate, with what a reader must know of the features and the samples that it was made from."""
     lost = examples.subject.lost if estimate.n_fake is not None else ""
-    said = [estimate.reason, lost, examples.caveat(estimate.extractor, estimate.extractor_hash)]
+    directed = estimate.info.higher_is_better is not None  # what is not ranked is often about copies itself
+    copies = examples.copies(estimate.n_fake) if directed and estimate.n_fake is not None else ""
+    said = [estimate.reason, lost, copies, examples.caveat(estimate.extractor, estimate.extractor_hash)]
     return estimate if estimate.value is None else replace(estimate, reason="; ".join(one for one in said if one))
 
 

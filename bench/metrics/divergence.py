@@ -40,10 +40,11 @@ SQUARES = 3
 
 @dataclass(frozen=True)
 class Integral:
-    """A divergence in nats, infinite or not, and how far it may be off."""
+    """A divergence in nats, infinite or not, how far it may be off, and the least mass that p has on the grid."""
 
     value: float
     error: float
+    mass: float = 0.0
 
     @property
     def counts(self) -> bool:
@@ -68,12 +69,13 @@ def kl_on_grid(log_p: Tensor, log_q: Tensor, cell: float) -> Integral:
     terms = torch.where(p > 0, p * ratio, 0.0)
     value, coarse = _sums(terms, cell)
     mass, coarse_mass = _sums(p, cell)
+    change_of_mass = max(abs(one - mass) for one in coarse_mass)
+    least = mass - change_of_mass
     if not math.isfinite(value):
-        return Integral(math.inf if value > 0 else value, math.inf)
+        return Integral(math.inf if value > 0 else value, math.inf, least)
     beyond = 2 * abs(1 - mass) * max(1.0, _on_edge(log_p.double(), ratio.abs()))
     change = max(abs(one - value) for one in coarse)
-    change_of_mass = max(abs(one - mass) for one in coarse_mass)
-    return Integral(value, max(change, change_of_mass) + beyond)
+    return Integral(value, max(change, change_of_mass) + beyond, least)
 
 
 def _on_edge(log_p: Tensor, ratio: Tensor) -> float:
@@ -131,6 +133,10 @@ class KLDivergence(Metric):
                 break
         assert best is not None
         infos = self.infos(examples)
+        mass = best[1].mass
+        if mass > 1 + LIMIT:  # then both divergences are too small, and the forward one may be negative
+            reason = f"the model's density integrates to {mass:.3g} or more: it is not normalized"
+            return [Estimate(info, status=Status.FAILED, reason=reason) for info in infos]
         made = [_estimate(info, one) for info, one in zip(infos[:2], best, strict=True)]
         errors = [one.error for one in best if math.isfinite(one.value)]
         if errors:

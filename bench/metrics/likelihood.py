@@ -166,6 +166,10 @@ class LogLikelihood(Metric):
         if bad > 0 or n == 0:
             reason = f"log-likelihood is not finite for {bad} of {n} examples"
             return [Estimate(info, status=Status.FAILED, reason=reason) for info in infos]
+        if _too_probable(examples, log_w, bound, relation):
+            reason = ("the probabilities of the different test examples sum to more than 1: these are no "
+                      "log-probabilities of the data's own values, in nats")  # fmt: skip
+            return [Estimate(info, status=Status.FAILED, reason=reason) for info in infos]
         value = bound.mean().item()
         total, of_draws = _errors(log_w, bound, relation)
         shown = Relation(examples.subject.shown_relation)
@@ -201,6 +205,22 @@ def _is_ordered(examples: Examples) -> bool:
     """Whether the examples are graphs whose nodes stand in an order that a model may learn or not."""
     spec = examples.spec
     return spec.kind is Kind.GRAPHS and spec.graph is not None and not spec.graph.random_order
+
+
+def _too_probable(examples: Examples, log_w: Tensor, bound: Tensor, relation: Relation) -> bool:
+    """Whether integers are given more mass than there is, for certain: by 6 standard errors over draws and 1e-3.
+
+    Each draw of w is p(x) on average, so its sum over different examples is at most 1 on average. Of graphs and
+    colourings nothing is said: their likelihoods may be those of a class of examples, or given a part of one.
+    """
+    plain = examples.spec.levels is not None and examples.spec.kind in (Kind.NUMBERS, Kind.CATEGORIES)
+    if not plain or relation is Relation.ESTIMATE or bound.logsumexp(0) <= 0:  # the sum with repeated examples
+        return False
+    _, same, times = examples.real.flatten(1).unique(dim=0, return_inverse=True, return_counts=True)
+    mass = (log_w.double() - times[same].log()).logsumexp(1)  # (K,)
+    shares = (mass - mass.max()).exp()
+    error = shares.std().item() / math.sqrt(len(shares)) if len(shares) > 1 else 0.0
+    return math.log(max(shares.mean().item() - 6 * error, 1e-300)) + mass.max().item() > 1e-3
 
 
 def _errors(

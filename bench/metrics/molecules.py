@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Molecules"]
 
+FEWEST = 50
+"""Valid samples of which it is said that they repeat each other or the training split."""
+
 
 class Molecules(Metric):
     """Computes shares of samples and similarities to test molecules, for data that are molecules.
@@ -94,8 +97,10 @@ class Molecules(Metric):
         real = examples.real_molecules(self.n_real)
         infos = self.infos(examples)
         drawn = {"n_fake": n, **about}
+        is_control = examples.subject.origin.model_family == "molecule control"  # whose line says what it is
+        cheap = "" if is_control else _cheap(valid, len(different), new)
         estimates = [
-            _share(infos[0], valid, n, **drawn),
+            _share(infos[0], valid, n, reason=cheap, **drawn),
             _share(infos[1], n - valid, n, reason=_conditions(made, examples), **drawn),
             _share(infos[2], different, valid, different_error(counts, valid), **drawn),
             _share(infos[3], new, different, different_error(counts, valid, is_new - novelty), **drawn),
@@ -117,7 +122,7 @@ class Molecules(Metric):
             for info, count, what in ((infos[7], fragments, "fragments"), (infos[8], scaffolds, "scaffolds")):
                 try:
                     value = cosine(count(made.molecules), count(real.molecules), what)
-                    estimates.append(measured(info, value, **compared))
+                    estimates.append(measured(info, value, reason=cheap, **compared))
                 except UnavailableError as lack:
                     estimates.append(_none(info, str(lack)))
         return [*estimates, self._reconstruction(infos[9], examples, facts.chemistry, about)]
@@ -139,6 +144,17 @@ class Molecules(Metric):
         """Four rows of samples, refused ones with the reason in their place, above two rows of test molecules."""
         made, real = examples.molecules(self.n_samples), examples.real_molecules(self.n_real)
         return "molecules", molecule_grid(made, real)
+
+
+def _cheap(valid: int, different: int, new: int) -> str:
+    """Why valid molecules say little of a model: one of them again and again, or the training split; else nothing."""
+    if valid < FEWEST:
+        return ""
+    if different < valid / 2:
+        return f"{100 * (1 - different / valid):.0f} % of the valid samples repeat another one"
+    if new < different / 10:
+        return f"{100 * (1 - new / different):.0f} % of the different molecules are training molecules"
+    return ""
 
 
 def _counted(made: Judged) -> str:

@@ -16,6 +16,7 @@ from bench.features.base import Classifier, Extractor, Note, Recipe
 from bench.features.stored import digest, stored_features
 from bench.schema import DataSpec, Kind
 from bench.subjects.base import Report, Subject, silent
+from bench.subjects.copies import said_of_copies
 
 __all__ = ["Examples"]
 
@@ -43,6 +44,7 @@ class Examples:
         self.report = report
         self._note = note
         self._samples: dict[int, Tensor] = {}
+        self._copies: dict[int, str] = {}
         self._molecules: dict[int, Judged] = {}
         self._log_weights: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self._extractors: list[tuple[Recipe, Data, Extractor]] = []
@@ -108,6 +110,18 @@ class Examples:
                 raise ValueError("samples contain NaN or infinity")
             self._samples[n] = made
         return self._samples[n]
+
+    def copies(self, n: int) -> str:
+        """What a reader of numbers that were made of n samples must know of copies among them; usually nothing.
+
+        Of a control nothing is said: its line says that it hands out training examples.
+        """
+        drawn = next((made for made in self._samples.values() if len(made) == n), None)
+        if drawn is None or self.subject.origin.model_family == "control":
+            return ""
+        if n not in self._copies:
+            self._copies[n] = said_of_copies(drawn, self.data)
+        return self._copies[n]
 
     @property
     def chemistry(self) -> MoleculeFacts:

@@ -13,6 +13,7 @@ from bench.rng import seeded
 from bench.schema import DataSpec
 from bench.seeds import derive_seed
 from bench.subjects.base import Origin, Report, Subject, silent
+from bench.subjects.exact import check_exact
 
 __all__ = ["OwnModel"]
 
@@ -72,6 +73,12 @@ class OwnModel(Subject):
     def log_weights(self, x: Tensor, draws: int, report: Report = silent) -> Tensor:
         if not callable(self._log_prob):
             raise UnavailableError("the model has no likelihood: it has no log_prob(x)")
+        log_p = self._log_probs(x, report)
+        check_exact(x, log_p, self._log_probs, "log_prob")
+        return log_p[None]
+
+    def _log_probs(self, x: Tensor, report: Report = silent) -> Tensor:
+        assert callable(self._log_prob)
         chunks: list[Tensor] = []
         with seeded(derive_seed(self.seed, "evaluate", "log_weight")):
             for part in x.split(CHUNK):
@@ -81,7 +88,7 @@ class OwnModel(Subject):
                     raise ValueError(f"log_prob returned shape {tuple(log_p.shape)} for {len(part)} examples; wanted "
                                      f"is one number an example, shape ({len(part)},)")  # fmt: skip
                 chunks.append(log_p.double().cpu())
-        return torch.cat(chunks)[None]
+        return torch.cat(chunks)
 
 
 def _takes_generator(method: Any) -> bool:

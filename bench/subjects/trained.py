@@ -29,6 +29,7 @@ from bench.subjects.abilities import (
     with_posterior,
 )
 from bench.subjects.base import Decoder, Origin, Report, Subject, silent
+from bench.subjects.exact import check_exact
 from bench.subjects.trying import try_on
 from models.base import (
     GenerativeModel,
@@ -142,6 +143,9 @@ class TrainedModel(Subject):
         for draw in range(draws):
             report("likelihood", draw, draws)
             rows.append(draw_log_weights(model, x, model.device, generator, self._replays))
+        if model.relation == "exact" and not self.solves_ode:  # a solver has a certificate
+            same = self._generator("log_weight")
+            check_exact(x, rows[0], lambda part: draw_log_weights(model, part, model.device, same), "log_weight")
         return torch.stack(rows)
 
     def class_log_weights(self, x: Tensor, draws: int, report: Report = silent) -> Tensor:

@@ -1,5 +1,6 @@
 """Which cells may be ranked, which are the best, and in which order lines stand."""
 
+import math
 from collections import defaultdict
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,8 @@ LEAST_LOAD = 0.9
 
 _FEWEST = 50  # images; with fewer, FID is made of its bias
 
+_SURE = 5.0  # standard errors
+
 _COSTS = range(200, 300)  # ranks, see bench.schema.MetricInfo
 
 
@@ -27,8 +30,10 @@ def mark_best(cells: dict[tuple[int, int], Cell], columns: tuple[Column, ...], l
     Arguments:
         cells: By line and column; marked in place, and told why they take no part.
     """
+    densities = {column: cell for (line, column), cell in cells.items() if lines[line].family == "data"}
     for key, cell in cells.items():
-        cells[key] = replace(cell, unranked=_unranked(cell, columns[key[1]], lines[key[0]]))
+        unranked = _unranked(cell, columns[key[1]], lines[key[0]])
+        cells[key] = replace(cell, unranked=unranked or _impossible(cell, columns[key[1]], densities.get(key[1])))
     rivals: dict[tuple[Any, ...], dict[tuple[int, int], float]] = defaultdict(dict)
     in_column: dict[int, list[Cell]] = defaultdict(list)
     for key, cell in cells.items():
@@ -95,6 +100,21 @@ def _unranked(cell: Cell, column: Column, line: Line) -> str:
     return _not_timed(cell) if _is_time(column) else ""
 
 
+def _impossible(cell: Cell, column: Column, density: Cell | None) -> str:
+    """Why a likelihood must be wrong; empty where it may be right, as estimates always may.
+
+    No model is better than the data's own density but by the chance of the test examples (``bench.gate.blame``).
+    """
+    if cell.value is None or density is None or density.value is None or column.higher_is_better is None:
+        return ""
+    if cell.relation in (None, Relation.ESTIMATE):
+        return ""
+    gain = (1 if column.higher_is_better else -1) * (cell.value - density.value)
+    error = math.hypot(cell.spread or 0.0, density.spread or 0.0)
+    sure = gain > _SURE * error + 1e-9 * abs(density.value)
+    return "better than the data's own density, which no model is: its likelihood is wrong" if sure else ""
+
+
 def _not_timed(cell: Cell) -> str:
     """Why a time says more of the machine than of the model; empty where it does not."""
     if "; " in cell.device:
@@ -114,7 +134,8 @@ def _is_time(column: Column) -> bool:
 
 
 def _comparable(cell: Cell, column: Column) -> tuple[Any, ...]:
-    """What two cells of a column must share to be ranked. Times count on the same device only; an exact value needs no
-    draws, a bound is as good as its number of draws."""
+    """What two cells of a column must share to be ranked. Times count on the same device only, and those of whole
+    trainings for the same budget; an exact value needs no draws, a bound is as good as its number of draws."""
     draws = None if cell.relation in (None, Relation.EXACT) else cell.n_draws
-    return (cell.relation, draws, cell.device if _is_time(column) else None)
+    budget = cell.budget if column.part("metric") == "train_seconds" else None
+    return (cell.relation, draws, cell.device if _is_time(column) else None, budget)
