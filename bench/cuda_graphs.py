@@ -42,6 +42,8 @@ class CudaGraphs:
                     group["capturable"] = True
                 if lr_changes:
                     group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=self.device)
+            if not all("capturable" in group for group in optimizer.param_groups):
+                continue  # it reads its steps on the host, and would wait for each of them
             for state in optimizer.state.values():
                 if isinstance(state.get("step"), torch.Tensor):  # a checkpoint of an eager run has it on the CPU
                     state["step"] = state["step"].to(self.device, torch.float32)

@@ -101,3 +101,17 @@ def test_what_never_began_hides_no_error(told: list[str], monkeypatch: pytest.Mo
     with pytest.raises(RuntimeError, match="previous error"):
         record(ArithmeticError("no memory to begin with"))
     assert told == []
+
+
+def test_steps_go_to_the_device_where_an_optimizer_can_count_there() -> None:
+    recorder, devices = Recorder(), []
+    recorder.device = torch.device("meta")  # stands for the card
+    for kind in (torch.optim.Adam, torch.optim.Adagrad):
+        parameter = torch.nn.Parameter(torch.zeros(2))
+        parameter.grad = torch.ones(2)
+        optimizer = kind([parameter])
+        optimizer.step()
+        recorder.prepare([optimizer], lr_changes=False)
+        devices.append(optimizer.state[parameter]["step"].device.type)
+        assert optimizer.param_groups[0].get("capturable", True)
+    assert devices == ["meta", "cpu"]
