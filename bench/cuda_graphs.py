@@ -7,7 +7,7 @@ constants. Python does not run again. So what changes from replay to replay must
 import functools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from traceback import extract_tb
 from typing import TypeVar
@@ -42,6 +42,8 @@ class CudaGraphs:
                     group["capturable"] = True
                 if lr_changes:
                     group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=self.device)
+            if not all("capturable" in group for group in optimizer.param_groups):
+                continue  # it reads its steps on the host, and would wait for each of them
             for state in optimizer.state.values():
                 if isinstance(state.get("step"), torch.Tensor):  # a checkpoint of an eager run has it on the CPU
                     state["step"] = state["step"].to(self.device, torch.float32)
@@ -78,15 +80,30 @@ class CudaGraphs:
         """
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(generator)
+        pool = torch.cuda.graph_pool_handle()
         torch.cuda.synchronize(self.device)
         try:
             # Other threads may allocate pinned memory for the next batches meanwhile.
-            with self.aside(), torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+            with self.aside(), torch.cuda.graph(graph, pool, self.stream, capture_error_mode="thread_local"):
                 made = work()
         except BaseException:
+            self._release(graph, pool)
             self._mend(generator)
             raise
         return graph.replay, made
+
+    def _release(self, graph: torch.cuda.CUDAGraph, pool: tuple[int, int]) -> None:
+        """Return the memory of a recording that failed.
+
+        Where the recording's end raised, torch (2.10 to 2.13, ``CUDAGraph::capture_end``) has not told its allocator,
+        which then keeps the recording's memory for ever, and gives no cached memory back when there is too little.
+        """
+        try:
+            graph.pool()
+        except RuntimeError:  # it has no end
+            with suppress(RuntimeError):  # or no beginning
+                torch._C._cuda_endAllocateToPool(self.stream.device.index, pool)
+                torch._C._cuda_releasePool(self.stream.device.index, pool)
 
     def _mend(self, generator: Generator) -> None:
         """After a recording that failed, a generator still waits for its end, and refuses to draw anything else."""

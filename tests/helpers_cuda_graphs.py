@@ -71,7 +71,9 @@ class _Tape(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         by_mask = func._schema.name == "aten::index" and any(i is not None and i.dtype == torch.bool for i in args[1])
-        if not self.lenient and (by_mask or func._schema.name in WAITS):
+        # torch.tensor of a list is copied to the device, or used there from the host; a number alone may be an operand.
+        from_host = func._schema.name == "aten::lift_fresh" and args[0].dim() > 0
+        if not self.lenient and (by_mask or from_host or func._schema.name in WAITS):
             raise RuntimeError(f"called a synchronizing operation ({func._schema.name})")
         out = func(*args, **(kwargs or {}))
         self.calls.append((func, *tree_map(_address, (args, kwargs or {})), out))

@@ -18,6 +18,8 @@ from helpers_captured import model_of, same, train, weights
 from helpers_cuda_graphs import TapeGraphs
 from helpers_models import configuration
 from helpers_probes import Largest, Watch
+from pytorch_lightning import Trainer
+from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor
 
 from bench.checkpoint import Progress
@@ -27,6 +29,7 @@ from bench.data.base import Split
 from bench.data.loader import Batches
 from bench.errors import DivergedError, UserError
 from bench.training import captured as captured_module
+from bench.training import fit as fit_module
 from models.base import Batch, GenerativeModel
 from models.gans.wgan import WGAN
 from models.vaes.vae import VAE
@@ -270,6 +273,23 @@ def test_an_optimizer_that_counts_on_the_host_keeps_steps_eager(tmp_path: Path, 
 
     train(model_of("vae", lambda parameters: Counting(parameters, lr=0.01)), tmp_path, TapeGraphs())
     assert "Counting keeps 'count' on the CPU" in said()[0]
+
+
+def test_a_scaled_loss_keeps_steps_eager(
+    tmp_path: Path, said: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scaled(*given: Any) -> Trainer:
+        trainer = make_trainer(*given)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0)  # Lightning makes one on a GPU alone
+        trainer.strategy.precision_plugin = MixedPrecision("16-mixed", "cpu", scaler)
+        return trainer
+
+    make_trainer = fit_module._trainer
+    monkeypatch.setattr(fit_module, "_trainer", scaled)
+    train(model_of("vae"), tmp_path / "eager", None)
+    assert train(model_of("vae"), tmp_path / "captured", TapeGraphs()).steps == 20
+    assert same(weights(tmp_path / "eager"), weights(tmp_path / "captured"))
+    assert "16-mixed" in said()[0]
 
 
 def test_capture_can_be_required_or_switched_off(tmp_path: Path, said: Callable[[], list[str]]) -> None:

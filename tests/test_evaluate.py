@@ -243,8 +243,10 @@ def test_validation_can_train_the_classifier_it_needs(monkeypatch: pytest.Monkey
 
     class Pixels:
         def features(self, x: Tensor) -> Tensor:
+            seen.append(x)
             return x.flatten(1).float()
 
+    seen: list[Tensor] = []
     trained: list[bool] = []
 
     def load_or_train(*_: Any) -> Pixels:
@@ -258,6 +260,7 @@ def test_validation_can_train_the_classifier_it_needs(monkeypatch: pytest.Monkey
         values = [score(new_model("dcgan", data.spec)) for _ in range(2)]
     assert values[0] == values[1] > 0
     assert trained == [True], "once, with gradients"
+    assert len(seen) == 3, "of the real examples once, of every model's samples"
 
 
 def test_validation_of_pictures_too_small_for_the_classifier_is_of_pixels() -> None:

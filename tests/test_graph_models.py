@@ -11,11 +11,12 @@ from helpers_density import all_graphs, resumed_to_the_same_bits
 from helpers_graph_models import MODELS, THREE, data_of, masses, seeded, trained
 from helpers_models import new_model
 from scipy.stats import chi2, chisquare
-from torch import Tensor
+from torch import Generator, Tensor
 
 from bench.checkpoint import load_checkpoint
 from bench.config.spec import Hardware, Schedule
 from bench.errors import UserError
+from bench.replays import Replays
 from bench.schema import GraphSpec
 from bench.training import fit as fit_module
 from models.distributions import log_standard_normal
@@ -199,6 +200,17 @@ def test_training_steps_can_be_captured(name: str, tmp_path: Path) -> None:
         states.append(load_checkpoint(folder / "final.ckpt")["state_dict"])
         assert recorder is None or recorder.replays > 0
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_samples_can_be_captured(name: str) -> None:
+    model, graphs = new_model(name, data_of(GraphSpec(4, 2, 2)).spec).eval(), TapeGraphs()
+    replays = Replays(graphs)
+    with torch.no_grad():
+        for seed in range(4):
+            made = replays("samples", model.sample, 3, generator=Generator().manual_seed(seed))
+            assert torch.equal(made, model.sample(3, generator=Generator().manual_seed(seed)))
+    assert (graphs.recorded, graphs.replays) == (1, 3)
 
 
 def test_passes_to_sample_are_counted() -> None:

@@ -240,6 +240,20 @@ def test_recordings_of_a_function_that_is_given_up_are_forgotten() -> None:
     assert not any(one() is not None for one in taken)
 
 
+def test_recordings_of_others_are_made_anew_after_one_that_failed() -> None:
+    def draw(n: int, generator: Generator) -> Tensor:
+        return torch.rand(n, generator=generator)
+
+    def reading(n: int, generator: Generator) -> Tensor:
+        return torch.ones(n) * torch.rand(n, generator=generator).sum().item()
+
+    graphs = TapeGraphs()
+    replays = Replays(graphs)
+    for what, function in [("draws", draw)] * 3 + [("sums", reading)] * 2 + [("draws", draw)] * 2:
+        replays(what, function, 3, generator=generator())
+    assert graphs.recorded == 2
+
+
 def test_a_number_of_numpy_is_a_number() -> None:
     model, replays = evaluated("realnvp"), Replays(TapeGraphs())
     sizes = [len(draw_samples(model, n, generator(), replays=replays)) for n in np.array([100, 100, 30, 30])]

@@ -18,6 +18,7 @@ from torch import Generator, Tensor
 
 from bench.checkpoint import Progress, load_checkpoint, save_checkpoint
 from bench.config.spec import Hardware, Schedule
+from bench.errors import UserError
 from bench.rng import rng_state, seeded, set_rng_state
 from bench.runs.folder import Ended, Outcome, RunFolder
 from bench.training.fit import fit
@@ -255,3 +256,24 @@ def test_global_generators_go_on_where_they_were() -> None:
             draws()
         set_rng_state(state)
         assert [draws() for _ in range(3)] == wanted
+
+
+def test_states_of_gpus_that_are_not_here_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[object] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", given.append)
+    set_rng_state({**rng_state(), "cuda": ["first", "second"]})
+    assert given == [["first"]]
+
+
+def test_training_of_another_kind_of_device_is_kept_for_it(tmp_path: Path) -> None:
+    path = interrupted(tmp_path / "run")
+    payload = load_checkpoint(path)
+    state = payload["callbacks"]["supervisor"]
+    state["rng"][0]["train"] = torch.zeros(16, dtype=torch.uint8)  # of a generator on CUDA
+    state["progress"]["device"] = "NVIDIA H100"
+    save_checkpoint(path, payload)
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"last.ckpt: was trained on NVIDIA H100, .* cpu cannot go on with.*rerun=true"):
+        train(tmp_path / "run")
+    assert path.read_bytes() == before

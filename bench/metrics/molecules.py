@@ -98,7 +98,7 @@ class Molecules(Metric):
         infos = self.infos(examples)
         drawn = {"n_fake": n, **about}
         is_control = examples.subject.origin.model_family == "molecule control"  # whose line says what it is
-        cheap = "" if is_control else _cheap(valid, len(different), new)
+        cheap = "" if is_control else _cheap(valid, different, new)
         estimates = [
             _share(infos[0], valid, n, reason=cheap, **drawn),
             _share(infos[1], n - valid, n, reason=_conditions(made, examples), **drawn),

@@ -82,7 +82,9 @@ def draw_graphs(axes: Any, x: NDArray[np.uint8], nodes: int, side: int, *, confl
         edges = np.zeros((nodes, nodes), dtype=np.int64)
         edges[upper] = graph[nodes:]
         # The frame tells which parts are of one graph.
-        axes.add_patch(Rectangle(corner - 0.1, 1.2, 1.2, fill=False, edgecolor=FRAME, linewidth=0.5))
+        axes.add_patch(
+            Rectangle((corner[0] - 0.1, corner[1] - 0.1), 1.2, 1.2, fill=False, edgecolor=FRAME, linewidth=0.5)
+        )
         n = int((graph[:nodes] > 0).sum())
         if n == 0:
             continue

@@ -241,6 +241,10 @@ def _check_hooks(trainer: Trainer, model: GenerativeModel) -> None:
     Raises:
         Uncapturable: Names it.
     """
+    if getattr(trainer.precision_plugin, "scaler", None) is not None:
+        # It is not even tried: a step that ends where the scaler reads them would leave it in the middle of one, and
+        # the next step would raise.
+        raise Uncapturable("with trainer.precision=16-mixed the scale of the loss depends on the gradients")
     for hook in ("on_train_batch_start", "on_train_batch_end"):
         if is_overridden(hook, model):
             raise Uncapturable(f"the model does something of its own at every step, in {hook}")

@@ -50,6 +50,10 @@ def validation_score(
         with torch.enable_grad():
             return recipe.extractor(data, note).features
 
+    @functools.cache
+    def of_real() -> torch.Tensor:
+        return features()(real)
+
     def score(model: GenerativeModel) -> float:
         generator = torch.Generator(device=model.device).manual_seed(derive_seed(seed, "validate"))
         if isinstance(model, ValidatedByLoss):
@@ -57,6 +61,6 @@ def validation_score(
         if isinstance(model, HasLikelihood):
             return -float(draw_log_weights(model, real, model.device, generator).mean())
         fake = draw_samples(model, len(real), generator)
-        return frechet_distance_from_features(features()(fake), features()(real))
+        return frechet_distance_from_features(features()(fake), of_real())
 
     return score

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from bench.checkpoint import Progress, export
 from bench.config.spec import Schedule
-from bench.errors import DivergedError
+from bench.errors import DivergedError, UserError
 from bench.memory import forget_peak, peak_memory
 from bench.probe import Probe
 from bench.rng import rng_state, seeded, set_rng_state
@@ -119,7 +119,14 @@ class Supervisor(Callback):
         if self._restored is not None:
             rng = self._restored["rng"][trainer.global_rank]
             set_rng_state(rng["global"])
-            self._generator.set_state(rng["train"])
+            try:
+                self._generator.set_state(rng["train"])
+            except RuntimeError as error:  # of another size
+                before = self._restored["progress"].get("device") or "another device"
+                raise UserError(
+                    f"{self.folder / LAST}: was trained on {before}, whose random numbers {module.device.type} cannot"
+                    " go on with; go on there, or start again with rerun=true"
+                ) from error
             if self._ema is not None:
                 self._ema.load_state_dict(self._restored["ema"])
         for seen, score in self.progress.history:  # every process starts a new CSV file of curves

@@ -277,7 +277,7 @@ class GraphAF(GraphModel, Autoencodes):
             return (mean[:, 0] + log_scale[:, 0].exp() * noise).argmax(1)
 
         for place in range(self.nodes):
-            at = torch.tensor([place], device=mask.device)
+            at = torch.full((1,), place, device=mask.device)  # made there: a copy from the host would wait
             types[:, place] = drawn(self._nodes_given(graphs, at), nodes[:, place]) * mask[:, place]
             for other in range(place):
                 pair = self.ends.place[other, place][None]

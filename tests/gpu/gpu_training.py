@@ -173,16 +173,18 @@ def resume(name: str) -> Iterator[Row]:
 
 
 def failed_recording(_: str) -> Iterator[Row]:
-    """A recording that fails leaves generators and stream as they were."""
+    """A recording that fails leaves generators, stream and memory as they were."""
     graphs = CudaGraphs(torch.device("cuda", torch.cuda.current_device()))
     generator = Generator("cuda").manual_seed(5)
     wanted = torch.rand(3, device="cuda", generator=Generator("cuda").manual_seed(5))
 
     def work() -> float:
         made = torch.rand(3, device="cuda", generator=generator) + torch.rand(3, device="cuda")
-        return float(made.sum())
+        return float(made.sum() + torch.zeros(2**26, device="cuda").sum())
 
     stream = torch.cuda.current_stream()
+    torch.cuda.empty_cache()
+    held = torch.cuda.memory_reserved()
     try:
         graphs.record(work, generator)
     except Exception as error:
@@ -194,6 +196,11 @@ def failed_recording(_: str) -> Iterator[Row]:
     torch.rand(3, device="cuda")
     if torch.cuda.current_stream() != stream:
         raise AssertionError("the stream is not the one before")
+    torch.cuda.empty_cache()
+    kept = (torch.cuda.memory_reserved() - held) / 2**20
+    yield "memory that a failed recording keeps", kept, "MiB", "of 256"
+    if kept > 128:
+        raise AssertionError(f"a failed recording keeps {kept:.0f} MiB")
     total = torch.zeros(3, device="cuda")
     replay, _ = graphs.record(lambda: total.add_(torch.rand(3, device="cuda", generator=generator)), generator)
     for _ in range(3):
