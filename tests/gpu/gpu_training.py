@@ -53,17 +53,26 @@ def step_times(name: str) -> Iterator[Row]:
         bare = bare_loop(name)
         yield "step, captured, bare loop", bare, "ms", ""
         yield "Trainer / bare loop", captured / bare, "x", ""
+        if name == "realnvp_small":  # many small parameters
+            fused = bare_loop(name, fused=True)
+            yield (
+                "step, captured, bare loop, fused Adam",
+                fused,
+                "ms",
+                "not fused in the Trainer",
+            )
     if HERE.is_cuda and "replayed" not in note:
         raise AssertionError(f"not captured: {note}")
 
 
-def bare_loop(name: str, steps: int = 200) -> float:
+def bare_loop(name: str, steps: int = 200, *, fused: bool = False) -> float:
     """Milliseconds of a step captured by hand, with nothing around it."""
     data, size = data_of(name)
     model = new_model(name, data).cuda()
     optimizer: Any = model.configure_optimizers()
     for group in optimizer.param_groups:
         group["capturable"] = True
+        group["fused"] = fused or group["fused"]
     batches = Batches(data.train, size, 0, device="cuda")
     batch = batches.buffers()
     feed = batches.into(batch, 0)
