@@ -207,6 +207,23 @@ def test_seeds_that_are_skipped_now_are_no_pass() -> None:
     assert one_of(judged(rows_of(BASE), rows_of(SAME[:3]))).verdict is Verdict.PASS
 
 
+def test_better_numbers_with_a_note_that_the_baseline_lacks_are_no_pass() -> None:
+    """Copies of training examples have the best distances there are."""
+    copies = rows_of([0.5] * 5, reason="100 % of the samples are training examples, value for value")
+    found = one_of(judged(rows_of(BASE), copies))
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert found.reason == (
+        "seed 0, 1, 2, 3, 4, unlike the baseline: 100 % of the samples are training examples, value for value"
+    )
+    assert one_of(judged(copies, rows_of([0.4] * 5, reason="100 % of the samples are"))).verdict is not found.verdict
+    assert one_of(judged(rows_of(BASE), rows_of([99.0] * 5, reason="a note"))).verdict is Verdict.REGRESSION
+    look = in_turn(items_of(rows_of(BASE), "BASE"), items_of(copies[:3], "NEW"))
+    assert (one_of(look.findings).verdict, look.seeds, look.wanted) == (Verdict.INCONCLUSIVE, 3, {})
+    assert "seed 0, 1, 2, unlike the baseline" in one_of(look.findings).reason
+    worse = items_of(rows_of([99.0] * 3, reason="a note"), "NEW")
+    assert one_of(in_turn(items_of(rows_of(BASE), "BASE"), worse).findings).verdict is Verdict.REGRESSION
+
+
 @pytest.mark.parametrize("seeds", [range(3), range(5, 8)])
 def test_numbers_beyond_the_range_of_floats_are_no_pass(seeds: range) -> None:
     found = one_of(judged(rows_of([1e308, -1e308, 1e308]), rows_of([1e308, 1.1e308, 1.2e308], seeds)))

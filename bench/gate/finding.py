@@ -49,6 +49,7 @@ class Finding:
         detectable: The worsening that would be called a regression in 80 of 100 cases; None where there is no test.
         p, p_adjusted: Of the worsening being at most the margin; adjusted for all comparisons of its kind.
         key: Of the metric's item in the baseline; None for failures.
+        doubt: Why this is no pass even if it is no regression. More seeds would not tell.
     """
 
     line: Line
@@ -70,6 +71,7 @@ class Finding:
     p: float | None = None
     p_adjusted: float | None = None
     key: Key | None = None
+    doubt: str = ""
 
 
 def joined(*texts: str) -> str:

@@ -47,6 +47,7 @@ class Item:
         values: By seed, then by measuring key: several keys are several draws from one training.
         draws: Standard error of a value from the run's own draws, by seed, where rows state it.
         reasons: Why there is no value, by seed.
+        notes: What a reader must know of a value, by seed: it is not ranked.
         failed: Seeds whose measurement or training broke; the others without a value were skipped.
         relations: How the values relate to the true ones.
     """
@@ -55,6 +56,7 @@ class Item:
     values: dict[int, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))
     draws: dict[int, float] = field(default_factory=dict)
     reasons: dict[int, str] = field(default_factory=dict)
+    notes: dict[int, str] = field(default_factory=dict)
     failed: set[int] = field(default_factory=set)
     relations: set[Relation | None] = field(default_factory=set)
 
@@ -125,6 +127,8 @@ def items_of(rows: Iterable[ResultRow], what: str) -> Items:
                 f"{row.value!r}; remove one of the rows"
             )
         item.relations.add(row.relation)
+        if row.reason:
+            item.notes[row.seed] = row.reason
         if row.stderr_draws is not None:
             item.draws[row.seed] = row.stderr_draws
     if not found:

@@ -47,9 +47,9 @@ def spent(look: int, level: float = LEVEL) -> float:
 def in_turn(base: Items, new: Items, margins: Mapping[str, float] | None = None) -> Look:
     """Judge the first 3 seeds, the first 5, and all 8, and stop where the verdict is clear.
 
-    It is clear where something is a regression, or where more seeds would not help (missing, another protocol), or
-    where each blocking metric is clearly not worse: its upper 95 % bound lies below the margin or, without one, below
-    three seed spreads of the baseline. The last look decides as without turns.
+    It is clear where something is a regression, or where more seeds would not help (missing, another protocol, a
+    doubt), or where each blocking metric is clearly not worse: its upper 95 % bound lies below the margin or, without
+    one, below three seed spreads of the baseline. The last look decides as without turns.
     """
     look = Look([], 0, {})
     for place, count in enumerate(LOOKS):
@@ -60,8 +60,9 @@ def in_turn(base: Items, new: Items, margins: Mapping[str, float] | None = None)
         if count < LOOKS[-1]:
             findings = [_early(one, base, margins or {}, count) for one in findings]
         look = Look(findings, count, {})
-        said = {one.verdict for one in findings if one.blocking}
-        if said & {Verdict.REGRESSION, Verdict.METRIC_CHANGED} or Verdict.INCONCLUSIVE not in said:
+        blocking = [one for one in findings if one.blocking]
+        is_bad = any(one.verdict in (Verdict.REGRESSION, Verdict.METRIC_CHANGED) for one in blocking)
+        if is_bad or not any(one.verdict is Verdict.INCONCLUSIVE and not one.doubt for one in blocking):
             return look
     return look
 
@@ -69,7 +70,15 @@ def in_turn(base: Items, new: Items, margins: Mapping[str, float] | None = None)
 def _early(one: Finding, base: Items, margins: Mapping[str, float], count: int) -> Finding:
     """A finding before the last look: open unless it is bad or clearly good."""
     is_open = one.verdict in (Verdict.PASS, Verdict.INCONCLUSIVE)
-    if not one.blocking or not is_open or one.key is None or one.worse is None or one.stderr is None or one.df is None:
+    if (
+        not one.blocking
+        or not is_open
+        or one.doubt
+        or one.key is None
+        or one.worse is None
+        or one.stderr is None
+        or one.df is None
+    ):
         return one
     bound = margins.get(one.metric, _CLEAR * _spread(base[one.line][one.key]))
     if one.worse + t_quantile(LEVEL, one.df) * one.stderr < bound or one.stderr == 0:
@@ -108,6 +117,7 @@ def _first(items: Items, count: int) -> Items:
                 item.row, {seed: draws for seed, draws in item.values.items() if seed in kept},
                 {seed: error for seed, error in item.draws.items() if seed in kept},
                 {seed: reason for seed, reason in item.reasons.items() if seed in kept},
+                {seed: note for seed, note in item.notes.items() if seed in kept},
                 item.failed & kept, item.relations,
             )
             for key, item in inside.items()

@@ -38,7 +38,6 @@ class _Test:
     declared: bool
     spreads: float  # standard error in seed spreads, as the numbers of seeds alone determine it
     design: float  # and its degrees of freedom
-    lost: str = ""  # seeds of the baseline that were measured again and have no value now
 
 
 @np.errstate(over="ignore", invalid="ignore")  # numbers near the largest float are said to be too large
@@ -154,14 +153,28 @@ def _tested(
         finding, tier="paired" if is_paired else "seeds", n_base=m, n_new=n,
         base=float(base.sign * of_base.mean()), new=float(new.sign * of_new.mean()), worse=float(shift.shift),
         stderr=float(shift.stderr), df=float(shift.df), p=float(p_value(shift, margin or 0.0)), reason=note,
+        doubt=_doubt(base, new),
     )  # fmt: skip
-    return _Test(finding, shift, margin is not None, math.sqrt(1 / n + 1 / m), design, _lost(base, new))
+    return _Test(finding, shift, margin is not None, math.sqrt(1 / n + 1 / m), design)
 
 
-def _lost(base: Item, new: Item) -> str:
-    """Seeds whose metric was skipped this time, with the reason; those that failed have a test of their own."""
+def _doubt(base: Item, new: Item) -> str:
+    """Why good numbers are no good news, with the reason that rows give; empty where nothing is wrong.
+
+    Seeds were skipped this time (those that failed have a test of their own), or rows have a note that the baseline's
+    have not: samples that became copies of training examples have the best distances there are.
+    """
     seeds = [seed for seed in base.seeds if seed in new.reasons and seed not in new.values and seed not in new.failed]
-    return f"no value of seed {', '.join(map(str, seeds))} any more: {new.reasons[seeds[0]]}" if seeds else ""
+    if seeds:
+        return f"no value of {_named(seeds)} any more: {new.reasons[seeds[0]]}"
+    if base.is_blocking and new.notes and not base.notes:
+        seeds = sorted(new.notes)
+        return f"{_named(seeds)}, unlike the baseline: {new.notes[seeds[0]]}"
+    return ""
+
+
+def _named(seeds: list[int]) -> str:
+    return f"seed {', '.join(map(str, seeds))}"
 
 
 def _with_shared_draws(shift: Shift, panels: "list[np.ndarray]") -> Shift:
@@ -233,8 +246,8 @@ def _decided_one(test: _Test, p: float, better: float, level: float, count: int)
         suffice = f"{seeds_needed(count, level)} a side suffice"
         said = f"too few seeds for {_count(count, 'blocking comparison')}: {suffice}"
         return replace(finding, verdict=Verdict.INCONCLUSIVE, reason=joined(said, finding.reason))
-    if test.lost:
-        return replace(finding, verdict=Verdict.INCONCLUSIVE, reason=joined(test.lost, finding.reason))
+    if finding.doubt:
+        return replace(finding, verdict=Verdict.INCONCLUSIVE, reason=joined(finding.doubt, finding.reason))
     return replace(finding, verdict=Verdict.IMPROVED if better <= level else Verdict.PASS)
 
 
