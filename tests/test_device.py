@@ -29,8 +29,9 @@ from bench.metrics.frechet import (
     frechet_influences,
     frechet_to_moments,
 )
-from bench.metrics.kernel_distance import KID, MMD, gaussian, kernel_distance
+from bench.metrics.kernel_distance import KID, MMD, kernel_distance
 from bench.metrics.kernel_entropy import KernelEntropy, rke, vendi
+from bench.metrics.kernels import gaussian
 from bench.metrics.manifold import Manifold, manifold_scores
 from bench.metrics.near_duplicates import closest_pairs, collision_degrees, duplicate_groups
 from bench.metrics.parzen import Parzen

@@ -12,7 +12,8 @@ from torchmetrics.image.kid import poly_mmd
 
 from bench.evaluation.evaluate import evaluate
 from bench.metrics import pairs
-from bench.metrics.kernel_distance import KID, MMD, cubic, gaussian, kernel_distance
+from bench.metrics.kernel_distance import KID, MMD, kernel_distance
+from bench.metrics.kernels import cubic, gaussian
 from bench.schema import Status
 
 

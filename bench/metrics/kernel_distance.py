@@ -15,7 +15,6 @@ would bias it.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,19 +25,14 @@ from bench.errors import BrokenError
 from bench.features.base import Recipe
 from bench.metrics.base import Metric
 from bench.metrics.intervals import measured
-from bench.metrics.pairs import blocks, squared_distances
+from bench.metrics.kernels import STEP, Kernel, between, cubic, gaussian, within
 from bench.metrics.two_sets import two_sets
 from bench.metrics.width import MOST, median_distance, some
 from bench.schema import Estimate, MetricInfo
 from bench.seeds import derive_seed
 from bench.subjects.examples import Examples
 
-__all__ = ["KID", "MMD", "STEP", "KernelDistance", "Within", "cubic", "gaussian", "kernel_distance", "within"]
-
-STEP = 0.02
-"""Of the logarithm of a kernel's width, for derivatives."""
-Kernel = Callable[[Tensor, Tensor], Tensor]
-"""All pairs, ``(N, D), (M, D) -> (N, M)``, of a tensor's own."""
+__all__ = ["KID", "MMD", "KernelDistance", "kernel_distance"]
 
 
 @dataclass(frozen=True)
@@ -48,16 +42,6 @@ class KernelDistance:
     value: float
     stderr_x: float
     stderr_y: float
-
-
-def cubic(x: Tensor, y: Tensor) -> Tensor:
-    r"""The kernel :math:`(x \cdot y / D + 1)^3` of all pairs, ``(N, D), (M, D) -> (N, M)``."""
-    return (x @ y.T / x.shape[1]).add_(1).pow_(3)
-
-
-def gaussian(x: Tensor, y: Tensor, sigma: float) -> Tensor:
-    r"""The kernel :math:`\exp(-|x - y|^2 / 2\sigma^2)` of all pairs, ``(N, D), (M, D) -> (N, M)``."""
-    return squared_distances(x, y).mul_(-0.5 / sigma**2).exp_()
 
 
 def kernel_distance(x: Tensor, y: Tensor, kernel: Kernel = cubic, on_x: Tensor | float = 0.0) -> KernelDistance:
@@ -78,7 +62,7 @@ def kernel_distance(x: Tensor, y: Tensor, kernel: Kernel = cubic, on_x: Tensor |
     """
     x, y = x.double(), y.double()
     n, m = len(x), len(y)
-    xx, yy, xy = within(x, kernel), within(y, kernel), _between(x, y, kernel)
+    xx, yy, xy = within(x, kernel), within(y, kernel), between(x, y, kernel)
     value = xx.mean + yy.mean - 2 * xy.mean
     errors = []
     for size, own, others, across, further in ((n, xx, m, xy.of_x, on_x), (m, yy, n, xy.of_y, 0.0)):
@@ -88,59 +72,10 @@ def kernel_distance(x: Tensor, y: Tensor, kernel: Kernel = cubic, on_x: Tensor |
     return KernelDistance(value, *errors)
 
 
-@dataclass(frozen=True)
-class Within:
-    """Kernels of all pairs of different examples of one set: mean, mean of each example ``(N,)``, and zeta."""
-
-    mean: float
-    means: Tensor
-    zeta: float
-
-
-@dataclass(frozen=True)
-class _Between:
-    """Kernels of all pairs of two sets: mean, means of each example of either, and zeta."""
-
-    mean: float
-    of_x: Tensor
-    of_y: Tensor
-    zeta: float
-
-
-def within(x: Tensor, k: Kernel) -> Within:
-    n = len(x)
-    sums, squares = x.new_zeros(n), 0.0
-    for rows, part in blocks(x, n):
-        # Each pair once: with the rows before it the block is the mirror image of one that was seen.
-        kernel = k(part, x[rows.start :])  # (b, n - start)
-        kernel.diagonal().zero_()
-        size = len(part)
-        sums[rows] += kernel.sum(1)
-        sums[rows.stop :] += kernel[:, size:].sum(0)
-        squares += kernel[:, :size].square().sum().item() + 2 * kernel[:, size:].square().sum().item()
-    mean = sums.sum().item() / (n * (n - 1))
-    means = sums / (n - 1)
-    zeta = squares / (n * (n - 1)) - mean * mean - 2 * means.var(correction=0).item()
-    return Within(mean, means, max(0.0, zeta))
-
-
-def _between(x: Tensor, y: Tensor, k: Kernel) -> _Between:
-    of_x, of_y, squares = x.new_zeros(len(x)), x.new_zeros(len(y)), 0.0
-    for rows, part in blocks(x, len(y)):
-        kernel = k(part, y)
-        of_x[rows] = kernel.mean(1)
-        of_y += kernel.sum(0)
-        squares += kernel.square().sum().item()
-    of_y /= len(x)
-    mean = of_x.mean().item()
-    zeta = squares / (len(x) * len(y)) - mean * mean - of_x.var(correction=0).item() - of_y.var(correction=0).item()
-    return _Between(mean, of_x, of_y, max(0.0, zeta))
-
-
 def _slope(x: Tensor, y: Tensor, sigma: float) -> float:
     """The derivative of the distance with a Gaussian kernel by the logarithm of its width."""
     kernels = (partial(gaussian, sigma=sigma * factor) for factor in (1 + STEP, 1 - STEP))
-    wider, narrower = (within(x, k).mean + within(y, k).mean - 2 * _between(x, y, k).mean for k in kernels)
+    wider, narrower = (within(x, k).mean + within(y, k).mean - 2 * between(x, y, k).mean for k in kernels)
     return (wider - narrower) / (2 * STEP)
 
 

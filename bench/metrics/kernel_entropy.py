@@ -31,7 +31,7 @@ from bench.errors import BrokenError
 from bench.features.base import Recipe
 from bench.metrics.base import Metric
 from bench.metrics.intervals import measured
-from bench.metrics.kernel_distance import STEP, gaussian, within
+from bench.metrics.kernels import STEP, gaussian, within
 from bench.metrics.pairs import squared_distances
 from bench.metrics.two_sets import two_sets
 from bench.metrics.width import MOST, median_distance, some

@@ -42,7 +42,8 @@ from torchmetrics.image.fid import _compute_fid
 from bench.files import durable_write
 from bench.metrics.copying import nearest
 from bench.metrics.frechet import frechet_distance
-from bench.metrics.kernel_distance import cubic, kernel_distance
+from bench.metrics.kernel_distance import kernel_distance
+from bench.metrics.kernels import cubic
 from bench.metrics.manifold import manifold_scores
 from bench.metrics.near_duplicates import collision_degrees
 
