@@ -5,8 +5,12 @@ import errno
 import logging
 import math
 import os
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -81,7 +85,7 @@ def test_second_call_reads_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyP
     second = load_or_train(data, tmp_path)
     assert same(first, second, data.test.x)
     assert (first.hash, first.accuracy, first.n_test) == (second.hash, second.accuracy, second.n_test)
-    assert [path.suffix for path in (tmp_path / "classifiers").iterdir()] == [".pt"]
+    assert sorted(path.suffix for path in (tmp_path / "classifiers").iterdir()) == [".lock", ".pt"]
 
 
 def test_hash_tells_data_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +106,7 @@ def test_damaged_cache_is_trained_again_with_a_warning(
 ) -> None:
     data = toy()
     first = load_or_train(data, tmp_path)
-    (path,) = (tmp_path / "classifiers").iterdir()
+    (path,) = (tmp_path / "classifiers").glob("*.pt")
     whole = path.read_bytes()
     if damage == "foreign":
         torch.save({"weights": torch.zeros(3)}, path)
@@ -119,9 +123,32 @@ def test_damaged_cache_is_trained_again_with_a_warning(
     assert not caplog.records
 
 
+def test_of_several_processes_one_trains_and_the_others_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads do as well as processes here: the lock is of the open file."""
+    began, go_on, trained = threading.Event(), threading.Event(), []
+    train = classifier._train
+
+    def slow(*given: Any) -> Any:
+        trained.append(threading.get_ident())
+        began.set()
+        assert go_on.wait(60)
+        return train(*given)
+
+    monkeypatch.setattr(classifier, "_train", slow)
+    data = toy()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(load_or_train, data, tmp_path)
+        assert began.wait(60)
+        second = pool.submit(load_or_train, data, tmp_path)
+        time.sleep(0.2)  # the second looks for the file now, and would begin
+        go_on.set()
+        assert first.result().hash == second.result().hash
+    assert len(trained) == 1
+
+
 def test_file_is_safe_to_load(tmp_path: Path) -> None:
     load_or_train(toy(), tmp_path)
-    (path,) = (tmp_path / "classifiers").iterdir()
+    (path,) = (tmp_path / "classifiers").glob("*.pt")
     stored = torch.load(path, weights_only=True)
     assert set(stored) == {"config", "weights", "accuracy", "n_test"}
 
@@ -226,7 +253,7 @@ def test_networks_from_a_cpu_and_from_a_gpu_are_never_taken_for_each_other(
     monkeypatch.setattr(classifier, "on_fastest", lambda: torch.device("cpu"))
     data = toy()
     first = load_or_train(data, tmp_path / "cpu")
-    (path,) = (tmp_path / "cpu" / "classifiers").iterdir()
+    (path,) = (tmp_path / "cpu" / "classifiers").glob("*.pt")
     for card, change in (("a", 0.0), ("b", 1e-6)):
         as_from_a_gpu(path, tmp_path / card / "classifiers", change)
     monkeypatch.setattr(classifier, "_train", lambda *_: pytest.fail("trained although cached"))
@@ -243,7 +270,7 @@ def test_the_hash_of_a_network_from_a_cpu_is_that_of_its_recipe(
 ) -> None:
     monkeypatch.setattr(classifier, "on_fastest", lambda: torch.device("cpu"))
     found = load_or_train(toy(), tmp_path)
-    (path,) = (tmp_path / "classifiers").iterdir()
+    (path,) = (tmp_path / "classifiers").glob("*.pt")
     assert path.name == f"bars-cnn-{found.hash}.pt"
 
 

@@ -33,6 +33,7 @@ from bench.device import full_float32, on_fastest
 from bench.errors import UserError
 from bench.features.base import Classifier, Note, Recipe
 from bench.files import durable_write
+from bench.locks import hold
 from bench.schema import DataSpec
 from bench.seeds import derive_seed
 
@@ -146,10 +147,10 @@ class TrainedClassifier(Classifier):
 def load_or_train(data: Data, folder: Path, progress: Note | None = None) -> TrainedClassifier:
     """Return the classifier of a labelled image data set, from the cache or newly trained.
 
-    It is trained on the GPU where there is one. The cached file holds tensors and plain settings only. It is written
-    atomically, and two processes that train at the same time write the same content. If the file cannot be read, the
-    classifier is trained again. If it cannot be written, the classifier is used without a file. Both cases log a
-    warning.
+    It is trained on the GPU where there is one. The cached file holds tensors and plain settings only, and is written
+    atomically. Of several processes one trains, and the others wait for its file: on a GPU two trainings may round
+    differently, and the numbers of one sweep would have two extractors. If the file cannot be read, the classifier is
+    trained again. If it cannot be written, the classifier is used without a file. Both cases log a warning.
 
     Arguments:
         data: Labelled pictures of at least 8 x 8 pixels with integer levels.
@@ -162,19 +163,40 @@ def load_or_train(data: Data, folder: Path, progress: Note | None = None) -> Tra
     recipe = _config(data)
     configs = {"cpu": recipe, "cuda": {**recipe, "trained on": "cuda"}}
     paths = {kind: folder / "classifiers" / f"{recipe['name']}-{_hash(config)}.pt" for kind, config in configs.items()}
-    for kind, config in configs.items():
-        path = paths[kind]
-        stored = _read(path, config) if os.path.exists(path) else None  # os.path.exists is False without permission
-        if stored is not None:
-            return _known(stored)
-    device = on_fastest()
-    config = configs[device.type]
-    network = _train(data, config, progress, device)
-    accuracy = _accuracy(network, data, device)
-    weights = network.cpu().state_dict()
-    stored = {"config": config, "weights": weights, "accuracy": accuracy, "n_test": len(data.test)}
-    _write(paths[device.type], stored)
+    with contextlib.ExitStack() as held:
+        if not any(map(os.path.exists, paths.values())):  # False without permission
+            held.enter_context(_alone(paths["cpu"].with_suffix(".lock")))
+        stored = _cached(paths, configs)
+        if stored is None:
+            device = on_fastest()
+            config = configs[device.type]
+            network = _train(data, config, progress, device)
+            accuracy = _accuracy(network, data, device)
+            weights = network.cpu().state_dict()
+            stored = {"config": config, "weights": weights, "accuracy": accuracy, "n_test": len(data.test)}
+            _write(paths[device.type], stored)
     return _known(stored)
+
+
+def _cached(paths: dict[str, Path], configs: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """What the first of the files holds that can be read; None where there is none."""
+    for kind, path in paths.items():
+        found = _read(path, configs[kind]) if os.path.exists(path) else None
+        if found is not None:
+            return found
+    return None
+
+
+@contextlib.contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Wait until no other process is at work here. Where no lock can be made no file can either, and nobody waits."""
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            held.callback(os.close, descriptor)
+            held.enter_context(hold(lock, descriptor, wait=True))
+        yield
 
 
 def _known(stored: dict[str, Any]) -> TrainedClassifier:
