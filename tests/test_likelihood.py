@@ -130,6 +130,18 @@ def test_draws_of_a_bound_that_sum_to_1_on_average_are_possible() -> None:
         assert nats.status is Status.OK
 
 
+@pytest.mark.parametrize("draws", [1, 2, 4])
+def test_few_draws_of_a_bound_refuse_no_right_model(draws: int) -> None:
+    """A uniform distribution of 6 values, each with noise of its own: every second sum of one draw is above 1."""
+    g = Generator().manual_seed(0)
+    real = torch.arange(6, dtype=torch.uint8)[:, None]
+    metric = LogLikelihood(draws)
+    for _ in range(200):
+        log_w = (0.3 * torch.randn(draws, 6, generator=g) - 0.045 - math.log(6)).double()
+        nats, _ = metric.compute(examples(spec(1, 6), real=real, log_weights=log_w, relation="lower_bound"))
+        assert nats.status is Status.OK
+
+
 def test_one_draw_of_weight_zero_among_others_is_no_failure() -> None:
     log_w = torch.tensor([[-math.inf, 0.0], [0.0, 0.0]], dtype=torch.float64)
     assert LogLikelihood(4).compute(examples(spec(2), log_weights=log_w))[0].value == pytest.approx(-math.log(2) / 2)

@@ -23,6 +23,7 @@ from bench.metrics.certificate import CHECKED, ode_change, refusal
 from bench.metrics.draws import k_draw_bound, log_mean_exp, per_example
 from bench.metrics.intervals import measured
 from bench.schema import Estimate, Kind, MetricInfo, Relation, Status
+from bench.statistics import t_quantile
 from bench.subjects.examples import Examples
 
 __all__ = [
@@ -208,19 +209,24 @@ def _is_ordered(examples: Examples) -> bool:
 
 
 def _too_probable(examples: Examples, log_w: Tensor, bound: Tensor, relation: Relation) -> bool:
-    """Whether integers are given more mass than there is, for certain: by 6 standard errors over draws and 1e-3.
+    """Whether integers are given more mass than there is, for certain: by 1e-3, at a chance of 1e-9 over the draws.
 
-    Each draw of w is p(x) on average, so its sum over different examples is at most 1 on average. Of graphs and
-    colourings nothing is said: their likelihoods may be those of a class of examples, or given a part of one.
+    Each draw of w is p(x) on average, so its sum over different examples is at most 1 on average; one draw of a bound
+    says nothing. Of graphs and colourings nothing is said: their likelihoods may be those of a class of examples, or
+    given a part of one.
     """
+    k = len(log_w)
+    if k == 1 and relation is not Relation.EXACT:
+        return False
     plain = examples.spec.levels is not None and examples.spec.kind in (Kind.NUMBERS, Kind.CATEGORIES)
     if not plain or relation is Relation.ESTIMATE or bound.logsumexp(0) <= 0:  # the sum with repeated examples
         return False
     _, same, times = examples.real.flatten(1).unique(dim=0, return_inverse=True, return_counts=True)
     mass = (log_w.double() - times[same].log()).logsumexp(1)  # (K,)
     shares = (mass - mass.max()).exp()
-    error = shares.std().item() / math.sqrt(len(shares)) if len(shares) > 1 else 0.0
-    return math.log(max(shares.mean().item() - 6 * error, 1e-300)) + mass.max().item() > 1e-3
+    error = shares.std().item() / math.sqrt(k) if k > 1 else 0.0
+    least = shares.mean().item() - t_quantile(1e-9, max(k - 1, 1)) * error
+    return math.log(max(least, 1e-300)) + mass.max().item() > 1e-3
 
 
 def _errors(

@@ -6,9 +6,9 @@ First what a recording that fails leaves behind, NaN, steps that cannot be captu
 each model a step eager, captured in our Trainer, and captured in a bare loop; peers; TarFlow's samples and MAF's
 inverse against other ways; the quickstart; the classifier and distances of features as on the CPU; replayed chunks;
 agreement of captured with eager steps; resume to the same bits; likelihoods as on the CPU, peak memory; round trips;
-peers compiled. It takes at most six minutes, begins nothing for which no time is left, and needs only the repository
-and what it requires: data are synthetic, and peers that are not installed are skipped. Rows are written as they come,
-and a check that breaks is a row with the reason.
+the quickstart with four runs at a time; peers compiled. It takes at most six minutes, begins nothing for which no time
+is left, and needs only the repository and what it requires: data are synthetic, and peers that are not installed are
+skipped. Rows are written as they come, and a check that breaks is a row with the reason.
 
     python tests/gpu/check.py --rehearse --only realnvp,vae --out /tmp/gpu.csv
 

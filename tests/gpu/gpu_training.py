@@ -55,12 +55,7 @@ def step_times(name: str) -> Iterator[Row]:
         yield "Trainer / bare loop", captured / bare, "x", ""
         if name == "realnvp_small":  # many small parameters
             fused = bare_loop(name, fused=True)
-            yield (
-                "step, captured, bare loop, fused Adam",
-                fused,
-                "ms",
-                "not fused in the Trainer",
-            )
+            yield "step, captured, bare loop, fused Adam", fused, "ms", "not fused in the Trainer"
     if HERE.is_cuda and "replayed" not in note:
         raise AssertionError(f"not captured: {note}")
 
